@@ -1,0 +1,213 @@
+//! The real disk: POSIX calls for single operations, io_uring for groups of them where the kernel allows it.
+//! It decides nothing about durability; callers say when to sync.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Access, File, Mapping, Storage};
+#[cfg(target_os = "linux")]
+use super::{AfterWrite, ReadRequest, WriteRequest, uring::Rings};
+
+/// Which way bulk reads and writes go. Said in the log, in status and in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IoPath {
+    /// Linux io_uring.
+    Uring,
+    /// pread, pwrite and fdatasync.
+    Posix,
+    /// No device at all.
+    Memory,
+}
+
+impl std::fmt::Display for IoPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Uring => "io_uring",
+            Self::Posix => "posix",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// Files of the operating system.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    #[cfg(target_os = "linux")]
+    rings: Option<Arc<Rings>>,
+}
+
+impl Disk {
+    /// With io_uring if the kernel grants a ring, else POSIX calls with the same meaning.
+    pub fn new() -> Self {
+        #[cfg(target_os = "linux")]
+        match Rings::probe() {
+            Ok(rings) => return Self { rings: Some(Arc::new(rings)) },
+            Err(error) => tracing::info!(%error, "io_uring is not available here; using POSIX calls"),
+        }
+        Self::posix()
+    }
+
+    /// With POSIX calls only.
+    pub fn posix() -> Self {
+        Self {
+            #[cfg(target_os = "linux")]
+            rings: None,
+        }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Storage for Disk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).mode(0o600);
+        let direct = matches!(access, Access::ReadDirect | Access::WriteDirect);
+        match access {
+            Access::Read | Access::ReadDirect => {}
+            Access::Write | Access::WriteDirect => {
+                options.write(true);
+            }
+            Access::CreateNew => {
+                options.write(true).create_new(true);
+            }
+        }
+        #[cfg(target_os = "linux")]
+        if direct {
+            options.custom_flags(libc::O_DIRECT);
+        }
+        let file = match options.open(path) {
+            // Some file systems have no direct I/O; there the page cache is what there is.
+            Err(error) if direct && error.raw_os_error() == Some(libc::EINVAL) => {
+                options.custom_flags(0);
+                options.open(path)?
+            }
+            opened => opened?,
+        };
+        Ok(Arc::new(DiskFile {
+            file,
+            #[cfg(target_os = "linux")]
+            rings: self.rings.clone(),
+        }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        fs::File::open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(path.join("LOCK"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let space = rustix::fs::statvfs(path)?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn io_path(&self) -> IoPath {
+        #[cfg(target_os = "linux")]
+        if self.rings.is_some() {
+            return IoPath::Uring;
+        }
+        IoPath::Posix
+    }
+}
+
+struct DiskFile {
+    file: fs::File,
+    #[cfg(target_os = "linux")]
+    rings: Option<Arc<Rings>>,
+}
+
+impl File for DiskFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.metadata().map(|metadata| metadata.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    #[allow(unsafe_code)]
+    fn map(&self) -> io::Result<Mapping> {
+        // SAFETY: callers map only files that never change again (tables, named by their content), and Seawall never
+        // cuts or rewrites such a file. Another program that does can still make the process die of SIGBUS.
+        unsafe { memmap2::Mmap::map(&self.file) }.map(Mapping::Mapped)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_many(&self, reads: &mut [ReadRequest<'_>]) -> io::Result<()> {
+        match &self.rings {
+            Some(rings) if reads.len() > 1 => rings.read(&self.file, reads),
+            _ => reads.iter_mut().try_for_each(|read| super::read_exact_at(self, read.buffer, read.offset)),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn write_many(&self, writes: &[WriteRequest<'_>], then: AfterWrite) -> io::Result<()> {
+        if let Some(rings) = &self.rings {
+            return rings.write(&self.file, writes, then);
+        }
+        writes.iter().try_for_each(|write| super::write_all_at(self, write.bytes, write.offset))?;
+        match then {
+            AfterWrite::Nothing => Ok(()),
+            AfterWrite::SyncData => self.sync_data(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! A storage that fails on purpose: the n-th operation of a kind returns an error, moves fewer bytes, or waits.
+//! It wraps any other storage and counts what passes, so that a test can fail every call of a run once.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::{Access, File, IoPath, Mapping, Storage};
+
+/// The kinds of operation that are counted and can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Opening an existing file.
+    Open,
+    /// Creating a file.
+    Create,
+    /// Reading.
+    Read,
+    /// Writing.
+    Write,
+    /// Syncing a file.
+    Sync,
+    /// Syncing a folder.
+    SyncDir,
+    /// Renaming.
+    Rename,
+    /// Linking.
+    Link,
+    /// Removing.
+    Remove,
+    /// Listing a folder.
+    List,
+}
+
+impl Operation {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Open,
+        Self::Create,
+        Self::Read,
+        Self::Write,
+        Self::Sync,
+        Self::SyncDir,
+        Self::Rename,
+        Self::Link,
+        Self::Remove,
+        Self::List,
+    ];
+}
+
+/// What happens instead.
+#[derive(Clone, Copy, Debug)]
+pub enum Fault {
+    /// The operation is not done and answers with this `errno`.
+    Error(i32),
+    /// A read or write moves one byte only.
+    Short,
+    /// A write loses its bytes yet the following sync answers with this `errno`: a page dropped after a write-back error.
+    DropAndFailSync(i32),
+    /// It is done after a while.
+    Delay(Duration),
+}
+
+#[derive(Default)]
+struct Plan {
+    counts: std::collections::BTreeMap<Operation, u64>,
+    faults: Vec<(Operation, u64, Fault)>,
+    fail_next_sync: Option<i32>,
+    hits: u64,
+}
+
+/// The wrapper. Clones share the plan.
+#[derive(Clone)]
+pub struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    plan: Arc<Mutex<Plan>>,
+}
+
+impl FaultyStorage {
+    /// Wraps a storage; nothing fails until asked to.
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        Self { inner, plan: Arc::default() }
+    }
+
+    /// The `nth` operation of this kind from now on, counted from 0, meets `fault`.
+    pub fn fail(&self, operation: Operation, nth: u64, fault: Fault) {
+        let mut plan = self.plan.lock();
+        let at = plan.counts.get(&operation).copied().unwrap_or(0) + nth;
+        plan.faults.push((operation, at, fault));
+    }
+
+    /// How many operations of a kind have passed.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.plan.lock().counts.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// How many faults have struck.
+    pub fn hits(&self) -> u64 {
+        self.plan.lock().hits
+    }
+
+    fn next(&self, operation: Operation) -> Option<Fault> {
+        let mut plan = self.plan.lock();
+        let count = plan.counts.entry(operation).or_default();
+        let at = *count;
+        *count += 1;
+        let index = plan.faults.iter().position(|(kind, nth, _)| *kind == operation && *nth == at)?;
+        plan.hits += 1;
+        Some(plan.faults.swap_remove(index).2)
+    }
+
+    fn pass(&self, operation: Operation) -> io::Result<()> {
+        match self.next(operation) {
+            Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                Ok(())
+            }
+            Some(Fault::Short) | None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for FaultyStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FaultyStorage({:?})", self.inner)
+    }
+}
+
+impl Storage for FaultyStorage {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        self.pass(if access == Access::CreateNew { Operation::Create } else { Operation::Open })?;
+        let inner = self.inner.open(path, access)?;
+        Ok(Arc::new(FaultyFile { inner, storage: self.clone() }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.inner.create_dir_all(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.pass(Operation::Rename)?;
+        self.inner.rename(from, to)
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.pass(Operation::Link)?;
+        self.inner.hard_link(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.pass(Operation::Remove)?;
+        self.inner.remove(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        self.pass(Operation::List)?;
+        self.inner.list(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.pass(Operation::SyncDir)?;
+        self.inner.sync_dir(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.inner.lock(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.inner.free_bytes(path)
+    }
+
+    fn io_path(&self) -> IoPath {
+        self.inner.io_path()
+    }
+}
+
+struct FaultyFile {
+    inner: Arc<dyn File>,
+    storage: FaultyStorage,
+}
+
+impl File for FaultyFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.storage.next(Operation::Read) {
+            Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::Short) => {
+                let count = buffer.len().min(1);
+                self.inner.read_at(&mut buffer[..count], offset)
+            }
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                self.inner.read_at(buffer, offset)
+            }
+            None => self.inner.read_at(buffer, offset),
+        }
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        match self.storage.next(Operation::Write) {
+            Some(Fault::Error(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::DropAndFailSync(code)) => {
+                self.storage.plan.lock().fail_next_sync = Some(code);
+                Ok(bytes.len())
+            }
+            Some(Fault::Short) => self.inner.write_at(&bytes[..bytes.len().min(1)], offset),
+            Some(Fault::Delay(time)) => {
+                std::thread::sleep(time);
+                self.inner.write_at(bytes, offset)
+            }
+            None => self.inner.write_at(bytes, offset),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if let Some(code) = self.storage.plan.lock().fail_next_sync.take() {
+            return Err(io::Error::from_raw_os_error(code));
+        }
+        self.storage.pass(Operation::Sync)?;
+        self.inner.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.inner.set_len(len)
+    }
+
+    fn map(&self) -> io::Result<Mapping> {
+        self.inner.map()
+    }
+}

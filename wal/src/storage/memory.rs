@@ -1,0 +1,558 @@
+//! A disk in memory that can lose power: at a crash any subset of the unsynced sectors is lost, unsynced directory
+//! operations are lost from some point on, and nothing else. It can also keep a journal of all operations, so that a
+//! test can stand at every point of a run and look at every state a crash there could leave.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Access, BLOCK_SIZE, File, IoPath, Mapping, SECTOR_SIZE, Storage};
+
+/// What a crash does with one unsynced thing. The test decides each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashChoice {
+    /// A sector that was written `versions` times since the last sync: 0 keeps the old one, `n` the n-th version.
+    Sector {
+        /// How many unsynced versions there are.
+        versions: usize,
+    },
+    /// A folder with `operations` unsynced operations: the first so many of them survive.
+    Directory {
+        /// How many unsynced operations there are.
+        operations: usize,
+    },
+    /// A file whose length changed without a sync: 0 keeps the old length, 1 the new one.
+    Length,
+}
+
+/// One thing that happened to the disk.
+#[derive(Clone)]
+pub enum JournalEntry {
+    /// A file came into being under a path.
+    Create(PathBuf, usize),
+    /// Bytes were written to a file.
+    Write(usize, u64, Vec<u8>),
+    /// A file's length was set.
+    SetLen(usize, u64),
+    /// A file was synced.
+    Sync(usize),
+    /// A file got a new name.
+    Rename(PathBuf, PathBuf),
+    /// A file got a second name.
+    Link(PathBuf, PathBuf),
+    /// A name was removed.
+    Remove(PathBuf),
+    /// A folder was synced.
+    SyncDir(PathBuf),
+    /// Something the test wants to remember at this point, such as an acknowledged LSN.
+    Mark(u64),
+}
+
+/// The disk. Clones share it.
+#[derive(Clone, Default)]
+pub struct MemoryDisk {
+    state: Arc<Mutex<State>>,
+}
+
+type Block = Arc<[u8; BLOCK_SIZE]>;
+
+#[derive(Clone, Default)]
+struct Content {
+    blocks: Vec<Block>,
+    len: u64,
+}
+
+#[derive(Clone, Default)]
+struct Node {
+    current: Content,
+    durable: Content,
+    /// Versions of each sector written since the last sync, oldest first.
+    pending: BTreeMap<u64, Vec<[u8; SECTOR_SIZE]>>,
+}
+
+#[derive(Clone)]
+enum DirectoryOperation {
+    Set(String, usize),
+    Unset(String),
+    Rename(String, String),
+}
+
+#[derive(Clone, Default)]
+struct Directory {
+    current: BTreeMap<String, usize>,
+    durable: BTreeMap<String, usize>,
+    pending: Vec<DirectoryOperation>,
+}
+
+#[derive(Clone, Default)]
+struct State {
+    nodes: Vec<Node>,
+    directories: BTreeMap<PathBuf, Directory>,
+    locks: BTreeMap<PathBuf, ()>,
+    journal: Option<Vec<JournalEntry>>,
+    capacity: Option<u64>,
+}
+
+impl MemoryDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts to keep a journal of all operations.
+    pub fn keep_journal(&self) {
+        self.state.lock().journal = Some(Vec::new());
+    }
+
+    /// The journal so far.
+    pub fn journal(&self) -> Vec<JournalEntry> {
+        self.state.lock().journal.clone().unwrap_or_default()
+    }
+
+    /// Puts a mark into the journal.
+    pub fn mark(&self, value: u64) {
+        self.state.lock().log(|| JournalEntry::Mark(value));
+    }
+
+    /// Makes one journalled operation happen on this disk.
+    pub fn replay(&self, entry: &JournalEntry) {
+        let mut state = self.state.lock();
+        match entry {
+            JournalEntry::Create(path, node) => {
+                let made = state.create(path).expect("a journalled create succeeds again");
+                assert_eq!(made, *node, "a journal is replayed from its beginning");
+            }
+            JournalEntry::Write(node, offset, bytes) => state.nodes[*node].write(*offset, bytes),
+            JournalEntry::SetLen(node, len) => state.nodes[*node].set_len(*len),
+            JournalEntry::Sync(node) => state.nodes[*node].sync(),
+            JournalEntry::Rename(from, to) => state.rename(from, to).expect("a journalled rename succeeds again"),
+            JournalEntry::Link(from, to) => state.link(from, to).expect("a journalled link succeeds again"),
+            JournalEntry::Remove(path) => state.remove(path).expect("a journalled remove succeeds again"),
+            JournalEntry::SyncDir(path) => state.directory(path).sync(),
+            JournalEntry::Mark(_) => {}
+        }
+    }
+
+    /// The disk as it is after a power loss now, each unsynced thing decided by `choose` (which answers with a number
+    /// up to the one in the choice). This disk goes on untouched. Locks are gone.
+    pub fn crashed(&self, mut choose: impl FnMut(CrashChoice) -> usize) -> Self {
+        let mut state = self.state.lock().clone();
+        state.locks.clear();
+        state.journal = None;
+        for directory in state.directories.values_mut() {
+            let operations = directory.pending.len();
+            let keep = if operations == 0 { 0 } else { choose(CrashChoice::Directory { operations }) };
+            assert!(keep <= operations);
+            let kept: Vec<_> = directory.pending.drain(..).take(keep).collect();
+            kept.iter().for_each(|operation| operation.apply(&mut directory.durable));
+            directory.current = directory.durable.clone();
+        }
+        for node in &mut state.nodes {
+            let (old, new) = (node.durable.len, node.current.len);
+            let len = if old != new && choose(CrashChoice::Length) == 1 { new } else { old };
+            node.durable.set_len(len);
+            for (sector, versions) in std::mem::take(&mut node.pending) {
+                let offset = sector * SECTOR_SIZE as u64;
+                if offset >= len {
+                    continue;
+                }
+                let keep = choose(CrashChoice::Sector { versions: versions.len() });
+                if let Some(bytes) = keep.checked_sub(1).map(|index| versions[index]) {
+                    let end = (len - offset).min(SECTOR_SIZE as u64) as usize;
+                    node.durable.write(offset, &bytes[..end]);
+                }
+            }
+            node.current = node.durable.clone();
+        }
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The disk after a power loss that loses everything unsynced.
+    pub fn crashed_losing_all(&self) -> Self {
+        self.crashed(|_| 0)
+    }
+
+    /// A disk of so many bytes; writes beyond fail as on a full one.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state.lock().capacity = Some(bytes);
+    }
+
+    /// Flips one bit of a file where it rests, as decay does.
+    pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) {
+        let mut state = self.state.lock();
+        let node = state.find(path).expect("the file exists");
+        let node = &mut state.nodes[node];
+        let mut byte = [0];
+        node.current.read(offset, &mut byte);
+        byte[0] ^= 1 << bit;
+        node.current.write(offset, &byte);
+        node.durable.write(offset, &byte);
+    }
+
+    /// A second disk with the same content, for a test that goes two ways.
+    pub fn duplicate(&self) -> Self {
+        let mut state = self.state.lock().clone();
+        state.locks.clear();
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl fmt::Debug for MemoryDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MemoryDisk")
+    }
+}
+
+impl Storage for MemoryDisk {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut state = self.state.lock();
+        let node = match (access, state.find(path)) {
+            (Access::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (Access::CreateNew, None) => {
+                let node = state.create(path)?;
+                state.log(|| JournalEntry::Create(path.to_owned(), node));
+                node
+            }
+            (_, Some(node)) => node,
+            (_, None) => return Err(io::ErrorKind::NotFound.into()),
+        };
+        let writable = !matches!(access, Access::Read | Access::ReadDirect);
+        Ok(Arc::new(MemoryFile { disk: self.clone(), node, writable }))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.state.lock().directories.entry(path.to_owned()).or_default();
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.rename(from, to)?;
+        state.log(|| JournalEntry::Rename(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.link(from, to)?;
+        state.log(|| JournalEntry::Link(from.to_owned(), to.to_owned()));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.remove(path)?;
+        state.log(|| JournalEntry::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<String>> {
+        let state = self.state.lock();
+        let directory = state.directories.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(directory.current.keys().cloned().collect())
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.directory(path).sync();
+        state.log(|| JournalEntry::SyncDir(path.to_owned()));
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        struct Guard(MemoryDisk, PathBuf);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.state.lock().locks.remove(&self.1);
+            }
+        }
+        match self.state.lock().locks.insert(path.to_owned(), ()) {
+            None => Ok(Box::new(Guard(self.clone(), path.to_owned()))),
+            Some(()) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn free_bytes(&self, _path: &Path) -> io::Result<u64> {
+        let state = self.state.lock();
+        Ok(state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.used())))
+    }
+
+    fn io_path(&self) -> IoPath {
+        IoPath::Memory
+    }
+}
+
+struct MemoryFile {
+    disk: MemoryDisk,
+    node: usize,
+    writable: bool,
+}
+
+impl File for MemoryFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state.lock();
+        let content = &state.nodes[self.node].current;
+        let count = buffer.len().min(content.len.saturating_sub(offset) as usize);
+        content.read(offset, &mut buffer[..count]);
+        Ok(count)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        if !self.writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let mut state = self.disk.state.lock();
+        let growth = (offset + bytes.len() as u64).saturating_sub(state.nodes[self.node].current.len);
+        if state.capacity.is_some_and(|capacity| growth > 0 && state.used() + growth > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.nodes[self.node].write(offset, bytes);
+        state.log(|| JournalEntry::Write(self.node, offset, bytes.to_owned()));
+        Ok(bytes.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.nodes[self.node].sync();
+        state.log(|| JournalEntry::Sync(self.node));
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state.lock().nodes[self.node].current.len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state.lock();
+        state.nodes[self.node].set_len(len);
+        state.log(|| JournalEntry::SetLen(self.node, len));
+        Ok(())
+    }
+
+    fn map(&self) -> io::Result<Mapping> {
+        let state = self.disk.state.lock();
+        let content = &state.nodes[self.node].current;
+        let mut bytes = vec![0; content.len as usize];
+        content.read(0, &mut bytes);
+        Ok(Mapping::Owned(bytes))
+    }
+}
+
+impl State {
+    fn log(&mut self, entry: impl FnOnce() -> JournalEntry) {
+        if let Some(journal) = &mut self.journal {
+            journal.push(entry());
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.nodes.iter().map(|node| node.current.len).sum()
+    }
+
+    fn directory(&mut self, path: &Path) -> &mut Directory {
+        self.directories.entry(path.to_owned()).or_default()
+    }
+
+    fn find(&self, path: &Path) -> Option<usize> {
+        let (folder, name) = split(path).ok()?;
+        self.directories.get(folder)?.current.get(name).copied()
+    }
+
+    fn create(&mut self, path: &Path) -> io::Result<usize> {
+        let (folder, name) = split(path)?;
+        let node = self.nodes.len();
+        self.nodes.push(Node::default());
+        self.directory(folder).apply(DirectoryOperation::Set(name.to_owned(), node));
+        Ok(node)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let ((folder, old), (other, new)) = (split(from)?, split(to)?);
+        assert_eq!(folder, other, "renames stay in one folder");
+        self.find(from).ok_or(io::ErrorKind::NotFound)?;
+        self.directory(folder).apply(DirectoryOperation::Rename(old.to_owned(), new.to_owned()));
+        Ok(())
+    }
+
+    fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let node = self.find(from).ok_or(io::ErrorKind::NotFound)?;
+        if self.find(to).is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let (folder, name) = split(to)?;
+        self.directory(folder).apply(DirectoryOperation::Set(name.to_owned(), node));
+        Ok(())
+    }
+
+    fn remove(&mut self, path: &Path) -> io::Result<()> {
+        self.find(path).ok_or(io::ErrorKind::NotFound)?;
+        let (folder, name) = split(path)?;
+        self.directory(folder).apply(DirectoryOperation::Unset(name.to_owned()));
+        Ok(())
+    }
+}
+
+fn split(path: &Path) -> io::Result<(&Path, &str)> {
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok((path.parent().ok_or(io::ErrorKind::InvalidInput)?, name))
+}
+
+impl Directory {
+    fn apply(&mut self, operation: DirectoryOperation) {
+        operation.apply(&mut self.current);
+        self.pending.push(operation);
+    }
+
+    fn sync(&mut self) {
+        self.durable = self.current.clone();
+        self.pending.clear();
+    }
+}
+
+impl DirectoryOperation {
+    fn apply(&self, entries: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Set(name, node) => {
+                entries.insert(name.clone(), *node);
+            }
+            Self::Unset(name) => {
+                entries.remove(name);
+            }
+            Self::Rename(from, to) => {
+                if let Some(node) = entries.remove(from) {
+                    entries.insert(to.clone(), node);
+                }
+            }
+        }
+    }
+}
+
+impl Node {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        self.current.write(offset, bytes);
+        let end = offset + bytes.len() as u64;
+        for sector in offset / SECTOR_SIZE as u64..end.div_ceil(SECTOR_SIZE as u64) {
+            let mut image = [0; SECTOR_SIZE];
+            let start = sector * SECTOR_SIZE as u64;
+            let count = (self.current.len - start).min(SECTOR_SIZE as u64) as usize;
+            self.current.read(start, &mut image[..count]);
+            self.pending.entry(sector).or_default().push(image);
+        }
+    }
+
+    fn set_len(&mut self, len: u64) {
+        self.current.set_len(len);
+    }
+
+    fn sync(&mut self) {
+        self.pending.clear();
+        self.durable = self.current.clone();
+    }
+}
+
+impl Content {
+    fn set_len(&mut self, len: u64) {
+        let zero: Block = Arc::new([0; BLOCK_SIZE]);
+        if len < self.len && !len.is_multiple_of(BLOCK_SIZE as u64) {
+            let block = &mut self.blocks[(len / BLOCK_SIZE as u64) as usize];
+            Arc::make_mut(block)[(len % BLOCK_SIZE as u64) as usize..].fill(0);
+        }
+        self.blocks.resize(len.div_ceil(BLOCK_SIZE as u64) as usize, zero);
+        self.len = len;
+    }
+
+    fn read(&self, mut offset: u64, mut buffer: &mut [u8]) {
+        while !buffer.is_empty() {
+            let within = (offset % BLOCK_SIZE as u64) as usize;
+            let count = buffer.len().min(BLOCK_SIZE - within);
+            let block = &self.blocks[(offset / BLOCK_SIZE as u64) as usize];
+            buffer[..count].copy_from_slice(&block[within..within + count]);
+            buffer = &mut buffer[count..];
+            offset += count as u64;
+        }
+    }
+
+    fn write(&mut self, mut offset: u64, mut bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        if end > self.len {
+            self.set_len(end);
+        }
+        while !bytes.is_empty() {
+            let within = (offset % BLOCK_SIZE as u64) as usize;
+            let count = bytes.len().min(BLOCK_SIZE - within);
+            let block = &mut self.blocks[(offset / BLOCK_SIZE as u64) as usize];
+            Arc::make_mut(block)[within..within + count].copy_from_slice(&bytes[..count]);
+            bytes = &bytes[count..];
+            offset += count as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk_with_file() -> (MemoryDisk, Arc<dyn File>) {
+        let disk = MemoryDisk::new();
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let file = disk.open(Path::new("/d/a"), Access::CreateNew).unwrap();
+        (disk, file)
+    }
+
+    fn content(disk: &MemoryDisk, path: &str) -> Option<Vec<u8>> {
+        disk.open(Path::new(path), Access::Read).ok().map(|file| file.map().unwrap().to_vec())
+    }
+
+    #[test]
+    fn unsynced_sectors_are_lost_one_by_one() {
+        let (disk, file) = disk_with_file();
+        file.write_at(&[1; 1024], 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file.write_at(&[2; 1024], 0).unwrap();
+        let mut first = true;
+        let crashed = disk.crashed(|choice| {
+            assert_eq!(choice, CrashChoice::Sector { versions: 1 });
+            usize::from(!std::mem::take(&mut first))
+        });
+        let expected: Vec<u8> = [[1; 512], [2; 512]].concat();
+        assert_eq!(content(&crashed, "/d/a"), Some(expected));
+        assert_eq!(content(&disk.crashed_losing_all(), "/d/a"), Some(vec![1; 1024]));
+    }
+
+    #[test]
+    fn a_file_whose_folder_was_not_synced_is_gone() {
+        let (disk, file) = disk_with_file();
+        file.write_at(b"x", 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(content(&disk.crashed_losing_all(), "/d/a"), None);
+        disk.sync_dir(Path::new("/d")).unwrap();
+        disk.rename(Path::new("/d/a"), Path::new("/d/b")).unwrap();
+        assert_eq!(content(&disk.crashed_losing_all(), "/d/a"), Some(b"x".to_vec()));
+        let kept = disk.crashed(|_| 1);
+        assert_eq!(content(&kept, "/d/b"), Some(b"x".to_vec()));
+        assert_eq!(content(&kept, "/d/a"), None);
+    }
+
+    #[test]
+    fn a_replayed_journal_gives_the_same_disk() {
+        let (disk, _) = disk_with_file();
+        let disk = { disk.crashed_losing_all() };
+        disk.keep_journal();
+        let file = disk.open(Path::new("/d/f"), Access::CreateNew).unwrap();
+        file.write_at(&[9; 700], 100).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        disk.mark(5);
+        let again = MemoryDisk::new();
+        again.create_dir_all(Path::new("/d")).unwrap();
+        // The first disk had one file before its journal began.
+        again.open(Path::new("/d/a"), Access::CreateNew).unwrap();
+        disk.journal().iter().for_each(|entry| again.replay(entry));
+        assert_eq!(content(&again.crashed_losing_all(), "/d/f"), content(&disk, "/d/f"));
+    }
+}
