@@ -1,0 +1,1 @@
+//! Durable, ordered, embeddable key-value engine with replicas, backups and point-in-time restore built in.
