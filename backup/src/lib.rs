@@ -1,0 +1,3 @@
+//! Seawall's archive, base backups and point-in-time restore.
+
+pub mod repository;
