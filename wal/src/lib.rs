@@ -5,17 +5,35 @@
 
 pub mod clock;
 mod error;
+mod flush;
 pub mod format;
 mod identity;
+mod log;
 mod lsn;
+mod open;
+mod reader;
+mod receive;
+pub mod recovery;
+pub mod retention;
+mod scan;
+mod segment;
 mod source;
 pub mod storage;
+mod ticket;
 mod timeline;
+mod watch;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use error::{Error, Result};
 pub use format::{Chain, Position, Record, RecordHeader, RecordKind};
 pub use identity::{ClusterId, NodeId, ParseIdentityError, TimelineId, TimelineNonce};
+pub use log::{Log, LogMode, LogOptions, LogStats, Threads};
 pub use lsn::{Lsn, ParseLsnError, SegmentNumber, SegmentSize};
+pub use open::OpenAt;
+pub use reader::LogReader;
+pub use recovery::Recovery;
+pub use segment::SegmentId;
 pub use source::{FenceOutcome, LogBytes, LogConsumer, SegmentSource, TimelineAuthority, TimelineClaim};
+pub use ticket::Ticket;
 pub use timeline::{InvalidHistory, TIMELINES_MAX, TimelineEntry, TimelineHistory};
+pub use watch::{LsnWatch, Reached};

@@ -1,11 +1,11 @@
-//! A growable-to-capacity byte buffer whose first byte is block-aligned in memory, as direct I/O demands.
+//! A byte buffer whose first byte is block-aligned in memory, as direct I/O demands.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use super::BLOCK_SIZE;
 
-/// Bytes whose address is a multiple of [`BLOCK_SIZE`]; the capacity is fixed at creation.
+/// Bytes whose address is a multiple of [`BLOCK_SIZE`]. Only [`reserve`](Self::reserve) makes it larger.
 pub struct AlignedBuffer {
     // Never grown after creation, so `start` stays right.
     bytes: Vec<u8>,
@@ -32,6 +32,16 @@ impl AlignedBuffer {
     /// Bytes it can hold.
     pub fn capacity(&self) -> usize {
         self.bytes.len() - BLOCK_SIZE
+    }
+
+    /// Makes room for `more` bytes beyond the length, moving the content if it must.
+    pub fn reserve(&mut self, more: usize) {
+        let needed = self.len + more;
+        if needed > self.capacity() {
+            let mut larger = Self::with_capacity(needed.max(2 * self.capacity()));
+            larger.extend_from_slice(self);
+            *self = larger;
+        }
     }
 
     /// Forgets the content.

@@ -1,0 +1,562 @@
+//! The log of a node: where it ends, what is flushed, and the two ways it grows. `append` adds records of this node,
+//! `receive` adds another node's bytes verbatim; a log does one or the other. How a group reaches the disk is `flush`'s
+//! business, how the end is found after a crash is `open`'s.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, Result};
+use crate::flush::{Flusher, Gather, run_flusher};
+use crate::format::{
+    Position, RECORD_HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader, payload_crc, payload_len_max, record_end,
+};
+use crate::identity::{ClusterId, NodeId};
+use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::segment::{Preparer, SegmentId};
+use crate::storage::{File, Storage};
+use crate::ticket::Ticket;
+use crate::timeline::{TimelineEntry, TimelineHistory};
+use crate::watch::LsnWatch;
+
+/// What a log needs to know, fixed while it is open.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Whose log.
+    pub cluster: ClusterId,
+    /// Which node.
+    pub node: NodeId,
+    /// As chosen when the cluster was made.
+    pub segment_size: SegmentSize,
+    /// Bytes of records that may wait for a flush; appends beyond it wait. At least one largest record.
+    pub buffer_bytes_max: usize,
+    /// Whether threads prepare segments and flush for those who do not wait themselves. Without them (for tests that
+    /// need one order of events) preparation happens in `append`, and only a waiting thread flushes.
+    pub threads: Threads,
+}
+
+/// See [`LogOptions::threads`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// A flusher and a preparer.
+    Background,
+    /// None.
+    Inline,
+}
+
+impl LogOptions {
+    /// For a node of a cluster, with 64 MiB segments and a 64 MiB buffer.
+    pub fn new(cluster: ClusterId, node: NodeId) -> Self {
+        Self {
+            cluster,
+            node,
+            segment_size: SegmentSize::DEFAULT,
+            buffer_bytes_max: 64 << 20,
+            threads: Threads::Background,
+        }
+    }
+}
+
+/// How a log grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogMode {
+    /// By this node's records: a primary.
+    Append,
+    /// By another node's bytes: a standby, or a restore.
+    Receive,
+}
+
+impl LogMode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Append => "open for appending",
+            Self::Receive => "receiving",
+        }
+    }
+}
+
+/// A snapshot of a log's counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Records appended or received since opening.
+    pub records: u64,
+    /// Bytes appended or received since opening.
+    pub bytes: u64,
+    /// Syncs that returned.
+    pub flushes: u64,
+    /// Time spent in writes and syncs of the log, microseconds.
+    pub flush_micros: u64,
+    /// The longest of them, microseconds.
+    pub flush_micros_max: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+    pub(crate) flush_micros: AtomicU64,
+    pub(crate) flush_micros_max: AtomicU64,
+}
+
+/// An open log. Dropping it flushes what was appended and ends its threads.
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) dir: PathBuf,
+    pub(crate) options: LogOptions,
+    pub(crate) tail: Mutex<Tail>,
+    /// Signalled when buffered bytes have been flushed.
+    pub(crate) room: Condvar,
+    pub(crate) flusher: Flusher,
+    /// Up to here the log survives power loss. `flushed <= written <= end`.
+    pub(crate) flushed: LsnWatch,
+    /// Up to here the log is with the operating system.
+    pub(crate) written: AtomicU64,
+    pub(crate) history: RwLock<TimelineHistory>,
+    /// Segments that have begun, for readers and retention.
+    pub(crate) segments: RwLock<BTreeMap<SegmentNumber, SegmentHeader>>,
+    pub(crate) preparer: Preparer,
+    pub(crate) counters: Counters,
+}
+
+/// Where the log grows. One lock covers position, time, chain and the copy into the buffer.
+pub(crate) struct Tail {
+    pub(crate) mode: LogMode,
+    /// Where the last record ends.
+    pub(crate) end: Position,
+    pub(crate) last_time: Timestamp,
+    /// The segment that holds the end; none before the first record of a timeline.
+    pub(crate) active: Option<Arc<Active>>,
+    /// Records not yet handed to a flush, a piece for each segment. The last piece is of `active`.
+    pub(crate) gathered: VecDeque<Gather>,
+    pub(crate) gathered_bytes: usize,
+    pub(crate) poisoned: Option<Error>,
+}
+
+/// The segment being written.
+pub(crate) struct Active {
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn File>,
+}
+
+/// Everything `open` found out.
+pub(crate) struct Opened {
+    pub(crate) end: Position,
+    pub(crate) last_time: Timestamp,
+    pub(crate) active: Option<Active>,
+    /// The bytes of the block that holds the end, up to the end.
+    pub(crate) tail_block: Vec<u8>,
+    pub(crate) segments: BTreeMap<SegmentNumber, SegmentHeader>,
+}
+
+impl Log {
+    pub(crate) fn start(
+        storage: Arc<dyn Storage>,
+        clock: Arc<dyn Clock>,
+        dir: &Path,
+        options: LogOptions,
+        history: &TimelineHistory,
+        mode: LogMode,
+        opened: Opened,
+    ) -> Result<Self> {
+        let preparer = Preparer::new(storage.clone(), dir.to_owned(), options.segment_size)?;
+        let active = opened.active.map(Arc::new);
+        let mut gathered = VecDeque::new();
+        if let Some(active) = &active
+            && options.segment_size.end_of(active.header.segment) > opened.end.lsn
+        {
+            let offset = options.segment_size.offset_in_segment(opened.end.lsn);
+            gathered.push_back(Gather::resumed(active.clone(), offset, &opened.tail_block));
+        }
+        let tail = Tail {
+            mode,
+            end: opened.end,
+            last_time: opened.last_time,
+            active,
+            gathered,
+            gathered_bytes: 0,
+            poisoned: None,
+        };
+        let shared = Arc::new(Shared {
+            storage,
+            clock,
+            dir: dir.to_owned(),
+            options: LogOptions {
+                buffer_bytes_max: options.buffer_bytes_max.max(2 * payload_len_max(options.segment_size)),
+                ..options
+            },
+            flushed: LsnWatch::new(opened.end.lsn),
+            written: AtomicU64::new(opened.end.lsn.offset()),
+            tail: Mutex::new(tail),
+            room: Condvar::new(),
+            flusher: Flusher::default(),
+            history: RwLock::new(history.clone()),
+            segments: RwLock::new(opened.segments),
+            preparer,
+            counters: Counters::default(),
+        });
+        let mut threads = Vec::new();
+        if options.threads == Threads::Background {
+            shared.preparer.want(shared.segment_after(opened.end.lsn));
+            let preparing = shared.clone();
+            threads.push(spawn("seawall-prepare", move || preparing.preparer.run())?);
+            let flushing = shared.clone();
+            threads.push(spawn("seawall-flush", move || run_flusher(&flushing))?);
+        }
+        Ok(Self { shared, threads })
+    }
+
+    /// Adds a record and says where it ends and how to wait for it. Records become durable in the order of their
+    /// positions. Blocks only while the buffer is full or the next segment is not ready.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::WrongMode`], [`Error::Poisoned`], or [`Error::DiskFull`] while no room can be had
+    /// for another segment; after none of them anything was added.
+    pub fn append(&self, kind: RecordKind, payload: &[u8]) -> Result<Ticket> {
+        self.append_at(kind, payload, None)
+    }
+
+    /// As [`append`](Self::append), with a commit time chosen by the caller, which must be later than the last one's.
+    /// For tests and for tools that build a log.
+    pub fn append_at(&self, kind: RecordKind, payload: &[u8], time: Option<Timestamp>) -> Result<Ticket> {
+        let shared = &self.shared;
+        let max = payload_len_max(shared.options.segment_size);
+        if payload.len() > max {
+            return Err(Error::TooLarge { size: payload.len(), max });
+        }
+        let crc = payload_crc(payload);
+        let mut tail = shared.tail.lock();
+        if tail.mode != LogMode::Append {
+            return Err(Error::WrongMode { operation: "append", actual: tail.mode.name() });
+        }
+        while tail.gathered_bytes + payload.len() > shared.options.buffer_bytes_max && tail.poisoned.is_none() {
+            shared.flush_or_wait_for_room(&mut tail);
+        }
+        if let Some(error) = &tail.poisoned {
+            return Err(error.clone());
+        }
+        shared.make_room_in_segment(&mut tail, payload.len())?;
+        let now = time.unwrap_or_else(|| shared.clock.now().max(tail.last_time.next()));
+        assert!(now > tail.last_time, "commit times strictly increase");
+        let position = shared.add_record(&mut tail, kind, payload, crc, now);
+        drop(tail);
+        shared.counters.records.fetch_add(1, Ordering::Relaxed);
+        Ok(Ticket::new(shared.clone(), position, now))
+    }
+
+    /// Where the last record ends, flushed or not.
+    pub fn end(&self) -> Position {
+        self.shared.tail.lock().end
+    }
+
+    /// The time of the last record.
+    pub fn last_time(&self) -> Timestamp {
+        self.shared.tail.lock().last_time
+    }
+
+    /// Up to where the log survives power loss. Rises; can be waited on.
+    pub fn flushed(&self) -> &LsnWatch {
+        &self.shared.flushed
+    }
+
+    /// Up to where the log is with the operating system.
+    pub fn written(&self) -> Lsn {
+        Lsn::new(self.shared.written.load(Ordering::Acquire))
+    }
+
+    /// How it grows now.
+    pub fn mode(&self) -> LogMode {
+        self.shared.tail.lock().mode
+    }
+
+    /// Whose histories it holds.
+    pub fn history(&self) -> TimelineHistory {
+        self.shared.history.read().clone()
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> &LogOptions {
+        &self.shared.options
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    /// Counters since opening.
+    pub fn stats(&self) -> LogStats {
+        let counters = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LogStats {
+            records: get(&counters.records),
+            bytes: get(&counters.bytes),
+            flushes: get(&counters.flushes),
+            flush_micros: get(&counters.flush_micros),
+            flush_micros_max: get(&counters.flush_micros_max),
+        }
+    }
+
+    /// Flushes everything appended so far and waits for it.
+    pub fn flush(&self) -> Result<Lsn> {
+        let end = self.end().lsn;
+        self.shared.flush_until(end, None)
+    }
+
+    /// Asks for everything appended so far to be flushed soon, without waiting.
+    pub fn request_flush(&self) {
+        self.shared.request_flush();
+    }
+
+    /// The error after which the log takes nothing more, if there was one.
+    pub fn poisoned(&self) -> Option<Error> {
+        self.shared.tail.lock().poisoned.clone()
+    }
+
+    /// Starts a timeline that forks from the current one at the log's end: a promotion. From now on the log is appended
+    /// to. The caller has made `history` durable before.
+    ///
+    /// # Errors
+    /// [`Error::Discontinuous`] if the history does not fork exactly at the end.
+    pub fn begin_timeline(&self, history: &TimelineHistory) -> Result<()> {
+        let shared = &self.shared;
+        shared.flush_until(self.end().lsn, None)?;
+        let mut tail = shared.tail.lock();
+        let fork = history.current().fork;
+        if fork != tail.end || shared.flushed.value() != tail.end.lsn {
+            return Err(Error::Discontinuous { at: tail.end, why: "the new timeline does not fork at its end" });
+        }
+        shared.extend_history(&tail, history)?;
+        tail.mode = LogMode::Append;
+        tail.active = None;
+        tail.gathered.clear();
+        tail.gathered_bytes = 0;
+        Ok(())
+    }
+
+    /// Makes an append-only log of a cluster that was just created receive instead, or the reverse, with no records
+    /// added meanwhile. A standby that is told of its role at start uses it.
+    pub fn set_mode(&self, mode: LogMode) -> Result<()> {
+        self.flush()?;
+        self.shared.tail.lock().mode = mode;
+        Ok(())
+    }
+
+    /// The oldest position from which the log can be read here.
+    pub fn oldest(&self) -> Lsn {
+        let segments = self.shared.segments.read();
+        segments.values().next().map_or_else(|| self.shared.flushed.value(), |header| header.previous.lsn)
+    }
+
+    /// Where reading has to start so that everything after `redo` is read: where the records before redo's segment end.
+    /// Recovery and base backups start there, so that a log always begins with a whole segment.
+    pub fn replay_start(&self, redo: Position) -> Result<Position> {
+        let size = self.shared.options.segment_size;
+        let next = self.shared.history.read().next_byte(redo.lsn);
+        if next == size.start_of(size.segment_of(next)) {
+            return Ok(redo);
+        }
+        let segments = self.shared.segments.read();
+        let header = segments.get(&size.segment_of(next));
+        let oldest = segments.values().next().map_or(redo.lsn, |header| header.previous.lsn);
+        header.map(|header| header.previous).ok_or(Error::Removed { requested: redo.lsn, oldest })
+    }
+
+    /// Lets go of segments that lie wholly before `keep_from`; the one being written always stays.
+    /// Returns how many were retired.
+    pub fn recycle_before(&self, keep_from: Lsn) -> usize {
+        let shared = &self.shared;
+        let active = shared.tail.lock().active.as_ref().map(|active| active.header.segment);
+        let mut retired = 0;
+        loop {
+            let id = {
+                let mut segments = shared.segments.write();
+                let Some((number, header)) = segments.first_key_value() else { break };
+                let ends = shared.options.segment_size.end_of(*number);
+                // A timeline's fork may lie in a segment that its child's first segment follows at once.
+                if Some(*number) == active || ends > keep_from.min(shared.flushed.value()) {
+                    break;
+                }
+                let id = SegmentId { number: *number, timeline: header.timeline };
+                segments.pop_first();
+                id
+            };
+            shared.preparer.retire(shared.dir.join(id.file_name()));
+            retired += 1;
+        }
+        retired
+    }
+
+    /// Flushes, ends the threads and reports what could not be flushed.
+    pub fn close(mut self) -> Result<Lsn> {
+        let flushed = self.flush();
+        self.stop_threads();
+        flushed
+    }
+
+    fn stop_threads(&mut self) {
+        self.shared.preparer.close();
+        self.shared.flusher.close();
+        for thread in self.threads.drain(..) {
+            // A panic there has already been printed, and there is nothing left for it to do.
+            let _ = thread.join();
+        }
+        self.shared.flushed.stop(Error::Closed);
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.threads.is_empty() && self.shared.options.threads == Threads::Background {
+            return;
+        }
+        if self.shared.options.threads == Threads::Background
+            && let Err(error) = self.flush()
+        {
+            tracing::error!(%error, "the log was dropped with records that could not be flushed");
+        }
+        self.stop_threads();
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("dir", &self.shared.dir).field("flushed", &self.shared.flushed.value()).finish()
+    }
+}
+
+impl Shared {
+    /// The segment into which the record after `end` goes, if it does not fit into the one that holds `end`.
+    pub(crate) fn segment_after(&self, end: Lsn) -> SegmentId {
+        let size = self.options.segment_size;
+        let history = self.history.read();
+        let number = size.segment_of(size.boundary_at_or_after(history.next_byte(end)));
+        SegmentId { number, timeline: history.of_segment(number, size).id }
+    }
+
+    /// Makes the active segment one that has room for so large a record, by filling the one at hand with a pad.
+    fn make_room_in_segment(&self, tail: &mut Tail, payload_len: usize) -> Result<()> {
+        let size = self.options.segment_size;
+        if let Some(active) = &tail.active {
+            let boundary = size.end_of(active.header.segment);
+            if tail.end.lsn < boundary {
+                let start = self.next_start(tail);
+                if record_end(start, payload_len, size) <= boundary {
+                    return Ok(());
+                }
+                // Take the next segment before the pad is added: if there is none, nothing has changed.
+                let next = SegmentId { number: active.header.segment.next(), timeline: active.header.timeline };
+                let prepared = self.preparer.take(next, self.threaded())?;
+                let pad = vec![0; boundary.distance_from(start) as usize - RECORD_HEADER_SIZE];
+                let time = tail.last_time.next();
+                self.add_record(tail, RecordKind::Pad, &pad, payload_crc(&pad), time);
+                assert_eq!(tail.end.lsn, boundary, "a pad fills its segment");
+                self.activate(tail, prepared.id, prepared.file);
+                return Ok(());
+            }
+        }
+        let prepared = self.preparer.take(self.segment_after(tail.end.lsn), self.threaded())?;
+        self.activate(tail, prepared.id, prepared.file);
+        Ok(())
+    }
+
+    /// Begins a segment: its header joins the group that its first record belongs to.
+    fn activate(&self, tail: &mut Tail, id: SegmentId, file: Arc<dyn File>) {
+        let entry = *self.history.read().find(id.timeline).expect("segments are prepared for known timelines");
+        let header = SegmentHeader {
+            cluster: self.options.cluster,
+            nonce: entry.nonce,
+            timeline: id.timeline,
+            size: self.options.segment_size,
+            segment: id.number,
+            salt: rand::random(),
+            previous: tail.end,
+            writer: self.options.node,
+            created: self.clock.now(),
+        };
+        let active = Arc::new(Active { header, file });
+        self.adopt(tail, active.clone(), header.encode().as_slice());
+    }
+
+    /// Makes `active` the segment at the end; `head` are the bytes it begins with.
+    pub(crate) fn adopt(&self, tail: &mut Tail, active: Arc<Active>, head: &[u8]) {
+        self.segments.write().insert(active.header.segment, active.header);
+        // Nothing gathered for a segment that is full and flushed needs to stay.
+        tail.gathered.retain(|gather| !gather.is_empty());
+        let mut gather = Gather::resumed(active.clone(), 0, &[]);
+        gather.push(head);
+        tail.gathered_bytes += head.len();
+        tail.gathered.push_back(gather);
+        let next = SegmentId { number: active.header.segment.next(), timeline: active.header.timeline };
+        if self.threaded() {
+            self.preparer.want(next);
+        }
+        tail.active = Some(active);
+    }
+
+    /// Where the next record of the active segment starts.
+    pub(crate) fn next_start(&self, tail: &Tail) -> Lsn {
+        let active = tail.active.as_ref().expect("a record starts in a segment");
+        tail.end.lsn.max(active.header.first_record())
+    }
+
+    fn add_record(&self, tail: &mut Tail, kind: RecordKind, payload: &[u8], crc: u32, time: Timestamp) -> Position {
+        let start = self.next_start(tail);
+        let salt = tail.active.as_ref().expect("a record starts in a segment").header.salt;
+        let stamp = self.flushed.value();
+        let header = RecordHeader::chained(tail.end.chain, start, kind, payload.len(), crc, stamp, time);
+        let end = header.end(self.options.segment_size);
+        let gather = tail.gathered.back_mut().expect("the active segment has a piece");
+        gather.push(&header.encode(salt));
+        gather.push(payload);
+        let extent = end.distance_from(start) as usize;
+        gather.push_zeros(extent - RECORD_HEADER_SIZE - payload.len());
+        tail.gathered_bytes += extent;
+        tail.end = Position { lsn: end, chain: header.chain };
+        tail.last_time = time;
+        self.counters.bytes.fetch_add(extent as u64, Ordering::Relaxed);
+        tail.end
+    }
+
+    /// Takes over a history that continues ours beyond the end.
+    pub(crate) fn extend_history(&self, tail: &Tail, history: &TimelineHistory) -> Result<()> {
+        let mut ours = self.history.write();
+        let shared = ours.common_end(history);
+        let kept = history.entries().len() >= ours.entries().len();
+        if !kept || shared.is_none_or(|shared| shared < tail.end.lsn) {
+            return Err(Error::Discontinuous { at: tail.end, why: "the other history forked before it" });
+        }
+        *ours = history.clone();
+        Ok(())
+    }
+
+    /// The timeline of the bytes at the end.
+    pub(crate) fn timeline_at(&self, segment: SegmentNumber) -> TimelineEntry {
+        *self.history.read().of_segment(segment, self.options.segment_size)
+    }
+
+    pub(crate) fn threaded(&self) -> bool {
+        self.options.threads == Threads::Background
+    }
+
+    pub(crate) fn path_of(&self, id: SegmentId) -> PathBuf {
+        self.dir.join(id.file_name())
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    spawned.map_err(|error| Error::io("start a thread for", name, error))
+}

@@ -1,0 +1,236 @@
+//! Reading a log that is open: record by record for those who interpret it, or as verbatim bytes for those who pass it on.
+//! Both check every record and go only as far as the log is flushed.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::{
+    Chain, Position, RECORD_HEADER_SIZE, Record, RecordHeader, SEGMENT_HEADER_SIZE, SegmentHeader,
+    UnverifiedSegmentHeader,
+};
+use crate::log::{Log, Shared};
+use crate::lsn::Lsn;
+use crate::scan::{Scanned, SegmentScan};
+use crate::segment::SegmentId;
+use crate::source::LogBytes;
+use crate::storage::{Access, File, read_exact_at};
+
+impl Log {
+    /// Verbatim log from the position `from` on, an end of a record: some whole records of one segment, about
+    /// `bytes_max` of them (one record may be more). `None` if nothing beyond `from` is flushed.
+    ///
+    /// # Errors
+    /// [`Error::Removed`], [`Error::BeyondEnd`], or [`Error::CorruptRecord`]: then nothing of the damaged part is returned.
+    pub fn read(&self, from: Lsn, bytes_max: usize) -> Result<Option<LogBytes>> {
+        let shared = &self.shared;
+        let size = shared.options.segment_size;
+        let flushed = shared.flushed.value();
+        if from > flushed {
+            return Err(Error::BeyondEnd { requested: from, flushed });
+        }
+        if from == flushed {
+            return Ok(None);
+        }
+        let start = shared.history.read().next_byte(from);
+        if start >= flushed {
+            return Ok(None);
+        }
+        let (header, file) = shared.open_segment(start, from)?;
+        let end = flushed.min(size.end_of(header.segment)).min(shared.history.read().end_of(header.timeline));
+        let offset = u64::from(size.offset_in_segment(start));
+        let available = end.distance_from(start) as usize;
+        let head = if offset == 0 { SEGMENT_HEADER_SIZE } else { 0 };
+        let mut wanted = bytes_max.max(head + RECORD_HEADER_SIZE).min(available);
+        let mut bytes = Vec::new();
+        loop {
+            let read = bytes.len();
+            bytes.resize(wanted, 0);
+            let path = || shared.path_of(SegmentId { number: header.segment, timeline: header.timeline });
+            read_exact_at(&*file, &mut bytes[read..], offset + read as u64)
+                .map_err(|error| Error::io("read", path(), error))?;
+            let parsed = bytes[..head].try_into().map(UnverifiedSegmentHeader::parse);
+            if parsed.is_ok_and(|parsed| parsed != UnverifiedSegmentHeader::Parsed(header)) {
+                return Err(shared.damaged(start, from, &header));
+            }
+            match whole_records(&bytes, head, start, &header) {
+                Ok(whole) if whole > head => {
+                    bytes.truncate(whole);
+                    return Ok(Some(LogBytes { timeline: header.timeline, start, bytes }));
+                }
+                // The first record is larger than what was read.
+                Ok(_) if wanted < available => {
+                    let needed = first_extent(&bytes[head..], start.advance(head as u64), &header);
+                    wanted = (head + needed).clamp(wanted + 1, available);
+                }
+                Ok(_) => return Err(shared.damaged(start, from, &header)),
+                Err(at) => return Err(shared.damaged(at, from, &header)),
+            }
+        }
+    }
+
+    /// Reads records from the position `from` on.
+    pub fn reader(&self, from: Position) -> LogReader {
+        LogReader { shared: self.shared.clone(), position: from, scan: None }
+    }
+
+    /// The chain at `lsn`, if a record ends there and the log still holds it. Reads from the start of its segment.
+    pub fn position_at(&self, lsn: Lsn) -> Result<Option<Position>> {
+        let shared = &self.shared;
+        if lsn == Lsn::ZERO {
+            return Ok(Some(Position::ZERO));
+        }
+        let end = self.end();
+        if end.lsn == lsn {
+            return Ok(Some(end));
+        }
+        // A position at a boundary, or at a fork, is also what the next segment's header says about the one before.
+        let next = shared.history.read().next_byte(lsn);
+        let after = shared.segments.read().get(&shared.options.segment_size.segment_of(next)).copied();
+        if let Some(header) = after.filter(|header| header.previous.lsn == lsn) {
+            return Ok(Some(header.previous));
+        }
+        if lsn > shared.flushed.value() {
+            return Ok(None);
+        }
+        let inside = Lsn::new(lsn.offset() - 1);
+        let Ok((header, file)) = shared.open_segment(inside, lsn) else { return Ok(None) };
+        let mut scan = SegmentScan::new(file, header, Lsn::ZERO);
+        scan.trust_until(shared.flushed.value());
+        loop {
+            let place = scan.place();
+            let io = |error| Error::io("read", shared.path_of(id_of(&header)), error);
+            let Scanned::Record(record) = scan.peek().map_err(io)? else { return Ok(None) };
+            let position = record.position();
+            if position.lsn >= lsn {
+                return Ok((position.lsn == lsn).then_some(position));
+            }
+            assert!(position.lsn > place, "records have an extent");
+            scan.move_to(position.lsn);
+        }
+    }
+}
+
+/// A walk through the records of an open log.
+pub struct LogReader {
+    shared: Arc<Shared>,
+    position: Position,
+    scan: Option<SegmentScan>,
+}
+
+impl LogReader {
+    /// Where it stands: the end of the last record it gave.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The next record, or `None` if it is not flushed yet.
+    ///
+    /// # Errors
+    /// [`Error::Removed`], [`Error::CorruptRecord`], or [`Error::Discontinuous`] if the position it was given is not of
+    /// this history.
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>> {
+        let size = self.shared.options.segment_size;
+        let flushed = self.shared.flushed.value();
+        let start = self.shared.history.read().next_byte(self.position.lsn);
+        if start >= flushed {
+            return Ok(None);
+        }
+        let segment = size.segment_of(start);
+        if self.scan.as_ref().is_none_or(|scan| scan.header().segment != segment) {
+            let (header, file) = self.shared.open_segment(start, self.position.lsn)?;
+            if start == size.start_of(segment) && header.previous != self.position {
+                return Err(Error::Discontinuous { at: self.position, why: "the log holds another history" });
+            }
+            self.scan = Some(SegmentScan::new(file, header, start));
+        }
+        let shared = &self.shared;
+        let scan = self.scan.as_mut().expect("it was just made");
+        scan.trust_until(flushed);
+        let header = *scan.header();
+        let io = |error| Error::io("read", shared.path_of(id_of(&header)), error);
+        let position = match scan.peek().map_err(io)? {
+            Scanned::Record(record) if record.header.continues(self.position.chain) => record.position(),
+            Scanned::Record(_) => {
+                return Err(Error::Discontinuous { at: self.position, why: "the log holds another history" });
+            }
+            Scanned::Beyond => return Ok(None),
+            Scanned::Full | Scanned::Bad(_) => return Err(shared.damaged(start, self.position.lsn, &header)),
+        };
+        let place = scan.place();
+        scan.move_to(position.lsn);
+        self.position = position;
+        let scan = self.scan.as_ref().expect("it was just used");
+        let record = Record::parse(scan.passed(place), place, header.salt, size).expect("it was just checked");
+        Ok(Some(record))
+    }
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogReader at {}", self.position)
+    }
+}
+
+impl Shared {
+    /// The segment that holds the byte at `start`, open for reading.
+    fn open_segment(&self, start: Lsn, requested: Lsn) -> Result<(SegmentHeader, Arc<dyn File>)> {
+        let number = self.options.segment_size.segment_of(start);
+        let removed = || {
+            let segments = self.segments.read();
+            let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
+            Error::Removed { requested, oldest }
+        };
+        let header = self.segments.read().get(&number).copied().ok_or_else(removed)?;
+        let path = self.path_of(id_of(&header));
+        match self.storage.open(&path, Access::Read) {
+            Ok(file) => Ok((header, file)),
+            // Recycled between the look at the table and the open.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(removed()),
+            Err(error) => Err(Error::io("open", path, error)),
+        }
+    }
+
+    /// The error for a bad record: damage, unless the segment was recycled while it was read.
+    fn damaged(&self, at: Lsn, requested: Lsn, header: &SegmentHeader) -> Error {
+        let segments = self.segments.read();
+        if segments.contains_key(&header.segment) {
+            Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
+        } else {
+            let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
+            Error::Removed { requested, oldest }
+        }
+    }
+}
+
+/// How many of `bytes` are whole records after `head` bytes. `Err` with the place of a record that does not check out.
+fn whole_records(bytes: &[u8], head: usize, start: Lsn, header: &SegmentHeader) -> Result<usize, Lsn> {
+    let mut at = head;
+    let mut chain: Option<Chain> = None;
+    while bytes.len() - at >= RECORD_HEADER_SIZE {
+        let place = start.advance(at as u64);
+        let parsed = RecordHeader::parse(&bytes[at..], place, header.salt, header.size).map_err(|_| place)?;
+        let end = at + parsed.end(header.size).distance_from(place) as usize;
+        if end > bytes.len() {
+            break;
+        }
+        let record = Record::parse(&bytes[at..], place, header.salt, header.size).map_err(|_| place)?;
+        if chain.is_some_and(|chain| !record.header.continues(chain)) {
+            return Err(place);
+        }
+        chain = Some(record.header.chain);
+        at = end;
+    }
+    Ok(at)
+}
+
+/// The extent of the record at the head of `bytes`, or one byte more than there is if its header is not whole.
+fn first_extent(bytes: &[u8], start: Lsn, header: &SegmentHeader) -> usize {
+    match RecordHeader::parse(bytes, start, header.salt, header.size) {
+        Ok(record) => record.end(header.size).distance_from(start) as usize,
+        Err(_) => bytes.len() + 1,
+    }
+}
+
+fn id_of(header: &SegmentHeader) -> SegmentId {
+    SegmentId { number: header.segment, timeline: header.timeline }
+}

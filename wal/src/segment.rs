@@ -1,0 +1,274 @@
+//! Segment files: their names, and the preparer that keeps one ready so that rotation costs the commit path neither an
+//! allocation nor a sync. What is inside a segment is `format`'s business.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::format::SEGMENT_HEADER_SIZE;
+use crate::identity::TimelineId;
+use crate::lsn::{SegmentNumber, SegmentSize};
+use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, File, Storage, write_all_at};
+
+const SUFFIX: &str = ".wal";
+const SPARE_PREFIX: &str = "spare-";
+const SPARE_SUFFIX: &str = ".tmp";
+/// Zeros are written in pieces of this size.
+const ZERO_CHUNK: usize = 1 << 20;
+
+/// A segment file of one timeline. Ordered by number, then timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId {
+    /// Which part of the log.
+    pub number: SegmentNumber,
+    /// In whose history.
+    pub timeline: TimelineId,
+}
+
+impl SegmentId {
+    /// The file's name.
+    pub fn file_name(self) -> String {
+        format!("{:08x}-{:016x}{SUFFIX}", self.timeline.0, self.number.0)
+    }
+
+    /// The segment a file of this name holds, if it is one.
+    pub fn from_file_name(name: &str) -> Option<Self> {
+        let (timeline, number) = name.strip_suffix(SUFFIX)?.split_once('-')?;
+        let hex =
+            |text: &str, digits| text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !hex(timeline, 8) || !hex(number, 16) {
+            return None;
+        }
+        Some(Self {
+            number: SegmentNumber(u64::from_str_radix(number, 16).ok()?),
+            timeline: TimelineId(u32::from_str_radix(timeline, 16).ok()?),
+        })
+    }
+}
+
+/// A prepared segment: it has its name, its size and a zero header, all durable, and nobody writes to it yet.
+pub(crate) struct Prepared {
+    pub(crate) id: SegmentId,
+    pub(crate) file: Arc<dyn File>,
+}
+
+/// Prepares segments in the background, or at once where a test wants every step in order.
+pub(crate) struct Preparer {
+    storage: Arc<dyn Storage>,
+    dir: PathBuf,
+    size: SegmentSize,
+    spare_numbers: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// Ready to become a segment: zero header, right size, durable, under a spare's name.
+    spares: Vec<PathBuf>,
+    /// What is to be made ready under its final name.
+    wanted: Option<SegmentId>,
+    ready: Option<Prepared>,
+    /// Segments to turn into spares.
+    retired: Vec<PathBuf>,
+    failure: Option<Error>,
+    closed: bool,
+}
+
+/// Spares kept beside the one that is ready. More retired segments than that are removed.
+const SPARES_MAX: usize = 2;
+
+impl Preparer {
+    /// A preparer for a folder; left-over spares are removed.
+    pub(crate) fn new(storage: Arc<dyn Storage>, dir: PathBuf, size: SegmentSize) -> Result<Self> {
+        let names = storage.list(&dir).map_err(|error| Error::io("list", &dir, error))?;
+        for name in names.iter().filter(|name| name.starts_with(SPARE_PREFIX) && name.ends_with(SPARE_SUFFIX)) {
+            let path = dir.join(name);
+            storage.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+        }
+        let state = Mutex::default();
+        Ok(Self { storage, dir, size, spare_numbers: AtomicU64::new(0), state, changed: Condvar::new() })
+    }
+
+    /// Says which segment comes next. Another one that was ready instead is given back.
+    pub(crate) fn want(&self, id: SegmentId) {
+        let mut state = self.state.lock();
+        if let Some(other) = state.ready.take_if(|ready| ready.id != id) {
+            state.retired.push(self.dir.join(other.id.file_name()));
+        }
+        if state.ready.is_none() {
+            state.wanted = Some(id);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Gives a segment's file back for use as a spare. Its content is no longer needed by anybody.
+    pub(crate) fn retire(&self, path: PathBuf) {
+        self.state.lock().retired.push(path);
+        self.changed.notify_all();
+    }
+
+    /// The prepared segment `id`. Waits for a preparer thread that is at it; prepares it here if there is none.
+    ///
+    /// # Errors
+    /// What the last attempt failed with. The thread goes on trying, so a later call can succeed.
+    pub(crate) fn take(&self, id: SegmentId, threaded: bool) -> Result<Prepared> {
+        self.want(id);
+        loop {
+            {
+                let mut state = self.state.lock();
+                loop {
+                    if let Some(ready) = state.ready.take() {
+                        state.failure = None;
+                        return Ok(ready);
+                    }
+                    if !threaded {
+                        break;
+                    }
+                    if let Some(failure) = &state.failure {
+                        return Err(failure.clone());
+                    }
+                    if state.closed {
+                        return Err(Error::Closed);
+                    }
+                    self.changed.wait(&mut state);
+                }
+            }
+            self.step()?;
+        }
+    }
+
+    /// The body of the preparer thread.
+    pub(crate) fn run(&self) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                while !state.closed && state.wanted.is_none() && state.retired.is_empty() {
+                    self.changed.wait(&mut state);
+                }
+                if state.closed {
+                    return;
+                }
+            }
+            if let Err(error) = self.step() {
+                tracing::warn!(%error, "cannot prepare the next log segment; trying again");
+                let mut state = self.state.lock();
+                state.failure = Some(error);
+                self.changed.notify_all();
+                if !state.closed {
+                    self.changed.wait_for(&mut state, std::time::Duration::from_millis(200));
+                }
+            }
+        }
+    }
+
+    /// Ends the thread.
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Recycles what was retired, then makes ready what is wanted.
+    fn step(&self) -> Result<()> {
+        loop {
+            let retired = self.state.lock().retired.pop();
+            let Some(path) = retired else { break };
+            let room = self.state.lock().spares.len() < SPARES_MAX;
+            if room {
+                let spare = self.recycle(&path)?;
+                self.state.lock().spares.push(spare);
+            } else {
+                self.storage.remove(&path).map_err(|error| Error::io("remove", path, error))?;
+            }
+        }
+        let (wanted, spare) = {
+            let mut state = self.state.lock();
+            let Some(wanted) = state.wanted else { return Ok(()) };
+            (wanted, state.spares.pop())
+        };
+        let spare = match spare {
+            Some(spare) => spare,
+            None => self.zero_written()?,
+        };
+        let path = self.dir.join(wanted.file_name());
+        self.storage.rename(&spare, &path).map_err(|error| Error::io("rename", &spare, error))?;
+        self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        let file = self.storage.open(&path, Access::WriteDirect).map_err(|error| Error::io("open", path, error))?;
+        let mut state = self.state.lock();
+        if state.wanted == Some(wanted) {
+            state.wanted = None;
+            state.ready = Some(Prepared { id: wanted, file });
+            state.failure = None;
+        } else {
+            // Another segment was asked for meanwhile, as when a timeline begins.
+            state.retired.push(self.dir.join(wanted.file_name()));
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Makes an old segment a spare: first its name goes, then its header, so that no file ever has a segment's name
+    /// and another segment's header.
+    fn recycle(&self, path: &Path) -> Result<PathBuf> {
+        let spare = self.spare_path();
+        self.storage.rename(path, &spare).map_err(|error| Error::io("rename", path, error))?;
+        let wipe = || -> io::Result<()> {
+            let file = self.storage.open(&spare, Access::WriteDirect)?;
+            write_all_at(&*file, &AlignedBuffer::zeroed(BLOCK_SIZE), 0)?;
+            file.sync_data()
+        };
+        wipe().map_err(|error| Error::io("recycle", &spare, error))?;
+        Ok(spare)
+    }
+
+    fn zero_written(&self) -> Result<PathBuf> {
+        let spare = self.spare_path();
+        let made = zero_written_file(&*self.storage, &spare, self.size);
+        if let Err(error) = made {
+            // Half a spare is only in the way, above all when the disk is full.
+            let _ = self.storage.remove(&spare);
+            return Err(Error::io("prepare", spare, error));
+        }
+        Ok(spare)
+    }
+
+    fn spare_path(&self) -> PathBuf {
+        let number = self.spare_numbers.fetch_add(1, Ordering::Relaxed);
+        self.dir.join(format!("{SPARE_PREFIX}{number:04}{SPARE_SUFFIX}"))
+    }
+}
+
+const _: () = assert!(SEGMENT_HEADER_SIZE <= BLOCK_SIZE);
+
+/// Really writes zeros: a file that is merely long makes every first flush of a block change metadata too.
+fn zero_written_file(storage: &dyn Storage, path: &Path, size: SegmentSize) -> io::Result<()> {
+    storage.open(path, Access::CreateNew)?;
+    let file = storage.open(path, Access::WriteDirect)?;
+    let total = u64::from(size.bytes());
+    let zeros = AlignedBuffer::zeroed(ZERO_CHUNK.min(size.bytes() as usize));
+    let mut offset = 0;
+    while offset < total {
+        write_all_at(&*file, &zeros, offset)?;
+        offset += zeros.len() as u64;
+    }
+    file.sync_data()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_known_by_its_name_only_in_its_exact_form() {
+        let id = SegmentId { number: SegmentNumber(2), timeline: TimelineId(1) };
+        assert_eq!(id.file_name(), "00000001-0000000000000002.wal");
+        assert_eq!(SegmentId::from_file_name(&id.file_name()), Some(id));
+        for other in ["00000001-0000000000000002", "1-2.wal", "00000001-000000000000000G.wal", "spare-0000.tmp"] {
+            assert_eq!(SegmentId::from_file_name(other), None, "{other}");
+        }
+    }
+}

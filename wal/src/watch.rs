@@ -1,0 +1,197 @@
+//! A position that only rises, and those who wait for it: threads and tasks alike. The flush LSN is one; so are the
+//! positions confirmed by standbys and by the archive.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::lsn::Lsn;
+
+/// A rising position with waiters.
+#[derive(Debug, Default)]
+pub struct LsnWatch {
+    value: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiters: Vec<(Lsn, Waker)>,
+    /// Set once; from then on nothing rises and every wait fails with it.
+    stopped: Option<Error>,
+}
+
+impl LsnWatch {
+    /// Standing at `value`.
+    pub fn new(value: Lsn) -> Self {
+        Self { value: AtomicU64::new(value.offset()), inner: Mutex::default() }
+    }
+
+    /// Where it stands.
+    pub fn value(&self) -> Lsn {
+        Lsn::new(self.value.load(Ordering::Acquire))
+    }
+
+    /// Raises it and wakes those who waited for no more than that. Lower values change nothing.
+    pub fn advance(&self, to: Lsn) {
+        if self.value.fetch_max(to.offset(), Ordering::AcqRel) >= to.offset() {
+            return;
+        }
+        let mut woken = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            if inner.waiters.iter().all(|(lsn, _)| *lsn <= to) {
+                std::mem::swap(&mut inner.waiters, &mut woken);
+            } else {
+                inner.waiters.retain(|(lsn, waker)| {
+                    let still = *lsn > to;
+                    if !still {
+                        woken.push((*lsn, waker.clone()));
+                    }
+                    still
+                });
+            }
+        }
+        woken.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Ends it: every wait for a position not reached fails with `error`, now and later. The first error stays.
+    pub fn stop(&self, error: Error) {
+        let waiters = {
+            let mut inner = self.inner.lock();
+            inner.stopped.get_or_insert(error);
+            std::mem::take(&mut inner.waiters)
+        };
+        waiters.into_iter().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// The error it was stopped with.
+    pub fn stopped(&self) -> Option<Error> {
+        self.inner.lock().stopped.clone()
+    }
+
+    /// Blocks until it stands at `lsn` or beyond, at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`], or what it was stopped with.
+    pub fn wait_for(&self, lsn: Lsn, deadline: Option<Instant>) -> Result<Lsn> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            match self.poll(lsn, &waker, Registration::Known) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => match deadline {
+                    None => std::thread::park(),
+                    Some(deadline) => {
+                        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                            self.forget(&waker);
+                            return Err(Error::TimedOut { lsn });
+                        };
+                        std::thread::park_timeout(left);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Completes when it stands at `lsn` or beyond. Works with any runtime.
+    pub fn reached(&self, lsn: Lsn) -> Reached<'_> {
+        Reached { watch: self, lsn, registration: Registration::New }
+    }
+
+    /// One look, leaving `waker` behind if it is too early.
+    pub(crate) fn poll(&self, lsn: Lsn, waker: &Waker, registration: Registration) -> Poll<Result<Lsn>> {
+        if self.value() >= lsn {
+            return Poll::Ready(Ok(self.value()));
+        }
+        let mut inner = self.inner.lock();
+        // Again under the lock: `advance` raises the value before it takes the lock, so nothing is missed.
+        if self.value() >= lsn {
+            return Poll::Ready(Ok(self.value()));
+        }
+        if let Some(error) = &inner.stopped {
+            return Poll::Ready(Err(error.clone()));
+        }
+        let mut waiters = inner.waiters.iter();
+        let known = registration == Registration::Known
+            && waiters.any(|(waiting, known)| *waiting == lsn && known.will_wake(waker));
+        if !known {
+            inner.waiters.push((lsn, waker.clone()));
+        }
+        Poll::Pending
+    }
+
+    fn forget(&self, waker: &Waker) {
+        self.inner.lock().waiters.retain(|(_, known)| !known.will_wake(waker));
+    }
+}
+
+/// Whether a waiter may already be registered. A thousand tasks that each poll once must not each search the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Registration {
+    New,
+    Known,
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The future of [`LsnWatch::reached`].
+#[derive(Debug)]
+pub struct Reached<'a> {
+    watch: &'a LsnWatch,
+    lsn: Lsn,
+    registration: Registration,
+}
+
+impl Future for Reached<'_> {
+    type Output = Result<Lsn>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let registration = std::mem::replace(&mut self.registration, Registration::Known);
+        self.watch.poll(self.lsn, context.waker(), registration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn only_those_it_has_reached_are_woken() {
+        let watch = Arc::new(LsnWatch::new(Lsn::ZERO));
+        let waits = [10, 20, 30].map(|lsn| {
+            let watch = watch.clone();
+            std::thread::spawn(move || watch.wait_for(Lsn::new(lsn), None))
+        });
+        watch.advance(Lsn::new(20));
+        let [first, second, third] = waits;
+        assert!(first.join().unwrap().unwrap() >= Lsn::new(10));
+        assert_eq!(second.join().unwrap().unwrap(), Lsn::new(20));
+        assert!(!third.is_finished());
+        watch.stop(Error::Closed);
+        assert!(matches!(third.join().unwrap(), Err(Error::Closed)));
+        assert!(watch.wait_for(Lsn::new(20), None).is_ok(), "what was reached stays reached");
+    }
+
+    #[test]
+    fn a_deadline_ends_a_wait_and_leaves_no_waiter() {
+        let watch = LsnWatch::new(Lsn::ZERO);
+        let soon = Instant::now() + Duration::from_millis(5);
+        assert!(matches!(watch.wait_for(Lsn::new(1), Some(soon)), Err(Error::TimedOut { .. })));
+        assert!(watch.inner.lock().waiters.is_empty());
+    }
+}
