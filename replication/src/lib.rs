@@ -1,0 +1,18 @@
+//! Seawall's replication: the log to standbys, flow control, promotion.
+//!
+//! What decides is pure: [`sender`] and [`receiver`] hold the conversation without sockets or clocks, [`feed`] plans where
+//! log comes from, [`throttle`] how fast commits may enter, [`quorum`] what is confirmed, [`promotion`] and [`standing`]
+//! whose history is the true one. The conversation itself is described in [`message`].
+
+mod error;
+pub mod feed;
+pub mod frame;
+pub mod lag;
+pub mod message;
+pub mod quorum;
+pub mod slot;
+pub mod standing;
+mod wire;
+
+pub use error::{Error, ProtocolError, Result};
+pub use wire::Malformed;
