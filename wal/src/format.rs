@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::clock::Timestamp;
 use crate::identity::{ClusterId, NodeId, TimelineId, TimelineNonce};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::mutant::{Mutant, planted};
 use crate::storage::SECTOR_SIZE;
 
 /// The version this code writes, and the newest it reads.
@@ -361,7 +362,9 @@ pub fn payload_crc(payload: &[u8]) -> u32 {
 
 fn header_crc(salt: u64, bytes: &[u8; RECORD_HEADER_SIZE]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&salt.to_le_bytes());
+    if !planted(Mutant::NoSalt) {
+        hasher.update(&salt.to_le_bytes());
+    }
     hasher.update(&bytes[4..]);
     hasher.finalize()
 }

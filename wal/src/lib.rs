@@ -10,6 +10,7 @@ pub mod format;
 mod identity;
 mod log;
 mod lsn;
+pub mod mutant;
 mod open;
 mod reader;
 mod receive;

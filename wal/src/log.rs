@@ -159,6 +159,8 @@ pub(crate) struct Opened {
     /// The bytes of the block that holds the end, up to the end.
     pub(crate) tail_block: Vec<u8>,
     pub(crate) segments: BTreeMap<SegmentNumber, SegmentHeader>,
+    /// Files of a segment's size whose content nobody needs.
+    pub(crate) unused: Vec<PathBuf>,
 }
 
 impl Log {
@@ -172,6 +174,7 @@ impl Log {
         opened: Opened,
     ) -> Result<Self> {
         let preparer = Preparer::new(storage.clone(), dir.to_owned(), options.segment_size)?;
+        opened.unused.into_iter().for_each(|path| preparer.retire(path));
         let active = opened.active.map(Arc::new);
         let mut gathered = VecDeque::new();
         if let Some(active) = &active

@@ -8,9 +8,12 @@ use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
-use crate::format::{FORMAT_VERSION, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader};
+use crate::format::{
+    FORMAT_VERSION, NotARecord, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
+};
 use crate::log::{Active, Log, LogMode, LogOptions, Opened};
 use crate::lsn::{Lsn, SegmentNumber};
+use crate::mutant::{Mutant, planted};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Origin, Recovery, Verdict, decide};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
@@ -275,6 +278,12 @@ impl<'a> Pass<'a> {
                         self.at_end = AtEnd::Bad;
                         return Ok(self.look_beyond(scan, &path));
                     }
+                    Ok(Scanned::Bad(NotARecord::Unknown)) => {
+                        let found = format!("not known, in the record at {}", self.end.lsn);
+                        let expected = format!("one of format version {FORMAT_VERSION}");
+                        self.note_odd(path, Odd::Foreign { field: "record kind", found, expected });
+                        return Ok(());
+                    }
                     Ok(Scanned::Bad(_) | Scanned::Beyond) => {
                         match scan.at_end_mark() {
                             Ok(true) => self.at_end = AtEnd::Clean,
@@ -315,7 +324,7 @@ impl<'a> Pass<'a> {
         let own = scan.header().writer == self.options.node;
         let (mut stamped, mut valid_to) = (self.stamped, self.valid_to);
         let searched = scan.search(|header, end| {
-            if own {
+            if own && !planted(Mutant::IgnoreStamp) {
                 stamped = stamped.max(header.flush_stamp);
             }
             valid_to = valid_to.max(Some(end));
@@ -332,7 +341,7 @@ impl<'a> Pass<'a> {
         // A header beyond X says that everything before its segment was flushed by the node that wrote it.
         let end = self.end.lsn;
         for found in self.begun.values().filter(|found| found.header.previous.lsn > end) {
-            if found.header.writer == self.options.node {
+            if found.header.writer == self.options.node && !planted(Mutant::IgnoreStamp) {
                 self.stamped = self.stamped.max(found.header.previous.lsn);
             }
             self.valid_to = self.valid_to.max(Some(found.header.first_record()));
@@ -354,6 +363,10 @@ impl<'a> Pass<'a> {
             valid_beyond: self.valid_to.is_some_and(|valid| valid > end),
             origin,
         };
+        if planted(Mutant::TruncateAtAnyBadCrc) {
+            let naive = Evidence { below_watermark: false, stamped_beyond: false, ..evidence };
+            return (naive, decide(&naive));
+        }
         (evidence, decide(&evidence))
     }
 
@@ -473,9 +486,6 @@ impl<'a> Pass<'a> {
     fn into_opened(self) -> Result<Opened> {
         let size = self.options.segment_size;
         let end = self.end.lsn;
-        for path in &self.prepared {
-            self.storage.remove(path).map_err(|error| Error::io("remove", path, error))?;
-        }
         // The segment that goes on: the one that holds the byte before the end, unless a timeline begins elsewhere.
         let goes_on = self.at.history.next_byte(end) == end && end > Lsn::ZERO;
         let number = size.segment_of(Lsn::new(end.offset().saturating_sub(1)));
@@ -495,7 +505,7 @@ impl<'a> Pass<'a> {
         }
         let segments = self.begun.into_iter().map(|(number, found)| (number, found.header)).collect();
         let last_time = self.last_time.max(self.at.time_floor);
-        Ok(Opened { end: self.end, last_time, active, tail_block, segments })
+        Ok(Opened { end: self.end, last_time, active, tail_block, segments, unused: self.prepared })
     }
 }
 

@@ -117,7 +117,7 @@ const STAMP: Verdict = Verdict::Halt(Halt::BelowStamp);
 const WATERMARK: Verdict = Verdict::Halt(Halt::BelowWatermark);
 
 /// The table, in order of precedence.
-pub const TABLE: [Row; 13] = [
+pub static TABLE: [Row; 13] = [
     Row { number: 9, read_failed: Some(true), verdict: Verdict::Halt(Halt::Io), ..ANY },
     Row { number: 7, headers: Some(Headers::TooNew), verdict: Verdict::Halt(Halt::TooNew), ..ANY },
     Row { number: 6, headers: Some(Headers::Foreign), verdict: Verdict::Halt(Halt::Foreign), ..ANY },
