@@ -12,6 +12,7 @@ pub mod message;
 pub mod quorum;
 pub mod slot;
 pub mod standing;
+pub mod throttle;
 mod wire;
 
 pub use error::{Error, ProtocolError, Result};
