@@ -132,7 +132,7 @@ pub(crate) fn run_flusher(shared: &Shared) {
     loop {
         {
             let mut state = shared.flusher.state.lock();
-            while !(state.pending && !state.running) {
+            while !state.pending || state.running {
                 if state.closed {
                     return;
                 }

@@ -8,12 +8,14 @@ use crate::format::{
     Chain, Position, RECORD_HEADER_SIZE, Record, RecordHeader, SEGMENT_HEADER_SIZE, SegmentHeader,
     UnverifiedSegmentHeader,
 };
+use crate::identity::TimelineId;
 use crate::log::{Log, Shared};
 use crate::lsn::Lsn;
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
-use crate::source::LogBytes;
+use crate::source::{LogBytes, SegmentSource};
 use crate::storage::{Access, File, read_exact_at};
+use crate::timeline::TimelineHistory;
 
 impl Log {
     /// Verbatim log from the position `from` on, an end of a record: some whole records of one segment, about
@@ -107,6 +109,39 @@ impl Log {
             assert!(position.lsn > place, "records have an extent");
             scan.move_to(position.lsn);
         }
+    }
+}
+
+/// Bytes handed over at once to those who fetch.
+const FETCH_SIZE: usize = 1 << 20;
+
+/// The segments a node has on its own disk, as a source for others.
+impl SegmentSource for Log {
+    fn name(&self) -> &str {
+        "local segments"
+    }
+
+    fn coverage(&self, timeline: TimelineId) -> Result<Option<(Lsn, Lsn)>> {
+        let history = self.history();
+        let Some(entry) = history.find(timeline) else { return Ok(None) };
+        let from = self.oldest().max(entry.begin);
+        let to = self.flushed().value().min(history.end_of(timeline));
+        Ok((from < to).then_some((from, to)))
+    }
+
+    fn fetch(&self, timeline: TimelineId, from: Lsn) -> Result<Option<LogBytes>> {
+        if from > self.flushed().value() {
+            return Ok(None);
+        }
+        let bytes = match self.read(from, FETCH_SIZE) {
+            Err(Error::Removed { .. }) => None,
+            read => read?,
+        };
+        Ok(bytes.filter(|bytes| bytes.timeline == timeline && bytes.start == from))
+    }
+
+    fn history(&self) -> Result<Option<TimelineHistory>> {
+        Ok(Some(self.history()))
     }
 }
 
