@@ -1,0 +1,157 @@
+//! A batch: operations over any keyspaces that take effect together or not at all.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use seawall_wal::RecordKind;
+use seawall_wal::format::payload_len_max;
+
+use crate::catalogue::KeyspaceState;
+use crate::commit::{Commit, CommitTicket};
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::format::KEY_LEN_MAX;
+use crate::keyspace::Keyspace;
+use crate::level::CommitLevel;
+use crate::payload::{COMMIT_HEADER_LEN, CommitBuilder, Operation};
+
+/// Kind, keyspace, lengths of key and value.
+const PUT_OVERHEAD: usize = 1 + 4 + 2 + 4;
+
+/// Operations to be committed as one. The last operation on a key wins. What is wrong with an operation is said by
+/// `commit`, which then writes nothing.
+#[derive(Debug)]
+#[must_use = "a batch does nothing until it is committed"]
+pub struct Batch {
+    db: Db,
+    payload: CommitBuilder,
+    len_max: usize,
+    keyspaces: Vec<Arc<KeyspaceState>>,
+    deadline: Option<Instant>,
+    wrong: Option<Error>,
+}
+
+impl Batch {
+    pub(crate) fn new(db: Db) -> Self {
+        let len_max = payload_len_max(db.log().options().segment_size);
+        Self { db, payload: CommitBuilder::default(), len_max, keyspaces: Vec::new(), deadline: None, wrong: None }
+    }
+
+    /// Puts a value under a key.
+    pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
+        self.push(keyspace, key.as_ref(), Some(value.as_ref()));
+        self
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
+        self.push(keyspace, key.as_ref(), None);
+        self
+    }
+
+    /// When to stop waiting: to be let in ([`Error::Backpressure`], nothing was written) or to be confirmed
+    /// ([`Error::Indeterminate`]). Without one, being let in waits as long as the database is set to, and a confirmation
+    /// as long as it takes.
+    pub fn deadline(&mut self, deadline: Instant) -> &mut Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Operations in it.
+    pub fn len(&self) -> usize {
+        self.payload.operations() as usize
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.payload.is_empty()
+    }
+
+    /// Bytes its record will carry.
+    pub fn size(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Commits, and returns when that survives power loss of this node.
+    pub fn commit(self) -> Result<Commit> {
+        self.commit_with(CommitLevel::Local)
+    }
+
+    /// Commits, and returns when that has reached `level`.
+    pub fn commit_with(self, level: CommitLevel) -> Result<Commit> {
+        let deadline = self.deadline;
+        let ticket = self.commit_ticket_with(level)?;
+        match deadline {
+            Some(deadline) => ticket.wait_until(deadline),
+            None => ticket.wait(),
+        }
+    }
+
+    /// Commits and returns at once with a ticket to wait with, from a thread or a task, so that many commits can be on
+    /// their way. It still waits to be let in.
+    pub fn commit_ticket(self) -> Result<CommitTicket> {
+        self.commit_ticket_with(CommitLevel::Local)
+    }
+
+    /// As [`commit_ticket`](Self::commit_ticket), for `level`.
+    pub fn commit_ticket_with(self, level: CommitLevel) -> Result<CommitTicket> {
+        if let Some(wrong) = self.wrong {
+            return Err(wrong);
+        }
+        let confirmations = match level {
+            CommitLevel::Buffered | CommitLevel::Local => None,
+            // Asked for before anything is written, so that a level nobody can confirm is an error without a trace.
+            level => Some(self.db.confirmations(level)?),
+        };
+        let core = self.db.core();
+        if self.payload.is_empty() {
+            core.check_writable()?;
+            let applied = core.state.applied();
+            return Ok(CommitTicket::empty(applied.position.lsn, applied.time));
+        }
+        let keyspaces = self.keyspaces;
+        let check = || match keyspaces.iter().find(|keyspace| !keyspace.is_live()) {
+            Some(dropped) => Err(Error::UnknownKeyspace { name: dropped.name.clone() }),
+            None => Ok(()),
+        };
+        let ticket = core.append(RecordKind::Commit, &self.payload.finish(), true, self.deadline, check)?;
+        Ok(CommitTicket::new(ticket, level, confirmations))
+    }
+
+    fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) {
+        if self.wrong.is_some() {
+            return;
+        }
+        if let Err(error) = self.check(keyspace, key, value) {
+            self.wrong = Some(error);
+            return;
+        }
+        let state = keyspace.state();
+        if !self.keyspaces.iter().any(|known| known.id == state.id) {
+            self.keyspaces.push(Arc::clone(state));
+        }
+        self.payload.push(Operation { keyspace: state.id, key, value });
+    }
+
+    fn check(&self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        if !keyspace.belongs_to(&self.db) {
+            return Err(keyspace.unknown());
+        }
+        if key.is_empty() {
+            return Err(Error::EmptyKey);
+        }
+        if key.len() > KEY_LEN_MAX {
+            return Err(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
+        }
+        let value_len = value.map_or(0, <[u8]>::len);
+        let value_max = self.len_max.saturating_sub(COMMIT_HEADER_LEN + PUT_OVERHEAD + key.len());
+        if value_len > value_max {
+            return Err(Error::TooLarge { what: "value", size: value_len, max: value_max });
+        }
+        let size = self.payload.len() + PUT_OVERHEAD + key.len() + value_len;
+        if size > self.len_max {
+            return Err(Error::TooLarge { what: "batch", size, max: self.len_max });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+//! What all handles of an open database share: state, log, files and hooks, and the few operations that tie them
+//! together. Its one lock of order, `order`, makes append and apply one step.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use seawall_wal::{Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
+
+use crate::compaction::{Merger, Shape, purge_dropped};
+use crate::control::DamagedSlot;
+use crate::durable::Durable;
+use crate::error::{Error, Result};
+use crate::flush::{RedoPlace, flush_set};
+use crate::gate::Gate;
+use crate::level::{Admission, Confirmations};
+use crate::options::{Background, LogRetention};
+use crate::state::State;
+use crate::version::View;
+use crate::worker::Bell;
+
+/// Settings that outlive opening.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) retention: LogRetention,
+    pub(crate) background: Background,
+    pub(crate) memtable_bytes: u64,
+    pub(crate) stall_timeout: Duration,
+    pub(crate) shape: Shape,
+}
+
+/// What a node plugs in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hooks {
+    pub(crate) confirmations: Option<Arc<dyn Confirmations>>,
+    pub(crate) admission: Option<Arc<dyn Admission>>,
+    /// Where writes go, for [`Error::ReadOnly`].
+    pub(crate) primary: Option<String>,
+    /// Writes are refused although the log could take them.
+    pub(crate) writes_held: bool,
+}
+
+pub(crate) struct Core {
+    pub(crate) path: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) state: State,
+    pub(crate) durable: Durable,
+    pub(crate) log: Log,
+    pub(crate) recovery: Recovery,
+    pub(crate) damaged_control: Vec<DamagedSlot>,
+    /// Held from appending a record to having applied it, so that records are applied in the order of their LSNs.
+    pub(crate) order: Mutex<()>,
+    pub(crate) hooks: RwLock<Hooks>,
+    pub(crate) gate: Gate,
+    pub(crate) flush_bell: Bell,
+    pub(crate) compact_bell: Bell,
+    /// One flush of memtables at a time, and one merge.
+    flushing: Mutex<()>,
+    compacting: Mutex<()>,
+    pub(crate) stopping: AtomicBool,
+    failed: Mutex<Option<Arc<str>>>,
+    /// Last, so that it is released when all else is done.
+    pub(crate) _lock: LockGuard,
+}
+
+pub(crate) struct LockGuard(#[allow(dead_code)] pub(crate) Box<dyn Send + Sync>);
+
+impl std::fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LockGuard")
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("path", &self.path).field("log", &self.log).finish_non_exhaustive()
+    }
+}
+
+/// Parts from which a core is made.
+pub(crate) struct Parts {
+    pub(crate) path: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) state: State,
+    pub(crate) durable: Durable,
+    pub(crate) log: Log,
+    pub(crate) recovery: Recovery,
+    pub(crate) damaged_control: Vec<DamagedSlot>,
+    pub(crate) gate: Gate,
+    pub(crate) lock: LockGuard,
+}
+
+impl Core {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { path, settings, state, durable, log, recovery, damaged_control, gate, lock } = parts;
+        let core = Self {
+            path,
+            settings,
+            state,
+            durable,
+            log,
+            recovery,
+            damaged_control,
+            order: Mutex::new(()),
+            hooks: RwLock::default(),
+            gate,
+            flush_bell: Bell::default(),
+            compact_bell: Bell::default(),
+            flushing: Mutex::new(()),
+            compacting: Mutex::new(()),
+            stopping: AtomicBool::new(false),
+            failed: Mutex::new(None),
+            _lock: lock,
+        };
+        core.update_debt();
+        core
+    }
+
+    /// Up to where readers see: `min(applied, flushed)`.
+    pub(crate) fn visible(&self) -> Lsn {
+        self.state.applied_lsn().min(self.log.flushed().value())
+    }
+
+    /// An LSN to read at now and the view to read it from.
+    pub(crate) fn read_now(&self) -> Result<(Lsn, Arc<View>)> {
+        loop {
+            let lsn = self.visible();
+            let view = self.state.view();
+            if lsn >= view.floor {
+                return Ok((lsn, view));
+            }
+            // Either a merge overtook us between the two lines, or the log here does not reach the tables yet.
+            if self.visible() < view.floor {
+                let actual = format!("the log here has reached {lsn} and must reach {} first", view.floor);
+                return Err(Error::WrongState { operation: "read", actual });
+            }
+        }
+    }
+
+    /// Appends a record of this node and applies it. `bytes` of log are admitted before, unless the record is internal;
+    /// `check` runs when nothing can come between it and the append.
+    pub(crate) fn append(
+        &self,
+        kind: RecordKind,
+        payload: &[u8],
+        admitted: bool,
+        deadline: Option<Instant>,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<Ticket> {
+        self.check_writable()?;
+        let admission = if admitted { self.hooks.read().admission.clone() } else { None };
+        let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
+        let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
+        if admitted {
+            self.gate.pass(deadline.unwrap_or_else(|| Instant::now() + self.settings.stall_timeout))?;
+        }
+        let ticket = {
+            let _order = self.order.lock();
+            self.check_writable()?;
+            check()?;
+            let ticket = self.log.append(kind, payload)?;
+            if let Err(error) = self.state.apply(kind, payload, ticket.position(), ticket.time()) {
+                // The record is in the log and cannot be taken back: what is in memory is no longer what the log says.
+                return Err(self.fail(&error));
+            }
+            self.freeze_if_full();
+            ticket
+        };
+        drop(permit);
+        self.maintain_inline()?;
+        Ok(ticket)
+    }
+
+    /// Applies a received record. The caller holds `order`, or is the only one.
+    pub(crate) fn apply_received(&self, record: &Record<'_>) -> Result<()> {
+        self.state.apply_record(record).map_err(|error| {
+            self.fail(&error);
+            error
+        })
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if let Some(cause) = &*self.failed.lock() {
+            return Err(Error::Poisoned { cause: Arc::clone(cause) });
+        }
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let hooks = self.hooks.read();
+        if hooks.writes_held || self.log.mode() == LogMode::Receive {
+            return Err(Error::ReadOnly { primary: hooks.primary.clone() });
+        }
+        Ok(())
+    }
+
+    fn fail(&self, error: &Error) -> Error {
+        let cause: Arc<str> = error.to_string().into();
+        tracing::error!(%cause, "the database stops taking writes");
+        let cause = Arc::clone(self.failed.lock().get_or_insert(cause));
+        Error::Poisoned { cause }
+    }
+
+    /// The error after which nothing more is written, if there was one.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        let failed = self.failed.lock().clone().map(|cause| Error::Poisoned { cause });
+        failed.or_else(|| self.log.poisoned().map(Error::from))
+    }
+
+    pub(crate) fn freeze_if_full(&self) {
+        if self.state.view().active.bytes() >= self.settings.memtable_bytes {
+            self.freeze();
+        }
+    }
+
+    /// Freezes the memtables. The caller holds `order`.
+    pub(crate) fn freeze(&self) {
+        self.state.freeze(None);
+        self.update_debt();
+        self.flush_bell.ring();
+    }
+
+    fn maintain_inline(&self) -> Result<()> {
+        if self.settings.background == Background::Inline && !self.state.view().frozen.is_empty() {
+            self.flush_frozen()?;
+            self.compact()?;
+        }
+        Ok(())
+    }
+
+    fn update_debt(&self) {
+        let view = self.state.view();
+        let level0 = view.tables.keyspaces().map(|(_, levels)| levels.level(0).len()).max();
+        self.gate.set_debt(view.frozen.len(), level0.unwrap_or(0));
+    }
+
+    /// Writes out all frozen memtables.
+    pub(crate) fn flush_frozen(&self) -> Result<()> {
+        let _one = self.flushing.lock();
+        while let Some(frozen) = self.state.view().frozen.first().cloned() {
+            let flushed = self.flush_log_to(frozen.end.lsn)?;
+            let timeline = self.log.history().of_position(frozen.end.lsn).id;
+            let log_start = match frozen.log_start {
+                Some(log_start) => log_start,
+                None => self.log.replay_start(frozen.end)?,
+            };
+            flush_set(&self.state, &self.durable, &frozen, RedoPlace { timeline, log_start }, flushed)?;
+            self.update_debt();
+            self.compact_bell.ring();
+            if self.settings.retention == LogRetention::Engine {
+                self.log.recycle_before(self.durable.log_start().lsn);
+            }
+        }
+        self.state.store.collect();
+        Ok(())
+    }
+
+    /// Makes the log durable at least up to `lsn`.
+    pub(crate) fn flush_log_to(&self, lsn: Lsn) -> Result<Lsn> {
+        let flushed = self.log.flushed().value();
+        if flushed >= lsn {
+            return Ok(flushed);
+        }
+        match self.log.mode() {
+            LogMode::Append => self.log.flush()?,
+            LogMode::Receive => self.log.flush_received()?,
+        };
+        Ok(self.log.flushed().value())
+    }
+
+    /// Writes everything applied so far into tables.
+    pub(crate) fn flush_all(&self) -> Result<()> {
+        {
+            let _order = self.order.lock();
+            if self.state.applied().position.lsn > self.durable.redo().lsn {
+                self.freeze();
+            }
+        }
+        self.flush_frozen()
+    }
+
+    /// Merges tables until no level is too full, and forgets dropped keyspaces.
+    pub(crate) fn compact(&self) -> Result<()> {
+        let _one = self.compacting.lock();
+        purge_dropped(&self.state, &self.durable, self.visible())?;
+        while self.merger().merge_once(self.visible())? {
+            self.update_debt();
+            self.state.store.collect();
+        }
+        self.state.store.collect();
+        Ok(())
+    }
+
+    /// Merges all tables of each keyspace into one level.
+    pub(crate) fn compact_all(&self) -> Result<()> {
+        let _one = self.compacting.lock();
+        purge_dropped(&self.state, &self.durable, self.visible())?;
+        self.merger().merge_all(self.visible())?;
+        self.update_debt();
+        self.state.store.collect();
+        Ok(())
+    }
+
+    fn merger(&self) -> Merger<'_> {
+        let Self { state, durable, settings, stopping, .. } = self;
+        Merger { state, durable, shape: &settings.shape, stop: stopping }
+    }
+
+    /// Writes down how far the log is flushed, if that moved.
+    pub(crate) fn note_watermark(&self) {
+        if let Err(error) = self.durable.control.raise_watermark(self.log.flushed().value()) {
+            tracing::warn!(%error, "the watermark could not be written; it is tried again");
+        }
+    }
+
+    /// Flushes the log and says in the control file that nothing is missing.
+    pub(crate) fn note_clean_shutdown(&self) -> Result<()> {
+        let end = self.log.end().lsn;
+        let flushed = self.flush_log_to(end)?;
+        self.durable.control.update(|control| {
+            control.watermark = control.watermark.max(flushed);
+            control.clean_shutdown = true;
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! The owner of what is written down beside the log: the current manifest and the control file that points at it. Every
+//! change of the set of tables goes through `install`, one at a time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use seawall_wal::storage::Storage;
+use seawall_wal::{Lsn, Position};
+
+use crate::control::ControlFile;
+use crate::error::Result;
+use crate::manifest::{Manifest, manifest_path};
+use crate::state::State;
+use crate::version::{TableSet, View};
+
+/// Manifest and control file.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    storage: Arc<dyn Storage>,
+    folder: PathBuf,
+    pub(crate) control: ControlFile,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    manifest: Manifest,
+    bytes: Arc<[u8]>,
+    /// Given to the next attempt, so that no file a control slot may name is ever written over.
+    next_number: u64,
+    /// Manifests that the control file does not name once the next one is installed.
+    stale: Vec<u64>,
+}
+
+/// A manifest and the tables it names, of one moment.
+pub(crate) struct Installed {
+    pub(crate) manifest: Manifest,
+    pub(crate) bytes: Arc<[u8]>,
+    pub(crate) view: Arc<View>,
+}
+
+impl Durable {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        folder: &Path,
+        control: ControlFile,
+        manifest: Manifest,
+        bytes: Vec<u8>,
+    ) -> Self {
+        let next_number = manifest.number + 1;
+        let stale = vec![manifest.number];
+        let current = Current { manifest, bytes: bytes.into(), next_number, stale };
+        Self { storage, folder: folder.to_owned(), control, current: Mutex::new(current) }
+    }
+
+    pub(crate) fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    pub(crate) fn redo(&self) -> Position {
+        self.current.lock().manifest.redo
+    }
+
+    pub(crate) fn log_start(&self) -> Position {
+        self.current.lock().manifest.log_start
+    }
+
+    pub(crate) fn manifest_number(&self) -> u64 {
+        self.current.lock().manifest.number
+    }
+
+    /// The current manifest together with a view that has exactly its tables.
+    pub(crate) fn current(&self, state: &State) -> Installed {
+        let current = self.current.lock();
+        Installed { manifest: current.manifest.clone(), bytes: Arc::clone(&current.bytes), view: state.view() }
+    }
+
+    /// Changes the set of tables: `edit` changes the manifest's fields and the tables, then all is made durable, then
+    /// readers see it, then what it replaced is let go. `flushed` raises the watermark by the way.
+    ///
+    /// If it fails nothing has changed for readers, and the old and the new files are both still there.
+    pub(crate) fn install(
+        &self,
+        state: &State,
+        flushed: Lsn,
+        edit: impl FnOnce(&mut Manifest, &mut TableSet),
+        publish: impl FnOnce(&mut View),
+    ) -> Result<()> {
+        let mut current = self.current.lock();
+        let old = Arc::clone(&state.view().tables);
+        let mut tables = TableSet::clone(&old);
+        let mut manifest = current.manifest.clone();
+        edit(&mut manifest, &mut tables);
+        manifest.number = current.next_number;
+        manifest.tables = tables.entries();
+        current.next_number += 1;
+        current.stale.push(manifest.number);
+        let digest = manifest.write(&*self.storage, &self.folder)?;
+        self.control.update(|control| {
+            control.manifest_number = manifest.number;
+            control.manifest_digest = digest;
+            control.watermark = control.watermark.max(flushed);
+        })?;
+        let gone: Vec<_> = old.hashes().difference(&tables.hashes()).copied().collect();
+        state.change_view(|view| {
+            view.tables = Arc::new(tables);
+            view.floor = view.floor.max(manifest.floor);
+            publish(view);
+        });
+        drop(old);
+        state.store.release(gone);
+        current.stale.retain(|number| {
+            let path = manifest_path(&self.folder, *number);
+            *number == manifest.number
+                || self.storage.remove(&path).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound)
+        });
+        current.bytes = manifest.encode().into();
+        current.manifest = manifest;
+        Ok(())
+    }
+}

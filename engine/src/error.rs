@@ -1,0 +1,229 @@
+//! What can go wrong with the engine, by who must act: the disk, the operator, the caller, or a copy of the data.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall_wal::Lsn;
+
+use crate::level::{Backpressure, CommitLevel};
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an operation on the engine failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another process, or another handle of this one, has the directory open.
+    #[error("{} is open elsewhere; close it there first", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// Something that must be made in an empty directory met a full one.
+    #[error("{} is not empty; choose an empty directory", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory is opened that has not been made.
+    #[error("{} holds no database", path.display())]
+    NotFound {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// There are files of a database but no control file: making, copying or restoring it was not finished.
+    #[error("{} was not finished: it has {found} but no control file; remove it and make it again", path.display())]
+    Incomplete {
+        /// The directory.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// Neither copy of the control file is whole.
+    #[error("both copies in the control file {} are damaged ({why}); restore this node from a standby or the archive", path.display())]
+    CorruptControl {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with the newer copy.
+        why: &'static str,
+    },
+    /// The manifest is not the one the control file names.
+    #[error("the manifest {} is damaged ({why}); restore this node from a standby or the archive", path.display())]
+    CorruptManifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A block of a table does not match its checksum. It is not served.
+    #[error("the table {} is damaged at byte {offset} ({why}); restore this node from a standby or the archive", path.display())]
+    CorruptTable {
+        /// The file.
+        path: PathBuf,
+        /// The block's place in it.
+        offset: u64,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A record passed the log's checksums, but the engine cannot understand it.
+    #[error("the record that ends at {lsn} is not understood ({why}); it was written by another version or program")]
+    CorruptPayload {
+        /// The record's LSN.
+        lsn: Lsn,
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// A file was written by a newer Seawall.
+    #[error("{} has format version {version}, this build reads up to {supported}; use a newer build", path.display())]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The newest version read here.
+        supported: u32,
+    },
+    /// A directory belongs to another cluster than the one asked for, or has another segment size.
+    #[error("{} has {field} {found}, not {expected}", path.display())]
+    Mismatch {
+        /// The directory.
+        path: PathBuf,
+        /// What differs.
+        field: &'static str,
+        /// What is there.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// A key, value, name or batch is larger than it may be.
+    #[error("a {what} of {size} bytes exceeds the {max} bytes it may have")]
+    TooLarge {
+        /// `key`, `value`, `batch` or `keyspace name`.
+        what: &'static str,
+        /// Bytes given.
+        size: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// Keys have at least one byte.
+    #[error("a key must have at least one byte")]
+    EmptyKey,
+    /// A keyspace must have a name.
+    #[error("a keyspace name must have at least one byte")]
+    EmptyName,
+    /// There is no such keyspace here, or it was dropped, or the handle belongs to another database.
+    #[error("there is no keyspace `{name}` here")]
+    UnknownKeyspace {
+        /// Its name.
+        name: String,
+    },
+    /// This node takes no writes.
+    #[error("this node is read-only{}", match primary { Some(primary) => format!("; write to the primary, {primary}"), None => String::from("; promote it first, or write to its primary") })]
+    ReadOnly {
+        /// The primary, if it is known.
+        primary: Option<String>,
+    },
+    /// The commit was not let in: somebody is too far behind. Nothing was written.
+    #[error(transparent)]
+    Backpressure(#[from] Backpressure),
+    /// The commit is in the log, but whether it survives, or reached the level asked for, is unknown.
+    #[error("no confirmation for the commit at {lsn}: {why}; whether it survives is unknown")]
+    Indeterminate {
+        /// The commit's LSN.
+        lsn: Lsn,
+        /// Why the wait ended.
+        why: &'static str,
+    },
+    /// Nothing here can confirm that level.
+    #[error("commit level {level} is not available: {why}")]
+    LevelUnavailable {
+        /// The level asked for.
+        level: CommitLevel,
+        /// What is missing.
+        why: String,
+    },
+    /// No room on the disk. Reads go on; writes come back when there is room.
+    #[error("the disk of {} is full; free space, and writes go on by themselves", path.display())]
+    DiskFull {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// An earlier write or sync of the log failed, or applying a record did. Nothing more is written until reopened.
+    #[error("the database stopped taking writes after an error and must be reopened: {cause}")]
+    Poisoned {
+        /// The first error.
+        cause: Arc<str>,
+    },
+    /// The versions that this snapshot needs may be gone.
+    #[error("{requested} can no longer be read; the oldest position that can is {oldest}")]
+    SnapshotTooOld {
+        /// What was asked for.
+        requested: Lsn,
+        /// The oldest that can be had.
+        oldest: Lsn,
+    },
+    /// The position is not durable and applied here yet.
+    #[error("{requested} cannot be read yet; this node is at {visible}")]
+    SnapshotTooNew {
+        /// What was asked for.
+        requested: Lsn,
+        /// The newest that can be had.
+        visible: Lsn,
+    },
+    /// The operation does not fit what the node is doing.
+    #[error("cannot {operation}: {actual}")]
+    WrongState {
+        /// What was tried.
+        operation: &'static str,
+        /// What stands against it.
+        actual: String,
+    },
+    /// What was handed over to build a data directory from does not fit together.
+    #[error("cannot install {}: {why}", path.display())]
+    Install {
+        /// The directory to be built.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// The database is being closed.
+    #[error("the database is closed")]
+    Closed,
+    /// The storage refused an operation.
+    #[error("cannot {operation} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The storage's answer.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The log failed.
+    #[error(transparent)]
+    Log(seawall_wal::Error),
+}
+
+impl From<seawall_wal::Error> for Error {
+    fn from(error: seawall_wal::Error) -> Self {
+        match error {
+            seawall_wal::Error::DiskFull { path } => Self::DiskFull { path },
+            seawall_wal::Error::Poisoned { cause, .. } => Self::Poisoned { cause },
+            seawall_wal::Error::Closed => Self::Closed,
+            seawall_wal::Error::TimedOut { lsn } => Self::Indeterminate { lsn, why: "the deadline passed" },
+            seawall_wal::Error::TooLarge { size, max } => Self::TooLarge { what: "batch", size, max },
+            other => Self::Log(other),
+        }
+    }
+}
+
+/// Turns what the storage says into an error that names the file; a full disk becomes [`Error::DiskFull`].
+pub(crate) fn at<'a>(operation: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Error + 'a {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull { path: path.to_owned() },
+        _ => Error::Io { operation, path: path.to_owned(), source: Arc::new(error) },
+    }
+}

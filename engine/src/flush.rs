@@ -1,0 +1,59 @@
+//! Writing frozen memtables out as tables of level 0, and moving the redo position behind them.
+
+use seawall_wal::{Lsn, Position, TimelineId};
+
+use crate::durable::Durable;
+use crate::error::Result;
+use crate::memtable::FrozenSet;
+use crate::state::State;
+use crate::table::Compression;
+
+/// Where a frozen set ends in the log, as the manifest wants to know it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RedoPlace {
+    pub(crate) timeline: TimelineId,
+    pub(crate) log_start: Position,
+}
+
+/// Writes the oldest frozen set out. The log is flushed at least to the set's end, so that no table ever holds
+/// something that the log can lose.
+pub(crate) fn flush_set(
+    state: &State,
+    durable: &Durable,
+    frozen: &FrozenSet,
+    place: RedoPlace,
+    flushed: Lsn,
+) -> Result<()> {
+    assert!(frozen.end.lsn <= flushed, "a table holds nothing that is not flushed");
+    let mut tables = Vec::new();
+    for (keyspace, memtable) in frozen.set.tables() {
+        if memtable.is_empty() {
+            continue;
+        }
+        let mut writer = state.store.writer(keyspace, Compression::None)?;
+        memtable.for_each(|entry| writer.push(entry))?;
+        tables.push(state.store.adopt(writer.finish()?)?);
+    }
+    if !tables.is_empty() {
+        state.store.sync()?;
+    }
+    let count = tables.len();
+    durable.install(
+        state,
+        flushed,
+        |manifest, set| {
+            manifest.redo = frozen.end;
+            manifest.redo_time = frozen.time;
+            manifest.timeline = place.timeline;
+            manifest.log_start = place.log_start;
+            manifest.next_keyspace = frozen.next_keyspace;
+            // A keyspace that was forgotten since has nothing in this set: it was dropped below an earlier redo.
+            manifest.keyspaces = frozen.keyspaces.clone();
+            manifest.keyspaces.retain(|entry| state.with_catalogue(|catalogue| catalogue.get(entry.id).is_some()));
+            tables.into_iter().for_each(|table| set.add(0, table));
+        },
+        |view| view.frozen.retain(|other| !std::ptr::eq(&**other, frozen)),
+    )?;
+    tracing::debug!(tables = count, redo = %frozen.end.lsn, "memtables written out");
+    Ok(())
+}

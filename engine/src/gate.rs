@@ -1,0 +1,110 @@
+//! Where writers wait so that memory stays bounded: while too many memtables wait to be written out, or level 0 is too
+//! deep, and where they are refused while the disk is full. Readers never come here.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::{Error, Result};
+use crate::level::Backpressure;
+
+/// Who found the disk full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worker {
+    Flusher = 0,
+    Compactor = 1,
+}
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    path: PathBuf,
+    frozen_max: usize,
+    level0_max: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    frozen: usize,
+    level0: usize,
+    disk_full: [bool; 2],
+    closed: bool,
+    stalls: u64,
+    stalled: Duration,
+}
+
+impl Gate {
+    pub(crate) fn new(path: &Path, frozen_max: usize, level0_max: usize) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self { path: path.to_owned(), frozen_max, level0_max, state, changed }
+    }
+
+    /// Returns when there is room, or says why there is none before `deadline`.
+    pub(crate) fn pass(&self, deadline: Instant) -> Result<()> {
+        let mut state = self.state.lock();
+        let mut since = None;
+        let result = loop {
+            if state.closed {
+                break Err(Error::Closed);
+            }
+            if state.disk_full.contains(&true) {
+                break Err(Error::DiskFull { path: self.path.clone() });
+            }
+            let reason = if state.frozen >= self.frozen_max {
+                "memtables wait to be written out"
+            } else if state.level0 >= self.level0_max {
+                "tables wait to be merged"
+            } else {
+                break Ok(());
+            };
+            since.get_or_insert_with(Instant::now);
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break Err(Error::Backpressure(Backpressure {
+                    reason: reason.to_owned(),
+                    subject: self.path.display().to_string(),
+                    retry_after: Duration::from_millis(100),
+                }));
+            }
+        };
+        if let Some(since) = since {
+            state.stalls += 1;
+            state.stalled += since.elapsed();
+        }
+        result
+    }
+
+    /// What now waits to be written out or merged.
+    pub(crate) fn set_debt(&self, frozen: usize, level0: usize) {
+        let mut state = self.state.lock();
+        (state.frozen, state.level0) = (frozen, level0);
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn set_disk_full(&self, worker: Worker, full: bool) {
+        let mut state = self.state.lock();
+        let before = std::mem::replace(&mut state.disk_full[worker as usize], full);
+        self.changed.notify_all();
+        if full && !before {
+            tracing::error!(path = %self.path.display(), "the disk is full; writes stop until there is room, reads go on");
+        } else if before && !full {
+            tracing::info!(path = %self.path.display(), "there is room on the disk again; writes go on");
+        }
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.state.lock().disk_full.contains(&true)
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// How often writers waited here, and how long in all.
+    pub(crate) fn stalls(&self) -> (u64, Duration) {
+        let state = self.state.lock();
+        (state.stalls, state.stalled)
+    }
+}

@@ -1,0 +1,128 @@
+//! A named ordered map of keys to values, one of many that share the log.
+
+use std::ops::RangeBounds;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+
+use crate::catalogue::KeyspaceState;
+use crate::commit::Commit;
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::range::{Bounds, Range, bounds, prefix_bounds};
+use crate::version::View;
+
+/// A handle of a keyspace; cheap to clone. Reads see everything durable at their moment. Writes are batches of one
+/// operation, and return when it is durable here; [`Db::batch`] does more at once, or waits for other levels.
+#[derive(Clone, Debug)]
+pub struct Keyspace {
+    db: Db,
+    state: Arc<KeyspaceState>,
+}
+
+impl Keyspace {
+    pub(crate) fn new(db: Db, state: Arc<KeyspaceState>) -> Self {
+        Self { db, state }
+    }
+
+    pub(crate) fn state(&self) -> &Arc<KeyspaceState> {
+        &self.state
+    }
+
+    pub(crate) fn belongs_to(&self, db: &Db) -> bool {
+        Arc::ptr_eq(self.db.core(), db.core())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.state.name
+    }
+
+    /// Its number, the same on every node.
+    pub fn id(&self) -> KeyspaceId {
+        self.state.id
+    }
+
+    /// Puts a value under a key, and returns when that is durable.
+    pub fn insert(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Commit> {
+        let mut batch = self.db.batch();
+        batch.put(self, key, value);
+        batch.commit()
+    }
+
+    /// Removes a key, and returns when that is durable. A key that is not there is no error.
+    pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<Commit> {
+        let mut batch = self.db.batch();
+        batch.remove(self, key);
+        batch.commit()
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        let (lsn, view) = self.db.core().read_now()?;
+        self.get_in(&view, lsn, key.as_ref())
+    }
+
+    /// Whether there is a value under a key.
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Keys and values in order. An error is an item, the last one.
+    pub fn iter(&self) -> Range {
+        self.range_now(bounds::<&[u8]>(&..))
+    }
+
+    /// The keys of a range with their values, in order.
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Range {
+        self.range_now(bounds(&range))
+    }
+
+    /// The keys that begin with `prefix` with their values, in order.
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Range {
+        self.range_now(prefix_bounds(prefix.as_ref()))
+    }
+
+    /// The least key and its value.
+    pub fn first(&self) -> Result<Option<(Bytes, Bytes)>> {
+        self.iter().next().transpose()
+    }
+
+    /// The greatest key and its value.
+    pub fn last(&self) -> Result<Option<(Bytes, Bytes)>> {
+        self.iter().next_back().transpose()
+    }
+
+    pub(crate) fn get_in(&self, view: &View, at: Lsn, key: &[u8]) -> Result<Option<Bytes>> {
+        self.check_there(at)?;
+        view.get(self.state.id, key, at)
+    }
+
+    pub(crate) fn range_in(&self, view: Arc<View>, at: Lsn, bounds: Bounds) -> Range {
+        match self.check_there(at) {
+            Ok(()) => Range::new(view, self.state.id, at, bounds),
+            Err(error) => Range::failed(error),
+        }
+    }
+
+    fn range_now(&self, bounds: Bounds) -> Range {
+        match self.db.core().read_now() {
+            Ok((lsn, view)) => self.range_in(view, lsn, bounds),
+            Err(error) => Range::failed(error),
+        }
+    }
+
+    /// A keyspace that was just made is empty for a reader whose LSN is older; one that was dropped is not there.
+    fn check_there(&self, at: Lsn) -> Result<()> {
+        match at < self.state.dropped() {
+            true => Ok(()),
+            false => Err(self.unknown()),
+        }
+    }
+
+    pub(crate) fn unknown(&self) -> Error {
+        Error::UnknownKeyspace { name: self.state.name.clone() }
+    }
+}

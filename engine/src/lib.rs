@@ -1,0 +1,48 @@
+//! Seawall's state: keyspaces, memtables, tables, snapshots, checkpoints, and the one apply path.
+//!
+//! [`Db`] is an embedded, ordered key-value store over one write-ahead log. Batches are atomic across keyspaces, reads
+//! see what is durable, and everything on disk is described in [`format`](mod@format).
+
+mod apply;
+mod batch;
+mod catalogue;
+mod codec;
+mod commit;
+mod compaction;
+pub mod control;
+mod core;
+mod db;
+mod durable;
+mod error;
+mod flush;
+pub mod format;
+mod gate;
+mod keyspace;
+mod level;
+pub mod manifest;
+mod memtable;
+mod merge;
+mod open;
+mod options;
+pub mod payload;
+mod range;
+mod snapshot;
+mod state;
+mod stats;
+mod table;
+mod version;
+mod worker;
+
+pub use batch::Batch;
+pub use commit::{Commit, CommitTicket};
+pub use control::{Control, DamagedSlot, Role};
+pub use db::Db;
+pub use error::{Error, Result};
+pub use format::KeyspaceId;
+pub use keyspace::Keyspace;
+pub use level::{Admission, Backpressure, CommitLevel, Confirmations, Permit};
+pub use options::{Background, Builder, Create, LogRetention, OpenAs};
+pub use range::Range;
+pub use snapshot::Snapshot;
+pub use stats::{LevelStats, Stats};
+pub use table::{CacheStats, TableHash, TableMeta};

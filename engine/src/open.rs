@@ -1,0 +1,284 @@
+//! Opening a data directory: lock, control file, manifest, tables, and then the log, whose records after the redo
+//! position are applied one by one. Making a new directory is the same with an empty manifest.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall_wal::storage::{Access, Storage};
+use seawall_wal::{
+    ClusterId, Log, LogMode, LogOptions, NodeId, OpenAt, Position, Record, SegmentNumber, SegmentSize, Threads,
+    TimelineHistory, TimelineNonce,
+};
+
+use crate::control::{Control, ControlFile, DamagedSlot, Role};
+use crate::core::{Core, LockGuard, Parts, Settings};
+use crate::db::Db;
+use crate::durable::Durable;
+use crate::error::{Error, Result, at};
+use crate::flush::{RedoPlace, flush_set};
+use crate::gate::Gate;
+use crate::manifest::{Manifest, manifest_path};
+use crate::options::{Background, Builder, Create, OpenAs};
+use crate::state::State;
+use crate::table::{TABLES_FOLDER, TableStore};
+
+/// The log's folder in a data directory.
+pub(crate) const LOG_FOLDER: &str = "wal";
+
+pub(crate) fn open(builder: Builder) -> Result<Db> {
+    let storage = builder.storage_or_disk();
+    let path = builder.path.clone();
+    if builder.create != Create::Never {
+        make_folder(&*storage, &path)?;
+    }
+    let lock = lock(&*storage, &path)?;
+    let (control, damaged_control) = match ControlFile::open(&*storage, &path)? {
+        Some(_) if builder.create == Create::Always => return Err(Error::NotEmpty { path }),
+        Some((control, damaged)) => (control, damaged),
+        None if builder.create == Create::Never => return Err(missing(&*storage, &path)?),
+        None => (create(&*storage, &path, &builder)?, Vec::new()),
+    };
+    for slot in &damaged_control {
+        let DamagedSlot { slot, why } = slot;
+        tracing::error!(path = %path.display(), slot, why, "a copy of the control file is damaged; the other one is used");
+    }
+    let recorded = control.get();
+    check_expected(&path, &builder, &recorded)?;
+    let (manifest, manifest_bytes) =
+        Manifest::read(&*storage, &path, recorded.manifest_number, &recorded.manifest_digest)?;
+    if manifest.cluster != recorded.cluster {
+        return Err(mismatch(&manifest_path(&path, manifest.number), "cluster", manifest.cluster, recorded.cluster));
+    }
+    let store = TableStore::new(Arc::clone(&storage), &path, builder.cache_bytes);
+    let state = State::open(store, &manifest)?;
+    sweep(&*storage, &path, &state, manifest.number)?;
+    let at = OpenAt {
+        history: recorded.history.clone(),
+        start: manifest.log_start,
+        time_floor: manifest.redo_time,
+        watermark: recorded.watermark,
+    };
+    if builder.open_as == OpenAs::Standby && recorded.role != Role::Standby {
+        control.update(|control| control.role = Role::Standby)?;
+    }
+    let mode = match control.with(|control| control.role == Role::Normal) {
+        true => LogMode::Append,
+        false => LogMode::Receive,
+    };
+    let durable = Durable::new(Arc::clone(&storage), &path, control, manifest, manifest_bytes);
+    let options = log_options(&builder, recorded.cluster, recorded.node, recorded.segment_size);
+    let mut replay = Replay {
+        state: &state,
+        durable: &durable,
+        history: &recorded.history,
+        segment_size: recorded.segment_size,
+        log_folder: path.join(LOG_FOLDER),
+        memtable_bytes: builder.memtable_bytes,
+        segment: None,
+        segment_start: at.start,
+        end: at.start,
+        log_synced: false,
+    };
+    let (log, recovery) = Log::open::<Error>(
+        Arc::clone(&storage),
+        Arc::clone(&builder.clock),
+        &path.join(LOG_FOLDER),
+        options,
+        &at,
+        mode,
+        |record| replay.record(record),
+    )?;
+    // What the log came back with is durable; if it is less than before, the alarm was raised and this is the truth.
+    let flushed = log.flushed().value();
+    durable.control.update(|control| {
+        control.watermark = flushed;
+        control.clean_shutdown = false;
+    })?;
+    let settings = Settings {
+        retention: builder.retention,
+        background: builder.background,
+        memtable_bytes: builder.memtable_bytes,
+        stall_timeout: builder.stall_timeout,
+        shape: builder.shape,
+    };
+    let gate = Gate::new(&path, builder.frozen_max, builder.level0_max);
+    let core = Core::new(Parts { path, settings, state, durable, log, recovery, damaged_control, gate, lock });
+    Db::start(core, builder.background)
+}
+
+/// Makes the folder, and its name durable.
+pub(crate) fn make_folder(storage: &dyn Storage, path: &Path) -> Result<()> {
+    for folder in [path.to_owned(), path.join(TABLES_FOLDER), path.join(LOG_FOLDER)] {
+        storage.create_dir_all(&folder).map_err(at("create", &folder))?;
+    }
+    storage.sync_dir(path).map_err(at("sync", path))?;
+    let parent = match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => return Ok(()),
+    };
+    storage.sync_dir(parent).map_err(at("sync", parent))
+}
+
+pub(crate) fn lock(storage: &dyn Storage, path: &Path) -> Result<LockGuard> {
+    match storage.lock(path) {
+        Ok(guard) => Ok(LockGuard(guard)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Error::Locked { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::NotFound { path: path.to_owned() }),
+        Err(error) => Err(at("lock", path)(error)),
+    }
+}
+
+/// What there is of a database in a folder without a control file.
+pub(crate) fn remains(storage: &dyn Storage, path: &Path) -> Result<Option<String>> {
+    let list = |folder: &Path| match storage.list(folder) {
+        Ok(names) => Ok(names),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(at("list", folder)(error)),
+    };
+    let own = list(path)?.into_iter().filter(|name| name.starts_with("manifest-"));
+    let log = list(&path.join(LOG_FOLDER))?.into_iter().map(|name| format!("{LOG_FOLDER}/{name}"));
+    let tables = list(&path.join(TABLES_FOLDER))?.into_iter().map(|name| format!("{TABLES_FOLDER}/{name}"));
+    Ok(log.chain(tables).chain(own).next())
+}
+
+fn missing(storage: &dyn Storage, path: &Path) -> Result<Error> {
+    let path = path.to_owned();
+    Ok(match remains(storage, &path)? {
+        Some(found) => Error::Incomplete { path, found },
+        None => Error::NotFound { path },
+    })
+}
+
+/// Makes a new database: an empty manifest first, the control file last.
+fn create(storage: &dyn Storage, path: &Path, builder: &Builder) -> Result<ControlFile> {
+    let first = manifest_path(path, 1);
+    match remains(storage, path)? {
+        // Making one was interrupted before it had anything but its empty manifest: it starts over.
+        Some(found) if !first.file_name().is_some_and(|name| found.starts_with(&*name.to_string_lossy())) => {
+            return Err(Error::Incomplete { path: path.to_owned(), found });
+        }
+        _ => {}
+    }
+    let cluster = builder.cluster.unwrap_or_else(ClusterId::random);
+    let manifest = Manifest::empty(cluster);
+    let manifest_digest = manifest.write(storage, path)?;
+    let control = Control {
+        cluster,
+        node: builder.node.unwrap_or_else(NodeId::random),
+        segment_size: builder.segment_size.unwrap_or(SegmentSize::DEFAULT),
+        history: TimelineHistory::first(TimelineNonce::random()),
+        watermark: Position::ZERO.lsn,
+        clean_shutdown: false,
+        manifest_number: manifest.number,
+        manifest_digest,
+        role: Role::Normal,
+    };
+    ControlFile::create(storage, path, control)
+}
+
+fn check_expected(path: &Path, builder: &Builder, recorded: &Control) -> Result<()> {
+    if let Some(cluster) = builder.cluster.filter(|cluster| *cluster != recorded.cluster) {
+        return Err(mismatch(path, "cluster", recorded.cluster, cluster));
+    }
+    match builder.segment_size.filter(|size| *size != recorded.segment_size) {
+        Some(size) => Err(mismatch(path, "segment size", recorded.segment_size.bytes(), size.bytes())),
+        None => Ok(()),
+    }
+}
+
+fn mismatch(path: &Path, field: &'static str, found: impl ToString, expected: impl ToString) -> Error {
+    Error::Mismatch { path: path.to_owned(), field, found: found.to_string(), expected: expected.to_string() }
+}
+
+/// Removes what an earlier run left behind: unfinished files, and tables and manifests that are not current.
+fn sweep(storage: &dyn Storage, path: &Path, state: &State, current: u64) -> Result<()> {
+    let keep: HashSet<_> = state.view().tables.hashes();
+    let mut removed = state.store.sweep(&keep)?;
+    let current = manifest_path(path, current);
+    for name in storage.list(path).map_err(at("list", path))? {
+        let file = path.join(&name);
+        if name.ends_with(".tmp") || name.starts_with("manifest-") && file != current {
+            storage.remove(&file).map_err(at("remove", &file))?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        tracing::info!(path = %path.display(), files = removed, "removed what an earlier run left behind");
+    }
+    Ok(())
+}
+
+pub(crate) fn log_options(
+    builder: &Builder,
+    cluster: ClusterId,
+    node: NodeId,
+    segment_size: SegmentSize,
+) -> LogOptions {
+    LogOptions {
+        segment_size,
+        buffer_bytes_max: builder.log_buffer_bytes,
+        threads: match builder.background {
+            Background::Threads => Threads::Background,
+            Background::Inline => Threads::Inline,
+        },
+        ..LogOptions::new(cluster, node)
+    }
+}
+
+/// Recovery: applies records, and writes memtables out when they are full, so that memory stays bounded.
+struct Replay<'a> {
+    state: &'a State,
+    durable: &'a Durable,
+    history: &'a TimelineHistory,
+    segment_size: SegmentSize,
+    log_folder: PathBuf,
+    memtable_bytes: u64,
+    segment: Option<SegmentNumber>,
+    /// Where the records before the current segment end.
+    segment_start: Position,
+    end: Position,
+    log_synced: bool,
+}
+
+impl Replay<'_> {
+    fn record(&mut self, record: &Record<'_>) -> Result<()> {
+        let segment = self.segment_size.segment_of(record.header.start);
+        if self.segment != Some(segment) {
+            self.segment = Some(segment);
+            self.segment_start = self.end;
+        }
+        self.end = record.position();
+        self.state.apply_record(record)?;
+        if self.state.view().active.bytes() < self.memtable_bytes {
+            return Ok(());
+        }
+        self.sync_log()?;
+        // After a record that fills its segment, or at a fork, reading starts with the next segment.
+        let next = self.history.next_byte(self.end.lsn);
+        let boundary = self.segment_size.boundary_at_or_after(next) == next;
+        let log_start = if boundary { self.end } else { self.segment_start };
+        let frozen = self.state.freeze(Some(log_start));
+        let place = RedoPlace { timeline: self.history.of_position(self.end.lsn).id, log_start };
+        flush_set(self.state, self.durable, &frozen, place, self.end.lsn)
+    }
+
+    /// Records can be handed over before they are durable: the process before us may have been killed between its write
+    /// and its sync. No table may be ahead of the log, so the log is synced before the first one.
+    fn sync_log(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.log_synced, true) {
+            return Ok(());
+        }
+        let storage = self.durable.storage();
+        for name in storage.list(&self.log_folder).map_err(at("list", &self.log_folder))? {
+            if name.ends_with(".wal") {
+                let path = self.log_folder.join(name);
+                let synced = storage.open(&path, Access::Write).and_then(|file| file.sync_data());
+                synced.map_err(at("sync", &path))?;
+            }
+        }
+        storage.sync_dir(&self.log_folder).map_err(at("sync", &self.log_folder))
+    }
+}

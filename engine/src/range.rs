@@ -1,0 +1,158 @@
+//! The iterator people use over the keys of a keyspace, from both ends.
+
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::merge::{Backward, Forward, Place};
+use crate::version::View;
+
+/// Keys and values of a range in order, as of one LSN. Walks from both ends. After an error it ends.
+///
+/// It keeps the files and memtables it reads until it is dropped.
+pub struct Range {
+    source: Option<(Arc<View>, KeyspaceId, Lsn)>,
+    /// Reported first, then the range is over.
+    failed: Option<Error>,
+    lower: Bound<Bytes>,
+    upper: Bound<Bytes>,
+    front: Option<Forward>,
+    back: Option<Backward>,
+}
+
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range").field("lower", &self.lower).field("upper", &self.upper).finish_non_exhaustive()
+    }
+}
+
+impl Range {
+    pub(crate) fn new(view: Arc<View>, keyspace: KeyspaceId, at: Lsn, bounds: Bounds) -> Self {
+        let (lower, upper) = bounds;
+        Self { source: Some((view, keyspace, at)), failed: None, lower, upper, front: None, back: None }
+    }
+
+    /// A range that says why it cannot be read.
+    pub(crate) fn failed(error: Error) -> Self {
+        let (lower, upper) = (Bound::Unbounded, Bound::Unbounded);
+        Self { source: None, failed: Some(error), lower, upper, front: None, back: None }
+    }
+
+    fn end(&mut self) {
+        self.source = None;
+        self.front = None;
+        self.back = None;
+    }
+
+    fn step_forward(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
+        if self.front.is_none() {
+            let from: Place<'_> = match &self.lower {
+                Bound::Unbounded => None,
+                Bound::Included(key) => Some((key, Lsn::MAX)),
+                // No version has LSN 0, so this place is behind all versions of the key.
+                Bound::Excluded(key) => Some((key, Lsn::ZERO)),
+            };
+            self.front = Some(Forward::new(view, *keyspace, *at, from)?);
+        }
+        let Some((key, value)) = self.front.as_mut().map_or(Ok(None), Forward::next)? else { return Ok(None) };
+        let inside = match &self.upper {
+            Bound::Unbounded => true,
+            Bound::Included(upper) => key <= *upper,
+            Bound::Excluded(upper) => key < *upper,
+        };
+        self.lower = Bound::Excluded(key.clone());
+        Ok(inside.then_some((key, value)))
+    }
+
+    fn step_back(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
+        if self.back.is_none() {
+            let before: Place<'_> = match &self.upper {
+                Bound::Unbounded => None,
+                Bound::Included(key) => Some((key, Lsn::ZERO)),
+                Bound::Excluded(key) => Some((key, Lsn::MAX)),
+            };
+            self.back = Some(Backward::new(view, *keyspace, *at, before)?);
+        }
+        let Some((key, value)) = self.back.as_mut().map_or(Ok(None), Backward::next)? else { return Ok(None) };
+        let inside = match &self.lower {
+            Bound::Unbounded => true,
+            Bound::Included(lower) => key >= *lower,
+            Bound::Excluded(lower) => key > *lower,
+        };
+        self.upper = Bound::Excluded(key.clone());
+        Ok(inside.then_some((key, value)))
+    }
+
+    fn settle(&mut self, stepped: Result<Option<(Bytes, Bytes)>>) -> Option<Result<(Bytes, Bytes)>> {
+        if !matches!(stepped, Ok(Some(_))) {
+            self.end();
+        }
+        stepped.transpose()
+    }
+}
+
+impl Iterator for Range {
+    type Item = Result<(Bytes, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let stepped = self.step_forward();
+        self.settle(stepped)
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let stepped = self.step_back();
+        self.settle(stepped)
+    }
+}
+
+impl std::iter::FusedIterator for Range {}
+
+/// A range of keys with its own bytes.
+pub(crate) type Bounds = (Bound<Bytes>, Bound<Bytes>);
+
+pub(crate) fn bounds<K: AsRef<[u8]>>(range: &impl RangeBounds<K>) -> Bounds {
+    let own = |bound: Bound<&K>| bound.map(|key| Bytes::copy_from_slice(key.as_ref()));
+    (own(range.start_bound()), own(range.end_bound()))
+}
+
+/// All keys that begin with `prefix`.
+pub(crate) fn prefix_bounds(prefix: &[u8]) -> Bounds {
+    let lower = Bound::Included(Bytes::copy_from_slice(prefix));
+    // The first key after them: the prefix with its last byte that can be raised raised, and cut there.
+    let raisable = prefix.iter().rposition(|byte| *byte < u8::MAX);
+    let upper = raisable.map_or(Bound::Unbounded, |last| {
+        let mut next = prefix[..=last].to_vec();
+        next[last] += 1;
+        Bound::Excluded(Bytes::from(next))
+    });
+    (lower, upper)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_one() {
+        let end = |prefix: &[u8]| prefix_bounds(prefix).1;
+        assert_eq!(end(b"ab"), Bound::Excluded(Bytes::from_static(b"ac")));
+        assert_eq!(end(b"a\xff\xff"), Bound::Excluded(Bytes::from_static(b"b")));
+        assert_eq!(end(b"\xff"), Bound::Unbounded);
+        assert_eq!(end(b""), Bound::Unbounded);
+    }
+}

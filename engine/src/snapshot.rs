@@ -1,0 +1,87 @@
+//! A stable view: everything as of one LSN, for as long as it is held.
+
+use std::ops::RangeBounds;
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+
+use crate::db::Db;
+use crate::error::Result;
+use crate::keyspace::Keyspace;
+use crate::range::{Bounds, Range, bounds, prefix_bounds};
+
+/// Everything as of one LSN. While it is held the versions it needs are kept, which costs space when much is overwritten.
+#[derive(Debug)]
+pub struct Snapshot {
+    db: Db,
+    lsn: Lsn,
+}
+
+impl Snapshot {
+    /// The caller has pinned `lsn`.
+    pub(crate) fn new(db: Db, lsn: Lsn) -> Self {
+        Self { db, lsn }
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// As of when.
+    pub fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    /// The names of the keyspaces there were, in the order in which they were made.
+    pub fn keyspaces(&self) -> Vec<String> {
+        self.db.core().state.with_catalogue(|catalogue| {
+            let there = catalogue.iter().filter(|keyspace| keyspace.exists_at(self.lsn));
+            there.map(|keyspace| keyspace.name.clone()).collect()
+        })
+    }
+
+    /// A handle of a keyspace there was, which reads through this snapshot even if it was dropped since.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let found = self.db.core().state.with_catalogue(|catalogue| catalogue.at(name, self.lsn).cloned());
+        let found = found.ok_or_else(|| crate::Error::UnknownKeyspace { name: name.to_owned() })?;
+        Ok(Keyspace::new(self.db.clone(), found))
+    }
+
+    /// The value of a key.
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.check(keyspace)?;
+        keyspace.get_in(&self.db.core().state.view(), self.lsn, key.as_ref())
+    }
+
+    /// Keys and values in order.
+    pub fn iter(&self, keyspace: &Keyspace) -> Range {
+        self.range_of(keyspace, bounds::<&[u8]>(&..))
+    }
+
+    /// The keys of a range with their values, in order.
+    pub fn range<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> Range {
+        self.range_of(keyspace, bounds(&range))
+    }
+
+    /// The keys that begin with `prefix` with their values, in order.
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
+        self.range_of(keyspace, prefix_bounds(prefix.as_ref()))
+    }
+
+    pub(crate) fn range_of(&self, keyspace: &Keyspace, bounds: Bounds) -> Range {
+        match self.check(keyspace) {
+            Ok(()) => keyspace.range_in(self.db.core().state.view(), self.lsn, bounds),
+            Err(error) => Range::failed(error),
+        }
+    }
+
+    fn check(&self, keyspace: &Keyspace) -> Result<()> {
+        if keyspace.belongs_to(&self.db) { Ok(()) } else { Err(keyspace.unknown()) }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.db.core().state.readers.unpin(self.lsn);
+    }
+}

@@ -1,0 +1,184 @@
+//! The state in memory: the current view, the keyspaces, how far records were applied, and which old versions readers
+//! may still need. It knows no log; `apply` changes it, `flush` and `compaction` exchange its tables.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use seawall_wal::{Lsn, Position, Timestamp};
+
+use crate::catalogue::Catalogue;
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::memtable::{FrozenSet, MemtableSet};
+use crate::table::TableStore;
+use crate::version::{TableSet, View};
+
+/// How far records were applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Applied {
+    /// The end of the last record applied.
+    pub(crate) position: Position,
+    /// Its time.
+    pub(crate) time: Timestamp,
+}
+
+/// The state.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) store: TableStore,
+    view: RwLock<Arc<View>>,
+    catalogue: RwLock<Catalogue>,
+    /// Held by the one who applies a record, or freezes.
+    applied: Mutex<Applied>,
+    /// `applied.position.lsn`, for readers.
+    applied_lsn: AtomicU64,
+    pub(crate) readers: Readers,
+}
+
+impl State {
+    /// The state that a manifest describes, with its tables open.
+    pub(crate) fn open(store: TableStore, manifest: &Manifest) -> Result<Self> {
+        let mut tables = TableSet::default();
+        for entry in &manifest.tables {
+            tables.add(entry.level as usize, store.open(entry.keyspace, entry.meta.clone())?);
+        }
+        let view = View { active: Arc::default(), frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor };
+        Ok(Self {
+            store,
+            view: RwLock::new(Arc::new(view)),
+            catalogue: RwLock::new(Catalogue::new(&manifest.keyspaces, manifest.next_keyspace)),
+            applied: Mutex::new(Applied { position: manifest.redo, time: manifest.redo_time }),
+            applied_lsn: AtomicU64::new(manifest.redo.lsn.offset()),
+            readers: Readers::new(manifest.floor),
+        })
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read())
+    }
+
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        let mut view = self.view.write();
+        let mut next = View::clone(&view);
+        change(&mut next);
+        *view = Arc::new(next);
+    }
+
+    pub(crate) fn with_catalogue<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
+        look(&self.catalogue.read())
+    }
+
+    pub(crate) fn change_catalogue<T>(&self, change: impl FnOnce(&mut Catalogue) -> T) -> T {
+        change(&mut self.catalogue.write())
+    }
+
+    pub(crate) fn applied(&self) -> Applied {
+        *self.applied.lock()
+    }
+
+    pub(crate) fn applied_lsn(&self) -> Lsn {
+        Lsn::new(self.applied_lsn.load(Ordering::Acquire))
+    }
+
+    /// Runs `apply` as the only one, and then counts the record at `position` as applied.
+    pub(crate) fn advance(
+        &self,
+        position: Position,
+        time: Timestamp,
+        apply: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let mut applied = self.applied.lock();
+        assert!(position.lsn > applied.position.lsn, "records are applied in the order of their LSNs");
+        apply()?;
+        *applied = Applied { position, time };
+        // Readers that see this LSN find everything the record put into the memtables.
+        self.applied_lsn.store(position.lsn.offset(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Freezes the active memtables at the LSN applied last; new ones take over. `log_start` is where the records before
+    /// the segment of that LSN end, if the caller knows.
+    pub(crate) fn freeze(&self, log_start: Option<Position>) -> Arc<FrozenSet> {
+        let applied = self.applied.lock();
+        let (keyspaces, next_keyspace) = self.with_catalogue(|catalogue| (catalogue.entries(), catalogue.next()));
+        let mut view = self.view.write();
+        let mut next = View::clone(&view);
+        let frozen = Arc::new(FrozenSet {
+            set: std::mem::replace(&mut next.active, Arc::new(MemtableSet::default())),
+            end: applied.position,
+            time: applied.time,
+            log_start,
+            keyspaces,
+            next_keyspace,
+        });
+        next.frozen.push(Arc::clone(&frozen));
+        *view = Arc::new(next);
+        frozen
+    }
+}
+
+/// Which old versions readers may still need.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    registered: Mutex<Registered>,
+}
+
+#[derive(Debug)]
+struct Registered {
+    /// Snapshots held, by LSN.
+    pins: BTreeMap<Lsn, usize>,
+    /// Versions are kept readable down to here, if set.
+    horizon: Option<Lsn>,
+    /// Versions needed only below it may be gone. Rises; `floor <= every pin`.
+    floor: Lsn,
+}
+
+impl Readers {
+    fn new(floor: Lsn) -> Self {
+        Self { registered: Mutex::new(Registered { pins: BTreeMap::new(), horizon: None, floor }) }
+    }
+
+    /// Holds the versions that a reader at `at()` needs. The LSN is asked for under the lock that moves the floor.
+    pub(crate) fn pin(&self, at: impl FnOnce() -> Lsn) -> Result<Lsn> {
+        let mut registered = self.registered.lock();
+        let lsn = at();
+        if lsn < registered.floor {
+            return Err(Error::SnapshotTooOld { requested: lsn, oldest: registered.floor });
+        }
+        *registered.pins.entry(lsn).or_default() += 1;
+        Ok(lsn)
+    }
+
+    pub(crate) fn unpin(&self, lsn: Lsn) {
+        let mut registered = self.registered.lock();
+        if let Some(count) = registered.pins.get_mut(&lsn) {
+            *count -= 1;
+            if *count == 0 {
+                registered.pins.remove(&lsn);
+            }
+        }
+    }
+
+    pub(crate) fn set_horizon(&self, horizon: Option<Lsn>) {
+        self.registered.lock().horizon = horizon;
+    }
+
+    /// Raises the floor as far as readers allow, at most to `limit`, and gives it.
+    pub(crate) fn raise_floor(&self, limit: impl FnOnce() -> Lsn) -> Lsn {
+        let mut registered = self.registered.lock();
+        let pinned = registered.pins.first_key_value().map_or(Lsn::MAX, |(lsn, _)| *lsn);
+        let allowed = limit().min(pinned).min(registered.horizon.unwrap_or(Lsn::MAX));
+        registered.floor = registered.floor.max(allowed);
+        registered.floor
+    }
+
+    pub(crate) fn floor(&self) -> Lsn {
+        self.registered.lock().floor
+    }
+
+    pub(crate) fn pins(&self) -> usize {
+        self.registered.lock().pins.values().sum()
+    }
+}

@@ -1,0 +1,105 @@
+//! Tables: immutable sorted files, each the whole truth about its checksums. Blocks, filter, writer, reader, cursor and
+//! the store that owns the open ones. Which table stands on which level is `version`'s business.
+
+mod block;
+mod cursor;
+mod filter;
+mod reader;
+mod store;
+mod writer;
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use seawall_wal::Lsn;
+
+pub(crate) use block::EntryRef;
+pub(crate) use cursor::{LevelCursor, TableCursor};
+pub(crate) use filter::hash as filter_hash;
+pub(crate) use reader::{Found, Table};
+pub use store::CacheStats;
+pub(crate) use store::TableStore;
+pub(crate) use writer::{Compression, FinishedTable, TableWriter};
+
+/// The version this code writes, and the newest it reads.
+pub const TABLE_VERSION: u32 = 0;
+/// The folder of tables in a data directory.
+pub const TABLES_FOLDER: &str = "tables";
+
+/// Header, footer and block header, in bytes.
+const HEADER_LEN: usize = 16;
+const FOOTER_LEN: usize = 96;
+const HEADER_MAGIC: [u8; 8] = *b"SEAWTABL";
+const FOOTER_MAGIC: [u8; 8] = *b"SEAWTEND";
+
+/// The digest of a table's bytes, BLAKE3. It is its name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TableHash([u8; 32]);
+
+impl TableHash {
+    /// From its stored form.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its stored form.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The name of the file.
+    pub fn file_name(&self) -> String {
+        format!("{self}.table")
+    }
+
+    /// Where the file lies in a data directory.
+    pub fn path_in(&self, folder: &Path) -> PathBuf {
+        folder.join(TABLES_FOLDER).join(self.file_name())
+    }
+}
+
+impl fmt::Display for TableHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TableHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TableHash({self})")
+    }
+}
+
+/// What a table is and holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableMeta {
+    /// Its name.
+    pub hash: TableHash,
+    /// Of the file, in bytes.
+    pub size: u64,
+    /// Versions of keys in it.
+    pub entries: u64,
+    /// Deletes among them.
+    pub tombstones: u64,
+    /// The oldest version. `min_lsn <= max_lsn`.
+    pub min_lsn: Lsn,
+    /// The newest version.
+    pub max_lsn: Lsn,
+    /// The least key. `min_key <= max_key`.
+    pub min_key: Vec<u8>,
+    /// The greatest key.
+    pub max_key: Vec<u8>,
+}
+
+impl TableMeta {
+    /// Whether a key of it can lie in `[min, max]`.
+    pub(crate) fn overlaps(&self, min: &[u8], max: &[u8]) -> bool {
+        self.min_key.as_slice() <= max && min <= self.max_key.as_slice()
+    }
+}
+
+/// The order of versions everywhere: by key, and newer versions of a key first.
+pub(crate) fn version_order(a: (&[u8], Lsn), b: (&[u8], Lsn)) -> Ordering {
+    a.0.cmp(b.0).then(b.1.cmp(&a.1))
+}

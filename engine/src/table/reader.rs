@@ -1,0 +1,192 @@
+//! Reading a table: its parts are checked when they are first used, and a part that does not check out is an error that
+//! says which file and where, never data.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+use seawall_wal::storage::{Access, Mapping, Storage};
+
+use super::block::{self, Block, BlockKind, Body};
+use super::store::BlockCache;
+use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
+use crate::error::{Error, Result, at};
+use crate::format::KeyspaceId;
+
+/// An open table.
+pub(crate) struct Table {
+    /// Unlike any other table's while the process lives; names its blocks in the cache.
+    id: u64,
+    keyspace: KeyspaceId,
+    meta: TableMeta,
+    path: PathBuf,
+    map: Arc<Mapping>,
+    cache: Arc<BlockCache>,
+    index_at: u64,
+    filter_at: u64,
+    index: OnceLock<Arc<Block>>,
+    filter: OnceLock<Body>,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table({})", self.path.display())
+    }
+}
+
+/// What a table says of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing.
+    Nothing,
+    /// It was deleted.
+    Deleted,
+    /// Its value.
+    Value(Bytes),
+}
+
+impl Table {
+    /// Opens the file at `path`, which must be what `meta` says.
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        path: &Path,
+        keyspace: KeyspaceId,
+        meta: TableMeta,
+        id: u64,
+        cache: Arc<BlockCache>,
+    ) -> Result<Self> {
+        let file = storage.open(path, Access::Read).map_err(at("open", path))?;
+        let len = file.len().map_err(at("read", path))?;
+        let corrupt = |offset, why| Error::CorruptTable { path: path.to_owned(), offset, why };
+        if len != meta.size || len < (HEADER_LEN + FOOTER_LEN) as u64 {
+            return Err(corrupt(0, "its length is not the one in the manifest"));
+        }
+        let map = Arc::new(file.map().map_err(at("map", path))?);
+        let footer_at = len - FOOTER_LEN as u64;
+        let footer = &map[footer_at as usize..];
+        let u32_at = |at: usize| u32::from_le_bytes(footer[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes"));
+        if footer[88..] != FOOTER_MAGIC || footer[84..88] != [0; 4] || crc32fast::hash(&footer[..80]) != u32_at(80) {
+            return Err(corrupt(footer_at, "its footer does not match its checksum"));
+        }
+        if u32_at(72) != TABLE_VERSION {
+            let version = u32_at(72);
+            return Err(Error::TooNew { path: path.to_owned(), version, supported: TABLE_VERSION });
+        }
+        let header: [&[u8]; 3] = [&HEADER_MAGIC, &TABLE_VERSION.to_le_bytes(), &keyspace.0.to_le_bytes()];
+        if map[..HEADER_LEN] != header.concat() {
+            return Err(corrupt(0, "its header is wrong"));
+        }
+        let same = u64_at(24) == meta.entries
+            && u64_at(32) == meta.tombstones
+            && u64_at(40) == meta.min_lsn.offset()
+            && u64_at(48) == meta.max_lsn.offset()
+            && u64_at(56) == len
+            && u32_at(64) == keyspace.0;
+        if !same {
+            return Err(corrupt(footer_at, "its footer is not that of the table in the manifest"));
+        }
+        let (index_at, filter_at) = (u64_at(0), u64_at(8));
+        let path = path.to_owned();
+        let (index, filter) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { id, keyspace, meta, path, map, cache, index_at, filter_at, index, filter })
+    }
+
+    pub(crate) fn meta(&self) -> &TableMeta {
+        &self.meta
+    }
+
+    pub(crate) fn keyspace(&self) -> KeyspaceId {
+        self.keyspace
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest version of `key` that is not newer than `at`. `hash` is the key's in the filter.
+    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Found> {
+        if !self.meta.overlaps(key, key) || self.meta.min_lsn > at || !self.may_contain(hash)? {
+            return Ok(Found::Nothing);
+        }
+        let index = self.index()?;
+        let number = index.lower_bound(key, at);
+        if number == index.len() {
+            return Ok(Found::Nothing);
+        }
+        let block = self.block(number)?;
+        let place = block.lower_bound(key, at);
+        if place == block.len() {
+            return Err(self.corrupt(self.index_at, "its index does not describe its blocks"));
+        }
+        let entry = block.entry(place);
+        Ok(match entry.value {
+            _ if entry.key != key => Found::Nothing,
+            None => Found::Deleted,
+            Some(value) => Found::Value(Bytes::copy_from_slice(value)),
+        })
+    }
+
+    /// The index: one entry per data block.
+    pub(crate) fn index(&self) -> Result<&Arc<Block>> {
+        if let Some(index) = self.index.get() {
+            return Ok(index);
+        }
+        let block = block::open(&self.map, self.keyspace, BlockKind::Index, self.index_at, None)
+            .and_then(|(body, count)| Block::new(body, count))
+            .map_err(|why| self.corrupt(self.index_at, why))?;
+        Ok(self.index.get_or_init(|| Arc::new(block)))
+    }
+
+    /// Data block `number`, from the cache if it is there.
+    pub(crate) fn block(&self, number: usize) -> Result<Arc<Block>> {
+        let entry = self.index()?.entry(number);
+        let place = entry.value.and_then(|place| place.split_first_chunk::<8>());
+        let Some((offset, Ok(len))) = place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) else {
+            return Err(self.corrupt(self.index_at, "its index does not describe its blocks"));
+        };
+        let len = u32::from_le_bytes(len) as usize;
+        if let Some(block) = self.cache.get(self.id, offset) {
+            return Ok(block);
+        }
+        let block = block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len))
+            .and_then(|(body, count)| Block::new(body, count))
+            .map_err(|why| self.corrupt(offset, why))?;
+        let last = block.entry(block.len() - 1);
+        if (last.key, last.lsn) != (entry.key, entry.lsn) {
+            return Err(self.corrupt(offset, "it is not the block its index describes"));
+        }
+        let block = Arc::new(block);
+        self.cache.insert(self.id, offset, Arc::clone(&block));
+        Ok(block)
+    }
+
+    fn may_contain(&self, hash: u64) -> Result<bool> {
+        if let Some(filter) = self.filter.get() {
+            return Ok(filter::may_contain(filter.bytes(), hash));
+        }
+        let (body, blocks) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.filter_at, None)
+            .map_err(|why| self.corrupt(self.filter_at, why))?;
+        if !filter::is_filter(body.bytes(), blocks) {
+            return Err(self.corrupt(self.filter_at, "its filter has the wrong length"));
+        }
+        Ok(filter::may_contain(self.filter.get_or_init(|| body).bytes(), hash))
+    }
+
+    /// Checks every byte: the digest of the whole file, and each block.
+    pub(crate) fn verify(&self) -> Result<()> {
+        if blake3::hash(&self.map).as_bytes() != self.meta.hash.as_bytes() {
+            // A block says more precisely where; if all blocks are whole, the damage is between them.
+            (0..self.index()?.len()).try_for_each(|number| self.block(number).map(drop))?;
+            self.may_contain(0)?;
+            return Err(self.corrupt(0, "its digest is not its name"));
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, offset: u64, why: &'static str) -> Error {
+        Error::CorruptTable { path: self.path.clone(), offset, why }
+    }
+}

@@ -1,0 +1,183 @@
+//! The store of open tables: gives finished tables their names, hands out open ones, and removes files that no version
+//! of the database uses any more. Names are given and taken under one lock, so neither can overtake the other.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use seawall_wal::storage::Storage;
+
+use super::block::Block;
+use super::{Compression, FinishedTable, TABLES_FOLDER, Table, TableHash, TableMeta, TableWriter};
+use crate::error::{Result, at};
+use crate::format::KeyspaceId;
+
+/// Blocks in memory, bounded by their bytes.
+#[derive(Debug)]
+pub(crate) struct BlockCache {
+    blocks: Cache<(u64, u64), Arc<Block>, ByBytes>,
+    capacity: u64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct ByBytes;
+
+impl Weighter<(u64, u64), Arc<Block>> for ByBytes {
+    fn weight(&self, _: &(u64, u64), block: &Arc<Block>) -> u64 {
+        block.weight()
+    }
+}
+
+impl BlockCache {
+    fn new(capacity: u64) -> Self {
+        let items = (capacity / (16 << 10)).clamp(64, 1 << 20) as usize;
+        let blocks = Cache::with_weighter(items, capacity, ByBytes);
+        Self { blocks, capacity, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+
+    pub(super) fn get(&self, table: u64, offset: u64) -> Option<Arc<Block>> {
+        let block = self.blocks.get(&(table, offset));
+        let counter = if block.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        block
+    }
+
+    pub(super) fn insert(&self, table: u64, offset: u64, block: Arc<Block>) {
+        self.blocks.insert((table, offset), block);
+    }
+}
+
+/// How the cache of blocks does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Bytes it holds.
+    pub bytes: u64,
+    /// Bytes it may hold.
+    pub capacity_bytes: u64,
+    /// Blocks found in it.
+    pub hits: u64,
+    /// Blocks that had to be read.
+    pub misses: u64,
+}
+
+/// All open tables.
+#[derive(Debug)]
+pub(crate) struct TableStore {
+    storage: Arc<dyn Storage>,
+    folder: PathBuf,
+    cache: Arc<BlockCache>,
+    next: AtomicU64,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    tables: HashMap<TableHash, Arc<Table>>,
+    /// Open tables that no current version uses.
+    obsolete: HashSet<TableHash>,
+}
+
+impl TableStore {
+    /// A store of the data directory `root`, whose folder of tables exists.
+    pub(crate) fn new(storage: Arc<dyn Storage>, root: &Path, cache_bytes: u64) -> Self {
+        let cache = Arc::new(BlockCache::new(cache_bytes));
+        let folder = root.join(TABLES_FOLDER);
+        Self { storage, folder, cache, next: AtomicU64::new(1), open: Mutex::default() }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn cache_stats(&self) -> CacheStats {
+        CacheStats {
+            bytes: self.cache.blocks.weight(),
+            capacity_bytes: self.cache.capacity,
+            hits: self.cache.hits.load(Ordering::Relaxed),
+            misses: self.cache.misses.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Starts a table.
+    pub(crate) fn writer(&self, keyspace: KeyspaceId, compression: Compression) -> Result<TableWriter> {
+        let path = self.folder.join(format!("{}.tmp", self.next.fetch_add(1, Ordering::Relaxed)));
+        TableWriter::create(Arc::clone(&self.storage), &path, keyspace, compression)
+    }
+
+    /// Gives a finished table its name and opens it. The folder is not synced yet.
+    pub(crate) fn adopt(&self, finished: FinishedTable) -> Result<Arc<Table>> {
+        let mut open = self.open.lock();
+        let FinishedTable { keyspace, meta, temporary } = finished;
+        if let Some(table) = open.tables.get(&meta.hash).cloned() {
+            open.obsolete.remove(&meta.hash);
+            self.storage.remove(&temporary).map_err(at("remove", &temporary))?;
+            return Ok(table);
+        }
+        let path = self.folder.join(meta.hash.file_name());
+        self.storage.rename(&temporary, &path).map_err(at("rename", &temporary))?;
+        self.open_in(&mut open, keyspace, meta)
+    }
+
+    /// Opens a table that the manifest names.
+    pub(crate) fn open(&self, keyspace: KeyspaceId, meta: TableMeta) -> Result<Arc<Table>> {
+        self.open_in(&mut self.open.lock(), keyspace, meta)
+    }
+
+    fn open_in(&self, open: &mut Open, keyspace: KeyspaceId, meta: TableMeta) -> Result<Arc<Table>> {
+        let hash = meta.hash;
+        let path = self.folder.join(hash.file_name());
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let table = Arc::new(Table::open(&*self.storage, &path, keyspace, meta, id, Arc::clone(&self.cache))?);
+        open.tables.insert(hash, Arc::clone(&table));
+        Ok(table)
+    }
+
+    /// Makes the names given so far survive power loss.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.storage.sync_dir(&self.folder).map_err(at("sync", &self.folder))
+    }
+
+    /// These tables are in no current version any more. Their files go once nobody reads them.
+    pub(crate) fn release(&self, tables: impl IntoIterator<Item = TableHash>) {
+        self.open.lock().obsolete.extend(tables);
+    }
+
+    /// Removes the files of obsolete tables that nobody reads. Says how many obsolete ones are left.
+    pub(crate) fn collect(&self) -> usize {
+        let mut open = self.open.lock();
+        let open = &mut *open;
+        open.obsolete.retain(|hash| {
+            // Only the store's own reference is left, and new ones come from the store alone, which is locked.
+            let unused = open.tables.get(hash).is_none_or(|table| Arc::strong_count(table) == 1);
+            if unused {
+                let path = self.folder.join(hash.file_name());
+                open.tables.remove(hash);
+                if let Err(error) = self.storage.remove(&path) {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove a table that is not needed any more");
+                }
+            }
+            !unused
+        });
+        open.obsolete.len()
+    }
+
+    /// Removes every file of the folder that `keep` does not name.
+    pub(crate) fn sweep(&self, keep: &HashSet<TableHash>) -> Result<usize> {
+        let keep: HashSet<String> = keep.iter().map(TableHash::file_name).collect();
+        let mut removed = 0;
+        for name in self.storage.list(&self.folder).map_err(at("list", &self.folder))? {
+            if !keep.contains(&name) && (name.ends_with(".tmp") || name.ends_with(".table")) {
+                let path = self.folder.join(name);
+                self.storage.remove(&path).map_err(at("remove", &path))?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}

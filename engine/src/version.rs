@@ -1,0 +1,142 @@
+//! What a reader sees: memtables and tables at one moment, never changed, shared by whoever looked then. The files of a
+//! view stay while it is held.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+
+use crate::error::Result;
+use crate::format::KeyspaceId;
+use crate::manifest::{LEVELS, TableEntry};
+use crate::memtable::{FrozenSet, MemtableSet};
+use crate::table::{Found, Table, TableHash, filter_hash};
+
+/// The tables of one keyspace by level. Level 0 from newest to oldest, others by key without overlap; for one key a
+/// lower level is newer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Levels([Vec<Arc<Table>>; LEVELS]);
+
+impl Levels {
+    pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
+        &self.0[level]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[Arc<Table>])> {
+        self.0.iter().enumerate().map(|(level, tables)| (level, tables.as_slice()))
+    }
+
+    fn get(&self, key: &[u8], at: Lsn) -> Result<Found> {
+        let hash = filter_hash(key);
+        for table in &self.0[0] {
+            match table.get(key, hash, at)? {
+                Found::Nothing => {}
+                found => return Ok(found),
+            }
+        }
+        for tables in &self.0[1..] {
+            let number = tables.partition_point(|table| table.meta().max_key.as_slice() < key);
+            if let Some(table) = tables.get(number) {
+                match table.get(key, hash, at)? {
+                    Found::Nothing => {}
+                    found => return Ok(found),
+                }
+            }
+        }
+        Ok(Found::Nothing)
+    }
+}
+
+/// The tables of all keyspaces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TableSet {
+    keyspaces: BTreeMap<KeyspaceId, Arc<Levels>>,
+}
+
+impl TableSet {
+    pub(crate) fn levels(&self, keyspace: KeyspaceId) -> Option<&Arc<Levels>> {
+        self.keyspaces.get(&keyspace)
+    }
+
+    pub(crate) fn keyspaces(&self) -> impl Iterator<Item = (KeyspaceId, &Arc<Levels>)> {
+        self.keyspaces.iter().map(|(id, levels)| (*id, levels))
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (KeyspaceId, usize, &Arc<Table>)> {
+        self.keyspaces.iter().flat_map(|(id, levels)| {
+            levels.iter().flat_map(move |(level, tables)| tables.iter().map(move |table| (*id, level, table)))
+        })
+    }
+
+    /// In the manifest's order.
+    pub(crate) fn entries(&self) -> Vec<TableEntry> {
+        self.tables()
+            .map(|(keyspace, level, table)| TableEntry { keyspace, level: level as u8, meta: table.meta().clone() })
+            .collect()
+    }
+
+    pub(crate) fn hashes(&self) -> HashSet<TableHash> {
+        self.tables().map(|(_, _, table)| table.meta().hash).collect()
+    }
+
+    /// Adds a table to level 0 or, in its place by key, to a deeper one.
+    pub(crate) fn add(&mut self, level: usize, table: Arc<Table>) {
+        let levels = Arc::make_mut(self.keyspaces.entry(table.keyspace()).or_default());
+        let tables = &mut levels.0[level];
+        let place = match level {
+            0 => tables.partition_point(|other| other.meta().min_lsn > table.meta().max_lsn),
+            _ => tables.partition_point(|other| other.meta().max_key < table.meta().min_key),
+        };
+        if level > 0 {
+            let fits = tables.get(place).is_none_or(|next| table.meta().max_key < next.meta().min_key);
+            assert!(fits, "tables of one level do not overlap");
+        }
+        tables.insert(place, table);
+    }
+
+    pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &HashSet<TableHash>) {
+        if let Some(levels) = self.keyspaces.get_mut(&keyspace) {
+            let levels = Arc::make_mut(levels);
+            levels.0.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));
+        }
+    }
+
+    pub(crate) fn remove_keyspace(&mut self, keyspace: KeyspaceId) {
+        self.keyspaces.remove(&keyspace);
+    }
+}
+
+/// Everything there was at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// Takes commits.
+    pub(crate) active: Arc<MemtableSet>,
+    /// Wait to be written out, oldest first.
+    pub(crate) frozen: Vec<Arc<FrozenSet>>,
+    pub(crate) tables: Arc<TableSet>,
+    /// Reads below it may miss versions.
+    pub(crate) floor: Lsn,
+}
+
+impl View {
+    /// The value of `key` as of `at`, which is not below the floor.
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
+        debug_assert!(at >= self.floor);
+        let sets = std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.set));
+        for set in sets {
+            if let Some(found) = set.get(keyspace, key, at) {
+                return Ok(found);
+            }
+        }
+        match self.tables.levels(keyspace).map(|levels| levels.get(key, at)).transpose()? {
+            Some(Found::Value(value)) => Ok(Some(value)),
+            Some(Found::Deleted | Found::Nothing) | None => Ok(None),
+        }
+    }
+
+    /// Bytes of memtables, frozen ones included.
+    pub(crate) fn memtable_bytes(&self) -> u64 {
+        self.active.bytes() + self.frozen.iter().map(|frozen| frozen.set.bytes()).sum::<u64>()
+    }
+}
