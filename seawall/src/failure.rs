@@ -1,0 +1,248 @@
+//! What went wrong, said once for everybody: a kind that programs act on, a sentence for people, and a hint. The one
+//! table here gives every kind its exit code and its HTTP status.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a caller can act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// It failed; the message says why.
+    Failed,
+    /// The command or request makes no sense.
+    Usage,
+    /// Done in part.
+    Partial,
+    /// Whether a write survives is unknown.
+    Indeterminate,
+    /// No such key, keyspace, backup, path.
+    NotFound,
+    /// Another process has the directory open.
+    Locked,
+    /// Data is damaged, or does not match its digest.
+    VerificationFailed,
+    /// Another node has taken over this history.
+    Fenced,
+    /// This node takes no writes, or has the wrong role.
+    ReadOnly,
+    /// Somebody is too far behind; try again later.
+    Backpressure,
+    /// Larger than it may be.
+    TooLarge,
+    /// The disk is full.
+    DiskFull,
+    /// Nobody answers.
+    Unreachable,
+    /// It took too long, or the server is full.
+    Unavailable,
+    /// The settings are wrong.
+    Config,
+    /// Ctrl-C.
+    Interrupted,
+    /// Asked to stop.
+    Terminated,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit code.
+    pub code: u8,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Every exit code there is.
+pub const EXITS: [Exit; 12] = [
+    Exit { code: 0, meaning: "ok" },
+    Exit { code: 1, meaning: "failed" },
+    Exit { code: 2, meaning: "the command line makes no sense" },
+    Exit { code: 3, meaning: "done in part, or whether it was done is unknown" },
+    Exit { code: 10, meaning: "not found" },
+    Exit { code: 11, meaning: "locked: another process has the directory open" },
+    Exit { code: 12, meaning: "verification failed: data is damaged or differs" },
+    Exit { code: 13, meaning: "fenced: another node has taken over" },
+    Exit { code: 14, meaning: "read-only: wrong role for this" },
+    Exit { code: 78, meaning: "the settings are wrong" },
+    Exit { code: 130, meaning: "interrupted" },
+    Exit { code: 143, meaning: "terminated" },
+];
+
+/// One row for each kind: its name, exit code and HTTP status.
+const KINDS: [(Kind, &str, u8, u16); 17] = [
+    (Kind::Failed, "failed", 1, 500),
+    (Kind::Usage, "usage", 2, 400),
+    (Kind::Partial, "partial", 3, 500),
+    (Kind::Indeterminate, "indeterminate", 3, 504),
+    (Kind::NotFound, "not_found", 10, 404),
+    (Kind::Locked, "locked", 11, 423),
+    (Kind::VerificationFailed, "verification_failed", 12, 500),
+    (Kind::Fenced, "fenced", 13, 409),
+    (Kind::ReadOnly, "read_only", 14, 409),
+    (Kind::Backpressure, "backpressure", 1, 503),
+    (Kind::TooLarge, "too_large", 1, 413),
+    (Kind::DiskFull, "disk_full", 1, 507),
+    (Kind::Unreachable, "unreachable", 1, 502),
+    (Kind::Unavailable, "unavailable", 1, 503),
+    (Kind::Config, "config", 78, 500),
+    (Kind::Interrupted, "interrupted", 130, 500),
+    (Kind::Terminated, "terminated", 143, 500),
+];
+
+impl Kind {
+    fn row(self) -> (Self, &'static str, u8, u16) {
+        KINDS.into_iter().find(|(kind, ..)| *kind == self).unwrap_or(KINDS[0])
+    }
+
+    /// As in JSON.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// With which a command ends.
+    pub fn exit_code(self) -> u8 {
+        self.row().2
+    }
+
+    /// With which a request is answered.
+    pub fn http_status(self) -> u16 {
+        self.row().3
+    }
+}
+
+/// A failure of a command or a request.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What to act on.
+    pub kind: Kind,
+    /// What happened, in a sentence.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// The position of a write whose fate is unknown.
+    pub lsn: Option<String>,
+    /// When it makes sense to try again.
+    pub retry_after_seconds: Option<f64>,
+}
+
+impl Failure {
+    /// Of a kind, with a message.
+    pub fn new(kind: Kind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string(), hint: None, lsn: None, retry_after_seconds: None }
+    }
+
+    /// With advice.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// As JSON on standard error.
+    pub fn json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!({
+            "type": "error",
+            "kind": self.kind,
+            "code": self.kind.exit_code(),
+            "message": self.message,
+            "hint": self.hint,
+        });
+        if let Some(lsn) = &self.lsn {
+            json["lsn"] = lsn.as_str().into();
+        }
+        if let Some(seconds) = self.retry_after_seconds {
+            json["retry_after_seconds"] = seconds.into();
+        }
+        json
+    }
+}
+
+/// `context: cause: its cause`, for errors that do not print their sources themselves.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl From<seawall_engine::Error> for Failure {
+    fn from(error: seawall_engine::Error) -> Self {
+        use seawall_engine::Error as E;
+        let kind = match &error {
+            E::Locked { .. } => Kind::Locked,
+            E::NotFound { .. } | E::UnknownKeyspace { .. } => Kind::NotFound,
+            E::SnapshotTooOld { .. } | E::SnapshotTooNew { .. } => Kind::NotFound,
+            E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
+            E::CorruptPayload { .. } => Kind::VerificationFailed,
+            E::TooLarge { .. } => Kind::TooLarge,
+            E::EmptyKey | E::EmptyName | E::LevelUnavailable { .. } => Kind::Usage,
+            E::ReadOnly { .. } | E::WrongState { .. } => Kind::ReadOnly,
+            E::Backpressure(_) => Kind::Backpressure,
+            E::Indeterminate { .. } => Kind::Indeterminate,
+            E::DiskFull { .. } => Kind::DiskFull,
+            E::Closed => Kind::Unavailable,
+            E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {
+                Kind::VerificationFailed
+            }
+            _ => Kind::Failed,
+        };
+        let mut failure = Self::new(kind, chain(&error));
+        match &error {
+            E::Locked { .. } => {
+                failure.hint = Some(String::from("a running node can be asked over HTTP: add --url"));
+            }
+            E::NotFound { path } => {
+                failure.hint = Some(format!("`seawall init --data-dir {}` makes one", path.display()));
+            }
+            E::Indeterminate { lsn, .. } => failure.lsn = Some(lsn.to_string()),
+            E::Backpressure(held) => failure.retry_after_seconds = Some(held.retry_after.as_secs_f64()),
+            _ => {}
+        }
+        failure
+    }
+}
+
+impl From<crate::config::ConfigError> for Failure {
+    fn from(error: crate::config::ConfigError) -> Self {
+        Self::new(Kind::Config, error)
+    }
+}
+
+impl From<crate::config::ArchiveSettingsError> for Failure {
+    fn from(error: crate::config::ArchiveSettingsError) -> Self {
+        Self::new(Kind::Config, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_ends_with_an_exit_code_that_is_explained() {
+        for (kind, name, code, status) in KINDS {
+            assert!(EXITS.iter().any(|exit| exit.code == code), "{name} ends with {code}, which nothing explains");
+            assert!((400..600).contains(&status), "{name}");
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn a_failure_says_kind_code_message_and_hint() {
+        let json = Failure::new(Kind::Locked, "busy").hint("wait").json();
+        assert_eq!(
+            json,
+            serde_json::json!({"type": "error", "kind": "locked", "code": 11, "message": "busy", "hint": "wait"})
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! What commands and the API do with keys and values: the same few operations over an open database, so that
+//! `seawall get` on a directory and `GET /v1/kv` on a running node mean one thing.
+
+use std::ops::Bound;
+use std::time::Instant;
+
+use bytes::Bytes;
+use seawall_engine::{Commit, CommitLevel, Db, Keyspace, Snapshot};
+use seawall_wal::Lsn;
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+use crate::failure::{Failure, Kind};
+
+/// The keyspace of those who name none.
+pub const DEFAULT_KEYSPACE: &str = "default";
+/// Entries of one page of a scan.
+pub const PAGE_ENTRIES_MAX: usize = 10_000;
+/// Bytes of one page of a scan.
+pub const PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Which keys, in which order, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scan {
+    /// Keys that begin with this.
+    pub prefix: Vec<u8>,
+    /// This key and those after it.
+    pub start: Option<Vec<u8>>,
+    /// Keys after this one.
+    pub after: Option<Vec<u8>>,
+    /// Keys before this one.
+    pub end: Option<Vec<u8>>,
+    /// From the last to the first.
+    pub reverse: bool,
+    /// Without values.
+    pub keys_only: bool,
+    /// Entries at most; also bounded by [`PAGE_ENTRIES_MAX`] and [`PAGE_BYTES_MAX`].
+    pub limit: usize,
+}
+
+/// Part of a keyspace, as of one LSN.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// As of when.
+    pub lsn: String,
+    /// In order.
+    pub entries: Vec<Entry>,
+    /// Whether there are more in the range.
+    pub more: bool,
+}
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its position.
+    pub lsn: String,
+    /// Its commit time, RFC 3339.
+    pub time: String,
+    /// What it waited for.
+    pub level: String,
+}
+
+impl Written {
+    /// Of a commit that reached `level`.
+    pub fn new(commit: Commit, level: CommitLevel) -> Self {
+        Self { lsn: commit.lsn.to_string(), time: rfc3339(commit.time), level: level.to_string() }
+    }
+}
+
+/// A commit time as text, UTC.
+pub fn rfc3339(time: seawall_wal::Timestamp) -> String {
+    let micros = i64::try_from(time.0).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+/// How a write is to be done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteOptions {
+    /// What to wait for.
+    pub level: CommitLevel,
+    /// When to stop waiting.
+    pub deadline: Option<Instant>,
+}
+
+/// Operations of one atomic write, by key; `None` deletes.
+pub type Operations = Vec<(Vec<u8>, Option<Bytes>)>;
+
+/// The value under a key.
+pub fn get(db: &Db, keyspace: &str, key: &[u8]) -> Result<Option<Bytes>, Failure> {
+    Ok(existing(db, keyspace)?.get(key)?)
+}
+
+/// Commits operations as one.
+pub fn write(db: &Db, keyspace: &str, operations: Operations, options: WriteOptions) -> Result<Written, Failure> {
+    // To delete in a keyspace that is not there is a mistake; to put makes it.
+    let puts = operations.iter().any(|(_, value)| value.is_some());
+    let keyspace = if puts { db.keyspace(keyspace)? } else { existing(db, keyspace)? };
+    let mut batch = db.batch();
+    if let Some(deadline) = options.deadline {
+        batch.deadline(deadline);
+    }
+    for (key, value) in &operations {
+        match value {
+            Some(value) => batch.put(&keyspace, key, value),
+            None => batch.remove(&keyspace, key),
+        };
+    }
+    Ok(Written::new(batch.commit_with(options.level)?, options.level))
+}
+
+/// One page of a keyspace.
+pub fn scan(db: &Db, keyspace: &str, scan: &Scan) -> Result<Page, Failure> {
+    let keyspace = existing(db, keyspace)?;
+    let snapshot = db.snapshot()?;
+    let limit = scan.limit.min(PAGE_ENTRIES_MAX);
+    let mut page = Page { lsn: snapshot.lsn().to_string(), entries: Vec::new(), more: false };
+    let mut bytes = 0;
+    for pair in pairs(&snapshot, &keyspace, scan) {
+        let (key, value) = pair?;
+        if page.entries.len() >= limit || bytes >= PAGE_BYTES_MAX {
+            page.more = true;
+            break;
+        }
+        bytes += key.len() + if scan.keys_only { 0 } else { value.len() };
+        page.entries.push(if scan.keys_only { Entry::of_key(&key) } else { Entry::new(&key, &value) });
+    }
+    Ok(page)
+}
+
+/// The pairs of a scan, however many, whatever its limit.
+pub fn pairs(
+    snapshot: &Snapshot,
+    keyspace: &Keyspace,
+    scan: &Scan,
+) -> Box<dyn Iterator<Item = seawall_engine::Result<(Bytes, Bytes)>>> {
+    match bounds(scan) {
+        None => Box::new(std::iter::empty()),
+        Some(bounds) => {
+            let range = snapshot.range::<Vec<u8>>(keyspace, bounds);
+            if scan.reverse { Box::new(range.rev()) } else { Box::new(range) }
+        }
+    }
+}
+
+type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+/// The tightest bounds that all of prefix, start, after and end allow; none if that is nothing.
+fn bounds(scan: &Scan) -> Option<Bounds> {
+    let lowers = [
+        (!scan.prefix.is_empty()).then(|| (scan.prefix.clone(), false)),
+        scan.start.clone().map(|key| (key, false)),
+        scan.after.clone().map(|key| (key, true)),
+    ];
+    let lower = lowers.into_iter().flatten().max();
+    let upper = [successor(&scan.prefix), scan.end.clone()].into_iter().flatten().min();
+    if let (Some((lower, _)), Some(upper)) = (&lower, &upper)
+        && lower >= upper
+    {
+        return None;
+    }
+    let lower = match lower {
+        None => Bound::Unbounded,
+        Some((key, false)) => Bound::Included(key),
+        Some((key, true)) => Bound::Excluded(key),
+    };
+    Some((lower, upper.map_or(Bound::Unbounded, Bound::Excluded)))
+}
+
+/// The first key after all that begin with `prefix`; none if there is no such key.
+fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|&byte| byte != u8::MAX)?;
+    let mut key = prefix[..=last].to_vec();
+    key[last] += 1;
+    Some(key)
+}
+
+/// A keyspace that must be there.
+pub fn existing(db: &Db, name: &str) -> Result<Keyspace, Failure> {
+    db.existing_keyspace(name).map_err(|error| {
+        let names = db.keyspaces();
+        let hint = if names.is_empty() { String::from("there are none yet") } else { names.join(", ") };
+        Failure::from(error).hint(format!("keyspaces here: {hint}"))
+    })
+}
+
+/// An LSN as people write it.
+pub fn parse_lsn(text: &str) -> Result<Lsn, Failure> {
+    text.parse().map_err(|error| Failure::new(Kind::Usage, format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan_of(prefix: &str, start: Option<&str>, end: Option<&str>) -> Scan {
+        let bytes = |text: &str| text.as_bytes().to_vec();
+        Scan { prefix: bytes(prefix), start: start.map(bytes), end: end.map(bytes), ..Scan::default() }
+    }
+
+    #[test]
+    fn bounds_are_the_tightest_of_prefix_start_and_end() {
+        let included = |key: &str| Bound::Included(key.as_bytes().to_vec());
+        let excluded = |key: &str| Bound::Excluded(key.as_bytes().to_vec());
+        assert_eq!(bounds(&scan_of("", None, None)), Some((Bound::Unbounded, Bound::Unbounded)));
+        assert_eq!(bounds(&scan_of("ab", None, None)), Some((included("ab"), excluded("ac"))));
+        assert_eq!(bounds(&scan_of("ab", Some("abx"), Some("b"))), Some((included("abx"), excluded("ac"))));
+        assert_eq!(bounds(&scan_of("ab", Some("a"), Some("abc"))), Some((included("ab"), excluded("abc"))));
+        assert_eq!(bounds(&scan_of("b", None, Some("a"))), None);
+        assert_eq!(bounds(&Scan { after: Some(b"k".to_vec()), ..Scan::default() }).unwrap().0, excluded("k"));
+        assert_eq!(successor(b"\xff\xff"), None);
+        assert_eq!(successor(b"a\xff").unwrap(), b"b");
+    }
+
+    #[test]
+    fn what_is_written_is_read_scanned_and_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = seawall_wal::SegmentSize::MIN;
+        let db = Db::builder(dir.path()).segment_size(size).open().unwrap();
+        let missing = get(&db, "default", b"a").unwrap_err();
+        assert_eq!((missing.kind, missing.hint.as_deref()), (Kind::NotFound, Some("keyspaces here: there are none yet")));
+        let puts = ["a", "b", "c"].map(|key| (key.as_bytes().to_vec(), Some(Bytes::from_static(b"v")))).to_vec();
+        write(&db, "default", puts, WriteOptions::default()).unwrap();
+        write(&db, "default", vec![(b"b".to_vec(), None)], WriteOptions::default()).unwrap();
+        assert_eq!(get(&db, "default", b"b").unwrap(), None);
+        let page = scan(&db, "default", &Scan { limit: 1, reverse: true, ..Scan::default() }).unwrap();
+        assert_eq!((page.entries, page.more), (vec![Entry::new(b"c", b"v")], true));
+        let page = scan(&db, "default", &Scan { limit: 2, keys_only: true, ..Scan::default() }).unwrap();
+        assert_eq!((page.entries, page.more), (vec![Entry::of_key(b"a"), Entry::of_key(b"c")], false));
+    }
+}
