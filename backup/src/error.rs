@@ -79,6 +79,16 @@ pub enum Error {
         /// What the probe found.
         found: ConditionalWrites,
     },
+    /// The archive does not reach as far as the log of whoever wants to fence there.
+    #[error("timeline {timeline} is archived up to {}, this node has it up to {at}; archive the rest before fencing", archived.map_or_else(|| "nothing".to_owned(), |lsn| lsn.to_string()))]
+    ArchiveBehind {
+        /// The timeline.
+        timeline: TimelineId,
+        /// Where the archive ends, if it has any of it.
+        archived: Option<Lsn>,
+        /// Where this node's log ends.
+        at: Lsn,
+    },
     /// Another promotion has the timeline.
     #[error("timeline {timeline} was claimed by {claimant}; this node may not begin it")]
     TimelineTaken {
@@ -176,6 +186,12 @@ pub enum Error {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] seawall_wal::Error),
+    /// Something this depends on has ended before.
+    #[error("archiving has ended: {why}")]
+    Ended {
+        /// Why.
+        why: String,
+    },
     /// The work was called off.
     #[error("stopped before it was finished; archived up to {archived}, the log ends at {end}")]
     Unfinished {

@@ -1,6 +1,7 @@
-//! Which promotion is the true one, decided by conditional writes: a fence ends the parent's log, a claim gives the new
-//! timeline to one node. Also what stops an archiver whose timeline was claimed by another.
+//! Which promotion is the true one, decided by a conditional write: of all that claim a timeline one gets it. Also what
+//! stops an archiver whose timeline was claimed by another. Ending the parent's log before is `fence`'s business.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_wal::{
@@ -10,8 +11,9 @@ use seawall_wal::{
 use tokio::runtime::Handle;
 
 use crate::archive::Archive;
+use crate::archiver::LogOwner;
 use crate::error::{Error, Result};
-use crate::format::chunk::{ChunkAbout, ChunkObject, ChunkOrigin, encode_fence};
+use crate::fence::FenceRequest;
 use crate::format::documents::TimelineDocument;
 use crate::format::keys;
 use crate::repository::{Condition, LIST_PAGE_MAX, PutOutcome};
@@ -117,63 +119,34 @@ impl Archive {
         let claimant = "somebody who is claiming it at this moment".to_owned();
         Err(Error::TimelineTaken { timeline: current.id, claimant })
     }
-
-    /// Ends `timeline` at the position `at`, if nothing of it lies beyond: by a fence under its next chunk's key.
-    ///
-    /// # Errors
-    /// [`Error::CannotFence`]; [`Error::Fenced`] if what lies there does not continue our history.
-    pub async fn fence_timeline(
-        &self,
-        timeline: TimelineId,
-        nonce: TimelineNonce,
-        at: Position,
-        node: NodeId,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<FenceOutcome> {
-        self.require_fencing().await?;
-        let cluster = self.cluster();
-        let origin = ChunkOrigin { cluster: cluster.cluster, segment_size: cluster.segment_size, nonce, node };
-        let about = ChunkAbout::fence(&origin, timeline, at, now);
-        let key = keys::chunk(timeline, at.lsn);
-        for _ in 0..CONFLICT_TRIES {
-            let object = encode_fence(&about, cluster.cluster, by);
-            match self.repository().put(&key, object, Condition::IfAbsent).await? {
-                PutOutcome::Stored { .. } => return Ok(FenceOutcome::Fenced(at.lsn)),
-                PutOutcome::ConditionFailed | PutOutcome::Conflict => {}
-            }
-            let Some(found) = self.chunk(timeline, at.lsn).await? else {
-                tokio::time::sleep(CONFLICT_PAUSE).await;
-                continue;
-            };
-            if found.about().nonce != nonce || found.about().chain_before != at.chain {
-                let by = "its archived log is another history than this node's".to_owned();
-                return Err(Error::Fenced { timeline, at: at.lsn, by });
-            }
-            return Ok(match found {
-                ChunkObject::Chunk(chunk) => FenceOutcome::MoreLog(chunk.to_log()),
-                // Ours from a lost answer, or another candidate's at the same place. The claim decides between us.
-                ChunkObject::Fence { .. } => FenceOutcome::Fenced(at.lsn),
-            });
-        }
-        let by = "another node is writing there at this moment".to_owned();
-        Err(Error::Fenced { timeline, at: at.lsn, by })
-    }
 }
 
 /// The archive as the log's [`TimelineAuthority`]: the same, for threads that may block.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ArchiveAuthority {
     archive: Archive,
     runtime: Handle,
     node: NodeId,
     name: String,
+    log: Option<Arc<dyn LogOwner>>,
 }
 
 impl ArchiveAuthority {
     /// For the node of this name. `runtime` does the waiting; the methods must not be called from its own threads.
     pub fn new(archive: Archive, runtime: Handle, node: NodeId, name: impl Into<String>) -> Self {
-        ArchiveAuthority { archive, runtime, node, name: name.into() }
+        ArchiveAuthority { archive, runtime, node, name: name.into(), log: None }
+    }
+
+    /// With the node's own log, from which a fence first archives what the archive lacks.
+    #[must_use]
+    pub fn with_log(self, log: Arc<dyn LogOwner>) -> Self {
+        ArchiveAuthority { log: Some(log), ..self }
+    }
+}
+
+impl std::fmt::Debug for ArchiveAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ArchiveAuthority of {} over {:?}", self.name, self.archive)
     }
 }
 
@@ -185,7 +158,8 @@ impl TimelineAuthority for ArchiveAuthority {
     }
 
     fn fence(&self, timeline: TimelineId, nonce: TimelineNonce, at: Position) -> seawall_wal::Result<FenceOutcome> {
-        let fenced = self.archive.fence_timeline(timeline, nonce, at, self.node, &self.name, now());
+        let request = FenceRequest { timeline, nonce, at, node: self.node, name: self.name.clone(), now: now() };
+        let fenced = self.archive.fence_timeline(&request, self.log.as_ref());
         self.runtime.block_on(fenced).map_err(|error| to_log_error(&self.archive, at.lsn, error))
     }
 

@@ -130,12 +130,34 @@ impl Chunk {
             .expect("a chunk's records were proven when it was made");
     }
 
-    /// Compares with local log that starts at the same place, as far as both reach.
-    pub fn compare(&self, local: &[u8]) -> Agreement {
-        match self.bytes.iter().zip(local).position(|(theirs, ours)| theirs != ours) {
+    /// Compares with local log that starts somewhere inside, as far as both reach.
+    pub fn compare(&self, local: &LogBytes) -> Agreement {
+        let offset = local.start.distance_from(self.about.start) as usize;
+        let theirs = self.bytes.get(offset..).unwrap_or_default();
+        match theirs.iter().zip(&local.bytes).position(|(theirs, ours)| theirs != ours) {
             None => Agreement::Agrees,
-            Some(at) => Agreement::Differs { at: self.about.start.advance(at as u64) },
+            Some(at) => Agreement::Differs { at: local.start.advance(at as u64) },
         }
+    }
+
+    /// The log after a position inside, or before the first record; `None` if no record ends there with that chain.
+    pub fn after(&self, position: Position) -> Option<LogBytes> {
+        let about = &self.about;
+        let mut found = position == Position { lsn: about.start, chain: about.chain_before };
+        self.for_each_record(|record| found |= record.position() == position);
+        let offset = position.lsn.distance_from(about.start) as usize;
+        let bytes = self.bytes.get(offset..).filter(|bytes| found && !bytes.is_empty())?.to_vec();
+        Some(LogBytes { timeline: about.timeline, start: position.lsn, bytes })
+    }
+
+    /// The log from the byte at `start` on, which must be where a record, or the chunk, begins.
+    pub fn log_from(&self, start: Lsn) -> Option<LogBytes> {
+        let about = &self.about;
+        let mut begins = start == about.start;
+        self.for_each_record(|record| begins |= record.lsn == start);
+        let offset = start.distance_from(about.start) as usize;
+        let bytes = self.bytes.get(offset..).filter(|bytes| begins && !bytes.is_empty())?.to_vec();
+        Some(LogBytes { timeline: about.timeline, start, bytes })
     }
 
     /// The log from `start` up to the end of the last record at or before `end`, of which there must be one.
@@ -480,10 +502,10 @@ pub(crate) mod tests {
     fn histories_agree_as_far_as_both_reach_or_differ_somewhere() {
         let chunk = Chunk::of_log(&origin(), log(3, 0), Chain(0), None).unwrap();
         for local in [log(2, 0), log(3, 0), log(5, 0)] {
-            assert_eq!(chunk.compare(&local.bytes), Agreement::Agrees);
+            assert_eq!(chunk.compare(&local), Agreement::Agrees);
         }
         // The payloads of the first records differ, so their headers do, and the CRC comes first.
-        assert_eq!(chunk.compare(&log(3, 1).bytes), Agreement::Differs { at: Lsn::new(512) });
+        assert_eq!(chunk.compare(&log(3, 1)), Agreement::Differs { at: Lsn::new(512) });
     }
 
     #[test]
