@@ -57,7 +57,7 @@ pub(crate) struct Core {
     pub(crate) flush_bell: Bell,
     pub(crate) compact_bell: Bell,
     /// One flush of memtables at a time, and one merge.
-    flushing: Mutex<()>,
+    pub(crate) flushing: Mutex<()>,
     compacting: Mutex<()>,
     pub(crate) stopping: AtomicBool,
     failed: Mutex<Option<Arc<str>>>,
@@ -150,11 +150,13 @@ impl Core {
         check: impl FnOnce() -> Result<()>,
     ) -> Result<Ticket> {
         self.check_writable()?;
-        let admission = if admitted { self.hooks.read().admission.clone() } else { None };
-        let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
-        let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
+        let mut permit = None;
         if admitted {
             self.gate.pass(deadline.unwrap_or_else(|| Instant::now() + self.settings.stall_timeout))?;
+            // Last, so that what it reserves is not held while waiting for something else.
+            let admission = self.hooks.read().admission.clone();
+            let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
+            permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
         }
         let ticket = {
             let _order = self.order.lock();
@@ -221,7 +223,7 @@ impl Core {
         self.flush_bell.ring();
     }
 
-    fn maintain_inline(&self) -> Result<()> {
+    pub(crate) fn maintain_inline(&self) -> Result<()> {
         if self.settings.background == Background::Inline && !self.state.view().frozen.is_empty() {
             self.flush_frozen()?;
             self.compact()?;

@@ -196,8 +196,8 @@ impl Db {
     /// A stable view of everything durable now.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let core = self.core();
-        let (_, view) = core.read_now()?;
-        let lsn = core.state.readers.pin(|| core.visible().max(view.floor))?;
+        core.read_now()?;
+        let lsn = core.state.readers.pin(|| core.visible())?;
         Ok(Snapshot::new(self.clone(), lsn))
     }
 

@@ -33,13 +33,6 @@ struct Current {
     stale: Vec<u64>,
 }
 
-/// A manifest and the tables it names, of one moment.
-pub(crate) struct Installed {
-    pub(crate) manifest: Manifest,
-    pub(crate) bytes: Arc<[u8]>,
-    pub(crate) view: Arc<View>,
-}
-
 impl Durable {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
@@ -66,14 +59,10 @@ impl Durable {
         self.current.lock().manifest.log_start
     }
 
-    pub(crate) fn manifest_number(&self) -> u64 {
-        self.current.lock().manifest.number
-    }
-
-    /// The current manifest together with a view that has exactly its tables.
-    pub(crate) fn current(&self, state: &State) -> Installed {
+    /// The current manifest, as it is stored too, together with exactly its tables.
+    pub(crate) fn current(&self, state: &State) -> (Manifest, Arc<[u8]>, Arc<TableSet>) {
         let current = self.current.lock();
-        Installed { manifest: current.manifest.clone(), bytes: Arc::clone(&current.bytes), view: state.view() }
+        (current.manifest.clone(), Arc::clone(&current.bytes), Arc::clone(&state.view().tables))
     }
 
     /// Changes the set of tables: `edit` changes the manifest's fields and the tables, then all is made durable, then

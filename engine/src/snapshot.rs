@@ -23,8 +23,12 @@ impl Snapshot {
         Self { db, lsn }
     }
 
-    pub(crate) fn db(&self) -> &Db {
-        &self.db
+    /// Handles of the keyspaces there were, by number.
+    pub(crate) fn keyspace_handles(&self) -> Vec<Keyspace> {
+        self.db.core().state.with_catalogue(|catalogue| {
+            let there = catalogue.iter().filter(|keyspace| keyspace.exists_at(self.lsn));
+            there.map(|keyspace| Keyspace::new(self.db.clone(), keyspace.clone())).collect()
+        })
     }
 
     /// As of when.

@@ -23,9 +23,9 @@ pub(crate) use store::TableStore;
 pub(crate) use writer::{Compression, FinishedTable, TableWriter};
 
 /// The version this code writes, and the newest it reads.
-pub const TABLE_VERSION: u32 = 0;
+pub(crate) const TABLE_VERSION: u32 = 0;
 /// The folder of tables in a data directory.
-pub const TABLES_FOLDER: &str = "tables";
+pub(crate) const TABLES_FOLDER: &str = "tables";
 
 /// Header, footer and block header, in bytes.
 const HEADER_LEN: usize = 16;
@@ -103,3 +103,6 @@ impl TableMeta {
 pub(crate) fn version_order(a: (&[u8], Lsn), b: (&[u8], Lsn)) -> Ordering {
     a.0.cmp(b.0).then(b.1.cmp(&a.1))
 }
+
+#[cfg(test)]
+mod tests;

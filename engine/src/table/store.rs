@@ -91,10 +91,6 @@ impl TableStore {
         Self { storage, folder, cache, next: AtomicU64::new(1), open: Mutex::default() }
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     pub(crate) fn cache_stats(&self) -> CacheStats {
         CacheStats {
             bytes: self.cache.blocks.weight(),

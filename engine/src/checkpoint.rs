@@ -1,0 +1,138 @@
+//! A checkpoint: the tables and the manifest of one moment, kept alive while a backup reads them, or copied into a
+//! directory that can be opened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use seawall_wal::{Lsn, Position, TimelineHistory, Timestamp};
+
+use crate::control::Role;
+use crate::db::Db;
+use crate::error::Result;
+use crate::install::Installation;
+use crate::manifest::Manifest;
+use crate::table::TableHash;
+use crate::version::TableSet;
+
+/// Bytes of log copied at once.
+const COPY_BYTES: usize = 1 << 20;
+
+/// A table file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableFile {
+    /// Its digest, which is its name everywhere.
+    pub hash: TableHash,
+    /// In bytes.
+    pub size: u64,
+    /// Where it lies. It stays there while the checkpoint is held.
+    pub path: PathBuf,
+}
+
+/// The state of one moment, kept while it is held: the tables, and the manifest that names them. Together with the log
+/// from [`log_start`](Self::log_start) at least to [`redo`](Self::redo) it makes a database.
+#[derive(Debug)]
+pub struct PinnedCheckpoint {
+    manifest: Manifest,
+    bytes: Arc<[u8]>,
+    tables: Arc<TableSet>,
+    flushed: Lsn,
+    history: TimelineHistory,
+    /// Keeps the database open.
+    _db: Db,
+}
+
+impl PinnedCheckpoint {
+    /// What it is, decoded.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// What it is, as it is stored.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its table files.
+    pub fn tables(&self) -> Vec<TableFile> {
+        let file = |table: &Arc<crate::table::Table>| TableFile {
+            hash: table.meta().hash,
+            size: table.meta().size,
+            path: table.path().to_owned(),
+        };
+        self.tables.tables().map(|(_, _, table)| file(table)).collect()
+    }
+
+    /// Everything at or below it is in the tables, nothing above it is.
+    pub fn redo(&self) -> Position {
+        self.manifest.redo
+    }
+
+    /// The time of the last record at or below redo.
+    pub fn redo_time(&self) -> Timestamp {
+        self.manifest.redo_time
+    }
+
+    /// Where the log that belongs to it must start.
+    pub fn log_start(&self) -> Position {
+        self.manifest.log_start
+    }
+
+    /// How far the log was durable when the checkpoint was taken. `redo <= flushed`.
+    pub fn flushed(&self) -> Lsn {
+        self.flushed
+    }
+
+    /// The timelines it went through.
+    pub fn history(&self) -> &TimelineHistory {
+        &self.history
+    }
+}
+
+impl Db {
+    /// Takes a checkpoint and keeps it. With `flush` everything applied is written into tables first, so that little log
+    /// belongs to it.
+    pub fn pin_checkpoint(&self, flush: bool) -> Result<PinnedCheckpoint> {
+        let core = self.core();
+        if flush {
+            core.flush_all()?;
+        }
+        let (manifest, bytes, tables) = core.durable.current(&core.state);
+        let (flushed, history) = (core.log.flushed().value(), core.log.history());
+        Ok(PinnedCheckpoint { manifest, bytes, tables, flushed, history, _db: self.clone() })
+    }
+
+    /// Copies the database as it is now into `folder`, which must be empty or not there: tables by hard links where
+    /// possible, and the log that belongs to them. The copy is read-only until it is promoted, so that it cannot be
+    /// mistaken for this node. Returns up to where it goes.
+    pub fn checkpoint(&self, folder: impl AsRef<Path>) -> Result<Lsn> {
+        let core = self.core();
+        let builder = self.builder_of_copy(folder.as_ref());
+        core.flush_all()?;
+        // While this is held, nothing moves redo, so the log that belongs to the copy stays.
+        let _one = core.flushing.lock();
+        let checkpoint = self.pin_checkpoint(false)?;
+        let copy = Installation::begin(&builder, checkpoint.manifest_bytes(), checkpoint.history())?;
+        for table in checkpoint.tables() {
+            copy.link_table(&table.hash, &table.path)?;
+        }
+        let mut at = copy.log_end().lsn;
+        while at < checkpoint.flushed()
+            && let Some(log) = core.log.read(at, COPY_BYTES)?
+        {
+            at = copy.receive(&log)?.lsn;
+        }
+        let time = copy.log_time();
+        let from = format!("checkpoint of {}", self.path().display());
+        let from = from.chars().take(crate::control::ROLE_TEXT_LEN_MAX / 4).collect();
+        copy.finish(Role::ReadOnlyRestored { at, time, from })?;
+        Ok(at)
+    }
+
+    fn builder_of_copy(&self, folder: &Path) -> crate::options::Builder {
+        let core = self.core();
+        Self::builder(folder)
+            .storage(Arc::clone(core.durable.storage()))
+            .segment_size(core.log.options().segment_size)
+            .background(core.settings.background)
+    }
+}

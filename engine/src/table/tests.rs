@@ -1,0 +1,187 @@
+use std::sync::Arc;
+
+use seawall_wal::storage::{MemoryDisk, Storage};
+
+use super::store::TableStore;
+use super::*;
+use crate::error::Error;
+use crate::format::KeyspaceId;
+
+const ROOT: &str = "/d";
+
+fn store(disk: &MemoryDisk) -> TableStore {
+    disk.create_dir_all(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap();
+    TableStore::new(Arc::new(disk.clone()), Path::new(ROOT), 1 << 20)
+}
+
+/// Versions in order: keys `000` to `count - 1`, every third with an older version, every fifth's newest a delete.
+fn versions(count: u32, value_len: usize) -> Vec<(Vec<u8>, Lsn, Option<Vec<u8>>)> {
+    let mut versions = Vec::new();
+    for number in 0..count {
+        let key = format!("{number:05}").into_bytes();
+        let value = |salt: u32| vec![(number * 7 + salt) as u8; value_len];
+        versions.push((key.clone(), Lsn::new(1000 + u64::from(number)), (number % 5 != 0).then(|| value(1))));
+        if number % 3 == 0 {
+            versions.push((key, Lsn::new(500), Some(value(2))));
+        }
+    }
+    versions
+}
+
+fn write(store: &TableStore, versions: &[(Vec<u8>, Lsn, Option<Vec<u8>>)], compression: Compression) -> Arc<Table> {
+    let mut writer = store.writer(KeyspaceId(3), compression).unwrap();
+    for (key, lsn, value) in versions {
+        writer.push(EntryRef { key, lsn: *lsn, value: value.as_deref() }).unwrap();
+    }
+    store.adopt(writer.finish().unwrap()).unwrap()
+}
+
+fn scan(table: &Arc<Table>) -> crate::Result<Vec<(Vec<u8>, Lsn, Option<Vec<u8>>)>> {
+    let mut cursor = TableCursor::first_from(Arc::clone(table), None)?;
+    let mut found = Vec::new();
+    while let Some(entry) = cursor.entry() {
+        found.push((entry.key.to_vec(), entry.lsn, entry.value.map(<[u8]>::to_vec)));
+        cursor.forward()?;
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_table_reads_back_both_ways_compressed_or_not() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let disk = MemoryDisk::new();
+        let store = store(&disk);
+        let versions = versions(2_000, 60);
+        let table = write(&store, &versions, compression);
+        assert_eq!(scan(&table).unwrap(), versions);
+        let mut cursor = TableCursor::last_before(Arc::clone(&table), None).unwrap();
+        for (key, lsn, _) in versions.iter().rev() {
+            let entry = cursor.entry().unwrap();
+            assert_eq!((entry.key, entry.lsn), (key.as_slice(), *lsn));
+            cursor.back().unwrap();
+        }
+        assert!(cursor.entry().is_none());
+        assert!(table.index().unwrap().len() > 3, "several blocks");
+        table.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_get_finds_the_newest_version_not_above_the_snapshot() {
+    let disk = MemoryDisk::new();
+    let table = write(&store(&disk), &versions(2_000, 60), Compression::Zstd);
+    let get = |key: &str, at| table.get(key.as_bytes(), filter_hash(key.as_bytes()), Lsn::new(at)).unwrap();
+    let value = |byte: u32| Found::Value(vec![byte as u8; 60].into());
+    assert_eq!(get("00003", 9_999), value(3 * 7 + 1));
+    assert_eq!(get("00003", 1_002), value(3 * 7 + 2));
+    assert_eq!(get("00003", 499), Found::Nothing);
+    assert_eq!(get("00015", 9_999), Found::Deleted);
+    assert_eq!(get("00015", 600), value(15 * 7 + 2));
+    assert_eq!(get("00003x", 9_999), Found::Nothing);
+    assert_eq!(get("1", 9_999), Found::Nothing);
+    assert_eq!(get("01999", 9_999), value(1999 * 7 + 1));
+}
+
+#[test]
+fn cursors_start_where_they_are_told_to() {
+    let disk = MemoryDisk::new();
+    let versions = versions(1_000, 60);
+    let table = write(&store(&disk), &versions, Compression::None);
+    for place in [("00000", u64::MAX), ("00500", u64::MAX), ("00501", 700), ("00999x", 0), ("", 0), ("00300", 0)] {
+        let place = (place.0.as_bytes(), Lsn::new(place.1));
+        let split = versions.partition_point(|(key, lsn, _)| version_order((key, *lsn), place).is_lt());
+        let expected =
+            |index: Option<usize>| index.and_then(|i| versions.get(i)).map(|(key, lsn, _)| (key.as_slice(), *lsn));
+        let forward = TableCursor::first_from(Arc::clone(&table), Some(place)).unwrap();
+        assert_eq!(forward.entry().map(|entry| (entry.key, entry.lsn)), expected(Some(split)), "{place:?}");
+        let back = TableCursor::last_before(Arc::clone(&table), Some(place)).unwrap();
+        assert_eq!(back.entry().map(|entry| (entry.key, entry.lsn)), expected(split.checked_sub(1)), "{place:?}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_detected_or_harmless() {
+    for compression in [Compression::None, Compression::Zstd] {
+        let disk = MemoryDisk::new();
+        let versions = versions(40, 12);
+        let meta = write(&store(&disk), &versions, compression).meta().clone();
+        let path = meta.hash.path_in(Path::new(ROOT));
+        let mut detected = 0;
+        for bit in 0..meta.size * 8 {
+            disk.flip_bit(&path, bit / 8, (bit % 8) as u8);
+            let store = store(&disk);
+            let read = store.open(KeyspaceId(3), meta.clone()).and_then(|table| {
+                for (key, lsn, value) in &versions {
+                    let found = match table.get(key, filter_hash(key), *lsn)? {
+                        Found::Value(value) => Some(value.to_vec()),
+                        Found::Deleted => None,
+                        Found::Nothing => panic!("a key is gone, bit {bit}"),
+                    };
+                    assert_eq!(&found, value, "bit {bit}");
+                }
+                assert!(table.verify().is_err(), "the digest covers every bit, bit {bit}");
+                scan(&table)
+            });
+            match read {
+                Ok(found) => assert_eq!(found, versions, "bit {bit}"),
+                Err(Error::CorruptTable { path: named, .. }) => {
+                    assert_eq!(named, path);
+                    detected += 1;
+                }
+                Err(other) => panic!("bit {bit}: {other}"),
+            }
+            disk.flip_bit(&path, bit / 8, (bit % 8) as u8);
+        }
+        // What remains are the properties, which reading does not need.
+        assert!(detected * 10 > meta.size * 8 * 9, "{detected} of {}", meta.size * 8);
+    }
+}
+
+#[test]
+fn a_block_in_another_place_does_not_pass() {
+    let disk = MemoryDisk::new();
+    let meta = write(&store(&disk), &versions(600, 60), Compression::None).meta().clone();
+    let path = meta.hash.path_in(Path::new(ROOT));
+    let place = |number| {
+        let table = store(&disk).open(KeyspaceId(3), meta.clone()).unwrap();
+        let value = table.index().unwrap().entry(number).value.unwrap().to_vec();
+        (u64::from_le_bytes(value[..8].try_into().unwrap()), u32::from_le_bytes(value[8..].try_into().unwrap()))
+    };
+    let ((first, len), (second, _)) = (place(0), place(1));
+    let file = disk.open(&path, seawall_wal::storage::Access::Write).unwrap();
+    let mut bytes = vec![0; len as usize];
+    seawall_wal::storage::read_exact_at(&*file, &mut bytes, first).unwrap();
+    file.write_at(&bytes, second).unwrap();
+    let table = store(&disk).open(KeyspaceId(3), meta).unwrap();
+    assert!(matches!(scan(&table), Err(Error::CorruptTable { offset, .. }) if offset == second));
+}
+
+#[test]
+fn a_table_is_not_removed_while_it_is_read_nor_when_it_is_written_again() {
+    let disk = MemoryDisk::new();
+    let store = store(&disk);
+    let versions = versions(10, 4);
+    let table = write(&store, &versions, Compression::None);
+    let hash = table.meta().hash;
+    store.release([hash]);
+    assert_eq!(store.collect(), 1, "somebody reads it");
+    let again = write(&store, &versions, Compression::None);
+    assert!(Arc::ptr_eq(&table, &again), "the same content is the same table");
+    drop(table);
+    assert_eq!(store.collect(), 0, "it is needed again");
+    assert_eq!(scan(&again).unwrap(), versions);
+    store.release([hash]);
+    drop(again);
+    assert_eq!(store.collect(), 0);
+    assert!(!disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().contains(&hash.file_name()));
+}
+
+#[test]
+fn an_unfinished_table_leaves_no_file() {
+    let disk = MemoryDisk::new();
+    let store = store(&disk);
+    let mut writer = store.writer(KeyspaceId(1), Compression::None).unwrap();
+    writer.push(EntryRef { key: b"k", lsn: Lsn::new(1), value: None }).unwrap();
+    drop(writer);
+    assert!(disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().is_empty());
+}
