@@ -37,7 +37,7 @@ pub enum ProtocolError {
         state: &'static str,
     },
     /// A standby reports a position it cannot have, or one behind its last.
-    #[error("the standby reports {stage} {reported}, but {limit} is {expected}")]
+    #[error("the standby reports {stage} {reported}, but {limit} {expected}")]
     ImpossiblePosition {
         /// Which of its positions.
         stage: &'static str,

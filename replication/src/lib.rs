@@ -4,16 +4,22 @@
 //! log comes from, [`throttle`] how fast commits may enter, [`quorum`] what is confirmed, [`promotion`] and [`standing`]
 //! whose history is the true one. The conversation itself is described in [`message`].
 
+pub mod backoff;
+mod ended;
 mod error;
 pub mod feed;
 pub mod frame;
 pub mod lag;
 pub mod message;
+pub mod promotion;
 pub mod quorum;
+pub mod receiver;
+pub mod sender;
 pub mod slot;
 pub mod standing;
 pub mod throttle;
 mod wire;
 
+pub use ended::Ended;
 pub use error::{Error, ProtocolError, Result};
 pub use wire::Malformed;

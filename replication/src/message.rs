@@ -50,6 +50,23 @@ pub enum Message {
     Bye(Bye),
 }
 
+impl Message {
+    /// Its type's name, for errors.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Welcome(_) => "Welcome",
+            Self::Refuse(_) => "Refuse",
+            Self::Data(_) => "Data",
+            Self::History(_) => "History",
+            Self::Keepalive(_) => "Keepalive",
+            Self::Status(_) => "Status",
+            Self::Credit(_) => "Credit",
+            Self::Bye(_) => "Bye",
+        }
+    }
+}
+
 /// A standby's introduction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {

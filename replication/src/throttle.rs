@@ -69,7 +69,9 @@ pub enum InvalidLimit {
         reason: Reason,
     },
     /// Large commits could never enter.
-    #[error("{reason}: {room} bytes between target and ceiling; with these segments a commit can need {needed}, raise the ceiling")]
+    #[error(
+        "{reason}: {room} bytes between target and ceiling; with these segments a commit can need {needed}, raise the ceiling"
+    )]
     TooTight {
         /// Which limit.
         reason: Reason,
@@ -476,7 +478,8 @@ impl Throttle {
                 add(reason, law::pressure(seconds, bound.target.as_secs_f64(), bound.ceiling.as_secs_f64()));
                 // The one whose ceiling comes first.
                 let since = now - age;
-                let sooner = |(_, _, other, ceiling): (_, _, Instant, Duration)| since + bound.ceiling < other + ceiling;
+                let sooner =
+                    |(_, _, other, ceiling): (_, _, Instant, Duration)| since + bound.ceiling < other + ceiling;
                 if age > Duration::ZERO && decided.oldest.is_none_or(sooner) {
                     decided.oldest = Some((reason, index, since, bound.ceiling));
                 }
@@ -516,7 +519,8 @@ impl Throttle {
         let binding = limits.iter().filter(|limit| limit.pressure > 0.0).min_by(|a, b| a.allowed.total_cmp(&b.allowed));
         // A pause ends only at the target of the limit that began it.
         if let Mode::Paused(pause) = &mut self.mode
-            && let Some(still) = limits.iter().find(|limit| limit.reason == pause.reason && limit.subject == pause.subject)
+            && let Some(still) =
+                limits.iter().find(|limit| limit.reason == pause.reason && limit.subject == pause.subject)
             && still.pressure > 0.0
         {
             *pause = Limit { allowed: 0.0, ..still.clone() };

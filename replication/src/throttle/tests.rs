@@ -257,7 +257,8 @@ fn limits_without_room_for_large_commits_are_refused() {
     assert!(matches!(tight.validate(SegmentSize::DEFAULT), Err(InvalidLimit::TooTight { .. })));
     assert_eq!(tight.validate(SegmentSize::MIN), Ok(()));
     assert_eq!(bytes(64 * MIB, 256 * MIB).validate(SegmentSize::DEFAULT), Ok(()));
-    let inverted = Limits { standby_time: Some(Bound { target: Duration::MAX, ceiling: Duration::ZERO }), ..Limits::default() };
+    let inverted =
+        Limits { standby_time: Some(Bound { target: Duration::MAX, ceiling: Duration::ZERO }), ..Limits::default() };
     assert_eq!(inverted.validate(SegmentSize::MIN), Err(InvalidLimit::Inverted { reason: Reason::StandbyLagTime }));
 }
 
