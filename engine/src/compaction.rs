@@ -112,9 +112,8 @@ impl Survival {
         if entry.lsn > self.floor {
             return true;
         }
-        let needed = !self.settled && !(self.bottom && entry.value.is_none());
-        self.settled = true;
-        needed
+        let below_all = self.bottom && entry.value.is_none();
+        !std::mem::replace(&mut self.settled, true) && !below_all
     }
 }
 

@@ -177,9 +177,8 @@ impl Core {
 
     /// Applies a received record. The caller holds `order`, or is the only one.
     pub(crate) fn apply_received(&self, record: &Record<'_>) -> Result<()> {
-        self.state.apply_record(record).map_err(|error| {
-            self.fail(&error);
-            error
+        self.state.apply_record(record).inspect_err(|error| {
+            self.fail(error);
         })
     }
 

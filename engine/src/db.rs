@@ -164,7 +164,7 @@ impl Db {
             match (appended, refused) {
                 (Ok(ticket), _) => {
                     ticket.wait()?;
-                    return Ok(live().ok_or_else(|| Error::UnknownKeyspace { name: name.to_owned() })?);
+                    return live().ok_or_else(|| Error::UnknownKeyspace { name: name.to_owned() });
                 }
                 (Err(_), Some(why)) => match live() {
                     Some(keyspace) => return Ok(keyspace),

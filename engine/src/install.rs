@@ -68,7 +68,7 @@ impl Installation {
         let start = OpenAt {
             history: history.clone(),
             start: manifest.log_start,
-            time_floor: Timestamp(0),
+            time_floor: manifest.time_floor(),
             watermark: manifest.log_start.lsn,
         };
         let (log, _) = Log::open::<Error>(

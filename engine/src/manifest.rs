@@ -89,6 +89,12 @@ impl Manifest {
         }
     }
 
+    /// A time that all records after those of the log at `log_start` pass. Where the log begins before redo its own
+    /// records say more, and those up to redo are older than `redo_time`.
+    pub(crate) fn time_floor(&self) -> Timestamp {
+        if self.log_start == self.redo { self.redo_time } else { Timestamp(0) }
+    }
+
     /// Its stored form.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(128 + self.tables.len() * 160);

@@ -57,7 +57,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
     let at = OpenAt {
         history: recorded.history.clone(),
         start: manifest.log_start,
-        time_floor: manifest.redo_time,
+        time_floor: manifest.time_floor(),
         watermark: recorded.watermark,
     };
     if builder.open_as == OpenAs::Standby && recorded.role != Role::Standby {

@@ -264,10 +264,13 @@ mod tests {
     fn a_batch_reads_back_in_order() {
         let bytes = batch();
         let payload = CommitPayload::parse(&bytes).unwrap();
-        let operations: Vec<_> = payload.operations().map(|op| (op.keyspace.0, op.key, op.value)).collect();
-        let expected: Vec<(u32, &[u8], Option<&[u8]>)> =
-            vec![(1, b"a", Some(b"1")), (2, b"bb", None), (1, b"a", Some(b""))];
-        assert_eq!(operations, expected);
+        let expected = [
+            Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"1") },
+            Operation { keyspace: KeyspaceId(2), key: b"bb", value: None },
+            Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"") },
+        ];
+        assert!(payload.operations().eq(expected));
+        assert_eq!(payload.count(), 3);
     }
 
     #[test]

@@ -40,17 +40,13 @@ impl Bell {
 }
 
 pub(crate) fn spawn(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
-    let flushing = Arc::clone(core);
-    let compacting = Arc::clone(core);
-    let threads: [(&str, Box<dyn FnOnce() + Send>); 2] = [
-        ("seawall-tables", Box::new(move || run(&flushing, Worker::Flusher))),
-        ("seawall-merge", Box::new(move || run(&compacting, Worker::Compactor))),
-    ];
-    let spawn = |(name, work)| {
-        let spawned = std::thread::Builder::new().name(String::from(name)).spawn::<Box<dyn FnOnce() + Send>, ()>(work);
-        spawned.map_err(at("start a thread for", &core.path))
+    let core_path = core.path.clone();
+    let start = |name: &str, worker| {
+        let core = Arc::clone(core);
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, worker));
+        started.map_err(at("start a thread for", &core_path))
     };
-    threads.into_iter().map(spawn).collect()
+    Ok(vec![start("seawall-tables", Worker::Flusher)?, start("seawall-merge", Worker::Compactor)?])
 }
 
 fn run(core: &Core, worker: Worker) {

@@ -49,7 +49,7 @@ impl TableCursor {
             cursor.place = Some(Place { number, block, entry });
             cursor.back()?;
         } else {
-            cursor.to_end_of(number)?;
+            cursor.enter_before(number)?;
         }
         Ok(cursor)
     }
@@ -81,13 +81,13 @@ impl TableCursor {
             }
             None => {
                 let number = place.number;
-                self.to_end_of(number)
+                self.enter_before(number)
             }
         }
     }
 
     /// To the last entry of the block before `number`, or nowhere.
-    fn to_end_of(&mut self, number: usize) -> Result<()> {
+    fn enter_before(&mut self, number: usize) -> Result<()> {
         self.place = None;
         if let Some(number) = number.checked_sub(1) {
             let block = self.table.block(number)?;

@@ -36,7 +36,7 @@ pub(crate) fn is_filter(bytes: &[u8], blocks: u32) -> bool {
 }
 
 fn block_of(hash: u64, blocks: usize) -> usize {
-    ((hash >> 32) * blocks as u64 >> 32) as usize
+    (((hash >> 32) * blocks as u64) >> 32) as usize
 }
 
 fn bits_of(hash: u64) -> impl Iterator<Item = usize> {

@@ -9,13 +9,16 @@ use crate::format::KeyspaceId;
 
 const ROOT: &str = "/d";
 
+/// Key, version, value.
+type Stored = (Vec<u8>, Lsn, Option<Vec<u8>>);
+
 fn store(disk: &MemoryDisk) -> TableStore {
     disk.create_dir_all(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap();
     TableStore::new(Arc::new(disk.clone()), Path::new(ROOT), 1 << 20)
 }
 
 /// Versions in order: keys `000` to `count - 1`, every third with an older version, every fifth's newest a delete.
-fn versions(count: u32, value_len: usize) -> Vec<(Vec<u8>, Lsn, Option<Vec<u8>>)> {
+fn versions(count: u32, value_len: usize) -> Vec<Stored> {
     let mut versions = Vec::new();
     for number in 0..count {
         let key = format!("{number:05}").into_bytes();
@@ -28,7 +31,7 @@ fn versions(count: u32, value_len: usize) -> Vec<(Vec<u8>, Lsn, Option<Vec<u8>>)
     versions
 }
 
-fn write(store: &TableStore, versions: &[(Vec<u8>, Lsn, Option<Vec<u8>>)], compression: Compression) -> Arc<Table> {
+fn write(store: &TableStore, versions: &[Stored], compression: Compression) -> Arc<Table> {
     let mut writer = store.writer(KeyspaceId(3), compression).unwrap();
     for (key, lsn, value) in versions {
         writer.push(EntryRef { key, lsn: *lsn, value: value.as_deref() }).unwrap();
@@ -36,7 +39,7 @@ fn write(store: &TableStore, versions: &[(Vec<u8>, Lsn, Option<Vec<u8>>)], compr
     store.adopt(writer.finish().unwrap()).unwrap()
 }
 
-fn scan(table: &Arc<Table>) -> crate::Result<Vec<(Vec<u8>, Lsn, Option<Vec<u8>>)>> {
+fn scan(table: &Arc<Table>) -> crate::Result<Vec<Stored>> {
     let mut cursor = TableCursor::first_from(Arc::clone(table), None)?;
     let mut found = Vec::new();
     while let Some(entry) = cursor.entry() {

@@ -1,4 +1,5 @@
 //! Small databases on a memory disk, shared by the tests.
+// Each test binary uses its part of it.
 #![allow(dead_code)]
 
 use std::path::Path;
@@ -8,10 +9,10 @@ use seawall_engine::{Background, Builder, Db, Keyspace, Snapshot};
 use seawall_wal::SegmentSize;
 use seawall_wal::storage::MemoryDisk;
 
-pub const PATH: &str = "/data";
+pub(crate) const PATH: &str = "/data";
 
 /// Small segments, small memtables, everything in one order.
-pub fn inline(disk: &MemoryDisk) -> Builder {
+pub(crate) fn inline(disk: &MemoryDisk) -> Builder {
     Db::builder(PATH)
         .storage(Arc::new(disk.clone()))
         .segment_size(SegmentSize::MIN)
@@ -22,20 +23,20 @@ pub fn inline(disk: &MemoryDisk) -> Builder {
 }
 
 /// The same with its threads.
-pub fn threaded(disk: &MemoryDisk) -> Builder {
+pub(crate) fn threaded(disk: &MemoryDisk) -> Builder {
     inline(disk).background(Background::Threads)
 }
 
-pub fn control_path() -> &'static Path {
+pub(crate) fn control_path() -> &'static Path {
     Path::new("/data/control")
 }
 
 /// Everything in a keyspace, as of now.
-pub fn all(keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn all(keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
     keyspace.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
 }
 
 /// Everything in a keyspace, as of a snapshot.
-pub fn all_at(snapshot: &Snapshot, keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn all_at(snapshot: &Snapshot, keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
     snapshot.iter(keyspace).map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
 }

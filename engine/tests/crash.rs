@@ -1,0 +1,180 @@
+//! Power is lost at every operation on the disk, and every call of the disk fails once: what was acknowledged is there
+//! afterwards, what is there is a prefix of what was committed, and no damage is reported that is none.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{all, inline};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use seawall_engine::{CommitLevel, Db, Error};
+use seawall_wal::Lsn;
+use seawall_wal::storage::{CrashChoice, Fault, FaultyOperation, FaultyStorage, MemoryDisk};
+
+/// What the workload's n-th commit writes: some keys of two keyspaces, some removed again.
+fn commit(db: &Db, number: u32, level: CommitLevel) -> Result<Lsn, Error> {
+    let (a, b) = (db.keyspace("a")?, db.keyspace("b")?);
+    let mut batch = db.batch();
+    batch.put(&a, format!("{:03}", number % 40), vec![number as u8; 300]);
+    batch.put(&b, "last", number.to_string());
+    batch.remove(&a, format!("{:03}", (number + 20) % 40));
+    Ok(batch.commit_with(level)?.lsn)
+}
+
+/// What is in the database after the commits 0 to `count - 1`.
+fn expected(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut map = BTreeMap::new();
+    for number in 0..count {
+        map.insert(format!("{:03}", number % 40).into_bytes(), vec![number as u8; 300]);
+        map.remove(format!("{:03}", (number + 20) % 40).as_bytes());
+    }
+    map
+}
+
+/// How many commits the database has, and that it has them wholly.
+fn commits_in(db: &Db) -> u32 {
+    let last = db.existing_keyspace("b").ok().and_then(|b| b.get("last").unwrap());
+    let count = last.map_or(0, |last| String::from_utf8(last.to_vec()).unwrap().parse::<u32>().unwrap() + 1);
+    let found = db.existing_keyspace("a").map(|a| all(&a)).unwrap_or_default();
+    assert_eq!(found.into_iter().collect::<BTreeMap<_, _>>(), expected(count), "after {count} commits");
+    count
+}
+
+#[test]
+fn power_lost_at_any_operation_loses_nothing_acknowledged() {
+    let disk = MemoryDisk::new();
+    disk.keep_journal();
+    {
+        let db = inline(&disk).memtable_bytes(8 << 10).open().unwrap();
+        for number in 0..90 {
+            let level = if number % 3 == 0 { CommitLevel::Buffered } else { CommitLevel::Local };
+            commit(&db, number, level).unwrap();
+            if level == CommitLevel::Local {
+                disk.mark(u64::from(number) + 1);
+            }
+            if number == 60 {
+                db.compact().unwrap();
+            }
+        }
+        db.close().unwrap();
+    }
+    disk.mark(90);
+    let db = inline(&disk).open().unwrap();
+    commit(&db, 90, CommitLevel::Local).unwrap();
+    disk.mark(91);
+    drop(db);
+    let replayed = MemoryDisk::new();
+    let mut random = StdRng::seed_from_u64(1);
+    let (mut acknowledged, mut states) = (0, 0);
+    for (index, entry) in disk.journal().iter().enumerate() {
+        replayed.replay(entry);
+        if let seawall_wal::storage::JournalEntry::Mark(number) = entry {
+            acknowledged = *number as u32;
+            continue;
+        }
+        for variant in 0..3 {
+            let crashed = replayed.crashed(|choice| match (variant, choice) {
+                (0, _) => 0,
+                (1, CrashChoice::Sector { versions }) => versions,
+                (1, CrashChoice::Directory { operations }) => operations,
+                (1, CrashChoice::Length) => 1,
+                (_, CrashChoice::Sector { versions }) => random.random_range(0..=versions),
+                (_, CrashChoice::Directory { operations }) => random.random_range(0..=operations),
+                (_, CrashChoice::Length) => random.random_range(0..=1),
+            });
+            let db =
+                inline(&crashed).open().unwrap_or_else(|error| panic!("operation {index}, variant {variant}: {error}"));
+            let count = commits_in(&db);
+            assert!(count >= acknowledged, "operation {index}, variant {variant}: {count} of {acknowledged}");
+            // It goes on, and the next opening agrees.
+            commit(&db, count, CommitLevel::Local).unwrap();
+            drop(db);
+            assert_eq!(commits_in(&inline(&crashed.crashed_losing_all()).open().unwrap()), count + 1);
+            states += 1;
+        }
+    }
+    assert_eq!(acknowledged, 91);
+    assert!(states > 1_000, "{states} states");
+}
+
+#[test]
+fn power_lost_during_recovery_loses_nothing_either() {
+    let disk = MemoryDisk::new();
+    {
+        // The memtables are large at first, so that recovery with small ones writes tables.
+        let db = inline(&disk).memtable_bytes(1 << 30).open().unwrap();
+        for number in 0..80 {
+            commit(&db, number, CommitLevel::Local).unwrap();
+        }
+    }
+    let base = disk.crashed_losing_all();
+    let recovering = base.duplicate();
+    recovering.keep_journal();
+    drop(inline(&recovering).memtable_bytes(4 << 10).open().unwrap());
+    let journal = recovering.journal();
+    assert!(journal.len() > 50, "recovery wrote tables");
+    let mut random = StdRng::seed_from_u64(2);
+    for (index, entry) in journal.iter().enumerate() {
+        base.replay(entry);
+        let crashed = base.crashed(|choice| match choice {
+            CrashChoice::Sector { versions } => random.random_range(0..=versions),
+            CrashChoice::Directory { operations } => random.random_range(0..=operations),
+            CrashChoice::Length => random.random_range(0..=1),
+        });
+        let db = inline(&crashed)
+            .memtable_bytes(4 << 10)
+            .open()
+            .unwrap_or_else(|error| panic!("operation {index}: {error}"));
+        assert_eq!(commits_in(&db), 80);
+    }
+}
+
+#[test]
+fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
+    let workload = |storage: &FaultyStorage| -> (u32, u32) {
+        let (mut acknowledged, mut sent) = (0, 0);
+        let opened = |disk: &FaultyStorage| {
+            inline(&MemoryDisk::new()).storage(Arc::new(disk.clone())).memtable_bytes(8 << 10).open()
+        };
+        let Ok(db) = opened(storage) else { return (0, 0) };
+        for number in 0..60 {
+            sent = number + 1;
+            match commit(&db, number, CommitLevel::Local) {
+                Ok(_) => acknowledged = number + 1,
+                // With everything inline the one who commits is told when writing tables fails, though its commit is in.
+                Err(_) => break,
+            }
+        }
+        (acknowledged, sent)
+    };
+    let mut faults = 0;
+    for operation in FaultyOperation::ALL {
+        let calm = FaultyStorage::new(Arc::new(MemoryDisk::new()));
+        assert_eq!(workload(&calm), (60, 60));
+        for nth in 0..calm.count(operation) {
+            let disk = MemoryDisk::new();
+            let storage = FaultyStorage::new(Arc::new(disk.clone()));
+            storage.fail(operation, nth, Fault::Error(5));
+            let (acknowledged, sent) = workload(&storage);
+            faults += storage.hits();
+            for disk in [
+                disk.crashed_losing_all(),
+                disk.crashed(|choice| match choice {
+                    CrashChoice::Sector { versions } => versions,
+                    CrashChoice::Directory { operations } => operations,
+                    CrashChoice::Length => 1,
+                }),
+            ] {
+                let db = inline(&disk).open().unwrap_or_else(|error| panic!("{operation:?} {nth}: {error}"));
+                let count = commits_in(&db);
+                assert!(
+                    (acknowledged..=sent).contains(&count),
+                    "{operation:?} {nth}: {count} not in {acknowledged}..={sent}"
+                );
+            }
+        }
+    }
+    assert!(faults > 300, "{faults} faults struck");
+}

@@ -1,0 +1,180 @@
+//! Memory and disk are bounded: commits wait or are refused, reads go on, and all heals by itself.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{all, inline, threaded};
+use seawall_engine::{Background, CommitLevel, Db, Error};
+use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk};
+
+#[test]
+fn reads_go_on_while_memtables_are_written_out_and_merged() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).memtable_bytes(16 << 10).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..100 {
+        keys.insert(format!("{number:03}"), "0").unwrap();
+    }
+    let done = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let (db, keys, done) = (db.clone(), keys.clone(), Arc::clone(&done));
+            thread::spawn(move || {
+                let mut rounds = 0;
+                while !done.load(Ordering::Acquire) {
+                    let snapshot = db.snapshot().unwrap();
+                    let values: Vec<_> = snapshot.iter(&keys).map(|entry| entry.unwrap().1).collect();
+                    assert_eq!(values.len(), 100, "no key is ever missing");
+                    // A round writes all keys in one batch, so a snapshot never shows two rounds.
+                    assert!(values.iter().all(|value| *value == values[0]), "a batch is seen as a whole");
+                    let first = keys.get("000").unwrap().unwrap();
+                    assert!(String::from_utf8_lossy(&first).parse::<u32>().is_ok());
+                    rounds += 1;
+                }
+                rounds
+            })
+        })
+        .collect();
+    for round in 1..400 {
+        let mut batch = db.batch();
+        for number in 0..100 {
+            batch.put(&keys, format!("{number:03}"), round.to_string());
+        }
+        batch.commit_with(CommitLevel::Buffered).unwrap();
+    }
+    done.store(true, Ordering::Release);
+    let rounds: u32 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+    assert!(rounds > 0);
+    let stats = db.stats();
+    assert!(stats.levels.iter().skip(1).any(|level| level.tables > 0), "tables were merged: {stats:?}");
+}
+
+#[test]
+fn memory_stays_bounded_while_tables_cannot_be_written() {
+    let disk = MemoryDisk::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let db = threaded(&disk)
+        .storage(Arc::new(storage.clone()))
+        .memtable_bytes(8 << 10)
+        .stall_timeout(Duration::from_millis(200))
+        .open()
+        .unwrap();
+    let keys = db.keyspace("k").unwrap();
+    // The log makes files too, so creations fail for good only once it has what it needs: tables are few bytes here.
+    db.log().flush().unwrap();
+    let mut refused = None;
+    for number in 0..40_u32 {
+        (0..200).for_each(|nth| storage.fail(FaultyOperation::Rename, nth, Fault::Error(5)));
+        match keys.insert(format!("{number:04}"), vec![0; 4_000]) {
+            Ok(_) => {}
+            Err(error) => {
+                refused = Some(error);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("commits do not go on without bound");
+    assert!(matches!(&refused, Error::Backpressure(pressure) if pressure.reason.contains("memtables")), "{refused}");
+    assert!(db.stats().memtable_bytes < 8 * (8 << 10), "{}", db.stats().memtable_bytes);
+    assert!(db.stats().stalls > 0 && db.stats().stalled >= Duration::from_millis(100));
+    assert!(keys.get("0000").unwrap().is_some(), "reads go on");
+}
+
+#[test]
+fn a_full_disk_stops_writes_not_reads_and_heals_when_there_is_room() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).memtable_bytes(16 << 10).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("first", "1").unwrap();
+    let used = u64::MAX - seawall_wal::storage::Storage::free_bytes(&disk, std::path::Path::new("/")).unwrap();
+    assert_eq!(used, 0, "a memory disk has no end unless it is given one");
+    disk.set_capacity(900 << 10);
+    let mut acknowledged = Vec::new();
+    let full = loop {
+        let key = format!("{:05}", acknowledged.len());
+        match keys.insert(&key, vec![7; 2_000]) {
+            Ok(_) => acknowledged.push(key),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 10_000, "the disk is full at some time");
+    };
+    assert!(matches!(full, Error::DiskFull { .. }), "{full}");
+    assert!(full.to_string().contains("free space"), "{full}");
+    assert_eq!(keys.get("first").unwrap().unwrap(), "1", "reads go on");
+    for key in &acknowledged {
+        assert!(keys.contains(key).unwrap(), "{key}");
+    }
+    disk.set_capacity(1 << 30);
+    let until = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = keys.insert("after", "1") {
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+        assert!(Instant::now() < until, "it heals by itself");
+        thread::sleep(Duration::from_millis(20));
+    }
+    db.flush().unwrap();
+    assert_eq!(all(&keys).len(), acknowledged.len() + 2);
+    drop((keys, db));
+    let db = inline(&disk).open().unwrap();
+    assert_eq!(all(&db.existing_keyspace("k").unwrap()).len(), acknowledged.len() + 2);
+}
+
+#[test]
+fn a_log_larger_than_memory_is_recovered_within_it() {
+    let disk = MemoryDisk::new();
+    let build = |bytes| inline(&disk).memtable_bytes(bytes).open().unwrap();
+    let db = build(1 << 30);
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..2_000 {
+        let mut batch = db.batch();
+        batch.put(&keys, format!("{number:05}"), vec![3; 500]);
+        batch.commit_with(CommitLevel::Buffered).unwrap();
+    }
+    db.sync().unwrap();
+    let before = db.snapshot().unwrap().digest().unwrap();
+    drop(keys);
+    db.close().unwrap();
+    let db = build(32 << 10);
+    let stats = db.stats();
+    assert!(stats.memtable_bytes < 40 << 10, "{}", stats.memtable_bytes);
+    assert!(stats.levels[0].tables > 20);
+    assert_eq!(db.snapshot().unwrap().digest().unwrap(), before);
+}
+
+#[test]
+fn the_engine_lets_go_of_log_that_its_tables_hold() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..300 {
+        keys.insert(format!("{number}"), vec![0; 2_000]).unwrap();
+    }
+    db.flush().unwrap();
+    assert!(db.log().oldest() > seawall_wal::Lsn::ZERO);
+    assert!(db.log().oldest() <= db.redo().lsn);
+    drop((keys, db));
+    assert_eq!(all(&inline(&disk).open().unwrap().existing_keyspace("k").unwrap()).len(), 300);
+}
+
+#[test]
+fn a_failed_sync_of_the_log_is_final_until_reopened() {
+    let disk = MemoryDisk::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let db: Db = inline(&disk).storage(Arc::new(storage.clone())).background(Background::Inline).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("a", "1").unwrap();
+    storage.fail(FaultyOperation::Sync, 0, Fault::Error(5));
+    let lost = keys.insert("b", "2").unwrap_err();
+    assert!(matches!(lost, Error::Indeterminate { .. }), "{lost}");
+    let after = keys.insert("c", "3").unwrap_err();
+    assert!(matches!(after, Error::Poisoned { .. }), "{after}");
+    assert_eq!(keys.get("a").unwrap().unwrap(), "1");
+    assert_eq!(keys.get("b").unwrap(), None, "what is not durable is not shown");
+    assert!(db.poisoned().is_some());
+    drop((keys, db));
+    let db = inline(&disk.crashed_losing_all()).open().unwrap();
+    assert_eq!(db.existing_keyspace("k").unwrap().get("a").unwrap().unwrap(), "1");
+}
