@@ -37,17 +37,27 @@ pub(crate) struct Pick {
     pub(crate) bottom: bool,
 }
 
-/// Which tables of a keyspace to merge next, if any level is too full: the fullest in proportion first.
-pub(crate) fn pick(levels: &[Vec<&TableMeta>], shape: &Shape) -> Option<Pick> {
-    let bytes = |level: usize| levels[level].iter().map(|meta| meta.size).sum::<u64>();
-    let fullness = |level: usize| match level {
+/// How full a level is; from 1 on it is too full.
+fn fullness(levels: &[Vec<&TableMeta>], shape: &Shape, level: usize) -> f64 {
+    match level {
         0 => levels[0].len() as f64 / shape.level0_tables as f64,
-        _ => bytes(level) as f64 / (shape.level1_bytes as f64 * 10_f64.powi(level as i32 - 1)),
-    };
-    let from = (0..levels.len() - 1).filter(|level| fullness(*level) >= 1.0).max_by(|a, b| {
-        // Of equally full levels the higher one goes first: it is read more often.
-        fullness(*a).total_cmp(&fullness(*b)).then(b.cmp(a))
-    })?;
+        _ => {
+            let bytes = levels[level].iter().map(|meta| meta.size).sum::<u64>();
+            bytes as f64 / (shape.level1_bytes as f64 * 10_f64.powi(level as i32 - 1))
+        }
+    }
+}
+
+/// The level of a keyspace that is fullest in proportion, if one is too full, and how full it is.
+fn fullest(levels: &[Vec<&TableMeta>], shape: &Shape) -> Option<(usize, f64)> {
+    let fullness = (0..levels.len() - 1).map(|level| (level, fullness(levels, shape, level)));
+    // Of equally full levels the higher one goes first: it is read more often.
+    fullness.filter(|(_, full)| *full >= 1.0).max_by(|(a, full_a), (b, full_b)| full_a.total_cmp(full_b).then(b.cmp(a)))
+}
+
+/// Which tables of a keyspace to merge next, if any level is too full.
+pub(crate) fn pick(levels: &[Vec<&TableMeta>], shape: &Shape) -> Option<Pick> {
+    let (from, _) = fullest(levels, shape)?;
     let inputs = match from {
         0 => (0..levels[0].len()).collect(),
         _ => vec![cheapest(&levels[from], &levels[from + 1])?],
@@ -131,13 +141,15 @@ impl Merger<'_> {
     /// Does the merge that is needed most in some keyspace, if any is. Says whether it did.
     pub(crate) fn merge_once(&self, visible: Lsn) -> Result<bool> {
         let tables = Arc::clone(&self.state.view().tables);
-        for (keyspace, levels) in tables.keyspaces() {
-            if let Some(pick) = pick(&metas(levels), self.shape) {
-                self.merge(keyspace, levels, &pick, visible)?;
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let debt = |levels: &Levels| fullest(&metas(levels), self.shape).map(|(_, full)| full);
+        let neediest = tables
+            .keyspaces()
+            .filter_map(|(keyspace, levels)| Some((keyspace, levels, debt(levels)?)))
+            .max_by(|(_, _, a), (_, _, b)| a.total_cmp(b));
+        let Some((keyspace, levels, _)) = neediest else { return Ok(false) };
+        let pick = pick(&metas(levels), self.shape).expect("a level that is too full can be merged");
+        self.merge(keyspace, levels, &pick, visible)?;
+        Ok(true)
     }
 
     /// Merges all tables of each keyspace into one level, and drops everything no reader needs.

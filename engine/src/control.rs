@@ -230,6 +230,8 @@ struct State {
     sequence: u64,
     /// The slot to write next: never the only newest valid one.
     next: usize,
+    /// Whether both slots are whole and differ in the watermark at most.
+    settled: bool,
 }
 
 impl ControlFile {
@@ -241,7 +243,7 @@ impl ControlFile {
         bytes.extend_from_within(..);
         replace_file(storage, &path, &bytes).map_err(at("write", &path))?;
         let file = FileHandle(storage.open(&path, Access::Write).map_err(at("open", &path))?);
-        Ok(Self { path, file, state: Mutex::new(State { control, sequence: 1, next: 0 }) })
+        Ok(Self { path, file, state: Mutex::new(State { control, sequence: 1, next: 0, settled: true }) })
     }
 
     /// Opens the file of `folder`, and says which copy is damaged. `None` if there is no file.
@@ -282,10 +284,18 @@ impl ControlFile {
         let mut state = self.state.lock();
         let mut control = state.control.clone();
         change(&mut control);
+        state.settled = false;
         self.write(&mut state, &control)?;
         self.write(&mut state, &control)?;
+        state.settled = true;
         state.control = control;
         Ok(())
+    }
+
+    /// Makes both copies agree, if an earlier run left them different: an update that was interrupted, or damage. Before
+    /// that nothing may be removed that only the current copy does without.
+    pub fn settle(&self) -> Result<()> {
+        if self.state.lock().settled { Ok(()) } else { self.update(|_| {}) }
     }
 
     /// Raises the watermark, durably in one copy when this returns. A lower value is ignored: what was flushed stays so.
@@ -323,6 +333,7 @@ fn read_slots(file: &dyn File, path: &Path) -> Result<(State, Vec<DamagedSlot>)>
 fn choose(slots: [UnverifiedSlot; 2], path: &Path) -> Result<(State, Vec<DamagedSlot>)> {
     let mut newest: Option<State> = None;
     let mut damaged = Vec::new();
+    let mut settled = true;
     for (slot, content) in slots.into_iter().enumerate() {
         match content {
             // Newer than this build in one slot means that a newer build has run here.
@@ -331,14 +342,17 @@ fn choose(slots: [UnverifiedSlot; 2], path: &Path) -> Result<(State, Vec<Damaged
             }
             UnverifiedSlot::Damaged(why) => damaged.push(DamagedSlot { slot, why }),
             UnverifiedSlot::Whole { sequence, control } => {
+                if let Some(other) = &newest {
+                    settled = Control { watermark: other.control.watermark, ..*control.clone() } == other.control;
+                }
                 if newest.as_ref().is_none_or(|state| sequence > state.sequence) {
-                    newest = Some(State { control: *control, sequence, next: 1 - slot });
+                    newest = Some(State { control: *control, sequence, next: 1 - slot, settled: false });
                 }
             }
         }
     }
     match newest {
-        Some(state) => Ok((state, damaged)),
+        Some(state) => Ok((State { settled: settled && damaged.is_empty(), ..state }, damaged)),
         None => Err(Error::CorruptControl { path: path.to_owned(), why: damaged[0].why }),
     }
 }

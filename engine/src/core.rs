@@ -150,6 +150,7 @@ impl Core {
         check: impl FnOnce() -> Result<()>,
     ) -> Result<Ticket> {
         self.check_writable()?;
+        self.maintain_inline()?;
         let mut permit = None;
         if admitted {
             self.gate.pass(deadline.unwrap_or_else(|| Instant::now() + self.settings.stall_timeout))?;
@@ -171,7 +172,6 @@ impl Core {
             ticket
         };
         drop(permit);
-        self.maintain_inline()?;
         Ok(ticket)
     }
 
@@ -222,6 +222,7 @@ impl Core {
         self.flush_bell.ring();
     }
 
+    /// Without threads, whoever is about to write first does what the threads would have done since the last write.
     pub(crate) fn maintain_inline(&self) -> Result<()> {
         if self.settings.background == Background::Inline && !self.state.view().frozen.is_empty() {
             self.flush_frozen()?;

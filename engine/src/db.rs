@@ -255,6 +255,12 @@ impl Db {
         &self.core().log
     }
 
+    /// Lets go of log before `keep_from`, as far as this database can do without it. For [`crate::LogRetention::Node`].
+    /// Returns how many segments went.
+    pub fn recycle_log(&self, keep_from: Lsn) -> usize {
+        self.core().log.recycle_before(keep_from.min(self.log_start().lsn))
+    }
+
     /// How the log was found when it was opened.
     pub fn recovery(&self) -> &Recovery {
         &self.core().recovery

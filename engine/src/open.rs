@@ -53,6 +53,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
     }
     let store = TableStore::new(Arc::clone(&storage), &path, builder.cache_bytes);
     let state = State::open(store, &manifest)?;
+    control.settle()?;
     sweep(&*storage, &path, &state, manifest.number)?;
     let at = OpenAt {
         history: recorded.history.clone(),

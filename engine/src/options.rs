@@ -36,7 +36,7 @@ pub enum OpenAs {
 pub enum LogRetention {
     /// The engine lets go of what its own tables hold already.
     Engine,
-    /// Somebody who knows of standbys and archives, through [`Db::log`]; never beyond [`Db::redo`].
+    /// Somebody who knows of standbys and archives, through [`Db::recycle_log`].
     Node,
 }
 

@@ -64,21 +64,17 @@ impl Db {
         self.check_receiving("receive log")?;
         // The log is locked while it hands its records over, so waiting is done before, never there.
         self.wait_for_memory()?;
-        let position = {
-            let _order = core.order.lock();
-            let behind = core.state.applied_lsn() < core.log.end().lsn;
-            if apply && behind {
-                let actual = format!("log up to {} was received but not applied", core.log.end().lsn);
-                return Err(Error::WrongState { operation: "receive and apply log", actual });
-            }
-            let position = core.log.receive(log, |record| match apply {
-                true => core.apply_received(record),
-                false => Ok(()),
-            })?;
-            core.freeze_if_full();
-            position
-        };
-        core.maintain_inline()?;
+        let _order = core.order.lock();
+        let behind = core.state.applied_lsn() < core.log.end().lsn;
+        if apply && behind {
+            let actual = format!("log up to {} was received but not applied", core.log.end().lsn);
+            return Err(Error::WrongState { operation: "receive and apply log", actual });
+        }
+        let position = core.log.receive(log, |record| match apply {
+            true => core.apply_received(record),
+            false => Ok(()),
+        })?;
+        core.freeze_if_full();
         Ok(position)
     }
 
@@ -101,7 +97,6 @@ impl Db {
             }
             core.freeze_if_full();
             drop(order);
-            core.maintain_inline()?;
         }
     }
 
@@ -113,17 +108,15 @@ impl Db {
         let core = self.core();
         self.check_receiving("apply a record")?;
         self.wait_for_memory()?;
-        {
-            let _order = core.order.lock();
-            let applied = core.state.applied_lsn();
-            if record.lsn > applied && !self.follows(record, applied) {
-                let actual = format!("it starts at {}, and {applied} is applied", record.header.start);
-                return Err(Error::WrongState { operation: "apply a record", actual });
-            }
-            core.apply_received(record)?;
-            core.freeze_if_full();
+        let _order = core.order.lock();
+        let applied = core.state.applied_lsn();
+        if record.lsn > applied && !self.follows(record, applied) {
+            let actual = format!("it starts at {}, and {applied} is applied", record.header.start);
+            return Err(Error::WrongState { operation: "apply a record", actual });
         }
-        core.maintain_inline()
+        core.apply_received(record)?;
+        core.freeze_if_full();
+        Ok(())
     }
 
     /// Whether nothing lies between `applied` and the record but the header of a segment or a void.
@@ -205,6 +198,7 @@ impl Db {
     /// Memory is bounded on a standby as on a primary.
     fn wait_for_memory(&self) -> Result<()> {
         let core = self.core();
+        core.maintain_inline()?;
         core.gate.pass(Instant::now() + core.settings.stall_timeout)
     }
 }

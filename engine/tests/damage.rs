@@ -4,11 +4,11 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{all, control_path, inline};
+use common::{Entries, all, control_path, inline};
 use seawall_engine::{Db, Error};
 use seawall_wal::storage::{MemoryDisk, Storage};
 
-fn filled() -> (MemoryDisk, Vec<(Vec<u8>, Vec<u8>)>) {
+fn filled() -> (MemoryDisk, Entries) {
     let disk = MemoryDisk::new();
     let db = inline(&disk).open().unwrap();
     let keys = db.keyspace("k").unwrap();
@@ -31,7 +31,7 @@ fn size(disk: &MemoryDisk, path: &Path) -> u64 {
     disk.open(path, seawall_wal::storage::Access::Read).unwrap().len().unwrap()
 }
 
-fn read(disk: &MemoryDisk) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+fn read(disk: &MemoryDisk) -> Result<Entries, Error> {
     let db: Db = inline(disk).open()?;
     let keys = db.existing_keyspace("k")?;
     keys.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{PATH, all, all_at, inline, threaded};
+use common::{Entries, PATH, all, all_at, inline, threaded};
 use seawall_engine::{CommitLevel, Create, Db, Error};
 use seawall_wal::storage::{Disk, MemoryDisk};
 use seawall_wal::{ClusterId, Lsn, SegmentSize};
 
-fn text(entries: Vec<(Vec<u8>, Vec<u8>)>) -> String {
+fn text(entries: Entries) -> String {
     let pair = |(key, value): (Vec<u8>, Vec<u8>)| {
         format!("{}={}", String::from_utf8_lossy(&key), String::from_utf8_lossy(&value))
     };

@@ -9,6 +9,9 @@ use seawall_engine::{Background, Builder, Db, Keyspace, Snapshot};
 use seawall_wal::SegmentSize;
 use seawall_wal::storage::MemoryDisk;
 
+/// Keys and values in order.
+pub(crate) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
+
 pub(crate) const PATH: &str = "/data";
 
 /// Small segments, small memtables, everything in one order.
@@ -32,11 +35,11 @@ pub(crate) fn control_path() -> &'static Path {
 }
 
 /// Everything in a keyspace, as of now.
-pub(crate) fn all(keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn all(keyspace: &Keyspace) -> Entries {
     keyspace.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
 }
 
 /// Everything in a keyspace, as of a snapshot.
-pub(crate) fn all_at(snapshot: &Snapshot, keyspace: &Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn all_at(snapshot: &Snapshot, keyspace: &Keyspace) -> Entries {
     snapshot.iter(keyspace).map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap()).collect()
 }
