@@ -13,6 +13,7 @@ mod compaction;
 pub mod control;
 mod core;
 mod db;
+mod detach;
 mod digest;
 mod durable;
 mod error;

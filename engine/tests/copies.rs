@@ -239,3 +239,25 @@ fn ranges_show_where_two_states_differ() {
     let differing_keys = all(&a.keyspace("k").unwrap()).iter().filter(|(key, _)| covers(key)).count();
     assert!(differing_keys < 15_000, "{differing_keys} keys in {differing:?}");
 }
+
+#[test]
+fn a_restored_copy_can_become_a_cluster_of_its_own() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    fill(&db, 0..400);
+    db.checkpoint("/copy").unwrap();
+    let digest = db.snapshot().unwrap().digest().unwrap();
+    let copy = || Db::builder("/copy").storage(Arc::new(disk.clone()));
+    let cluster = ClusterId::random();
+    let original = threaded(&disk);
+    drop(db);
+    assert!(matches!(original.open_detached(cluster), Err(Error::WrongState { .. })), "an original stays what it is");
+    let detached = copy().open_detached(cluster).unwrap();
+    assert_eq!(detached.snapshot().unwrap().digest().unwrap(), digest, "the same state at the same LSN");
+    fill(&detached, 400..600);
+    let grown = detached.snapshot().unwrap().digest().unwrap();
+    drop(detached);
+    let again = copy().cluster(cluster).open().unwrap();
+    assert_eq!(again.snapshot().unwrap().digest().unwrap(), grown);
+    assert_eq!(again.history().current().id, TimelineId(2));
+}

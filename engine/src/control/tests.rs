@@ -124,3 +124,25 @@ fn a_newer_version_is_refused_by_name() {
     bytes[8..12].copy_from_slice(&crc.to_le_bytes());
     assert_eq!(UnverifiedSlot::parse(&bytes), UnverifiedSlot::TooNew(2));
 }
+
+#[test]
+fn an_update_that_was_interrupted_is_settled_before_the_older_copy_can_be_needed() {
+    let (disk, folder) = folder();
+    let file = ControlFile::create(&disk, folder, control()).unwrap();
+    let mut state = file.state.lock();
+    let newer = Control { manifest_number: 4, ..state.control.clone() };
+    file.write(&mut state, &newer).unwrap();
+    let newest = 1 - state.next;
+    drop(state);
+    drop(file);
+    let (file, damaged) = ControlFile::open(&disk, folder).unwrap().unwrap();
+    assert_eq!((file.get().manifest_number, damaged.len()), (4, 0));
+    file.settle().unwrap();
+    drop(file);
+    for slot in [newest, 1 - newest] {
+        let disk = disk.duplicate();
+        disk.flip_bit(&folder.join(CONTROL_NAME), (slot * SLOT_SIZE) as u64 + 40, 1);
+        let (file, damaged) = ControlFile::open(&disk, folder).unwrap().unwrap();
+        assert_eq!((file.get().manifest_number, damaged.len()), (4, 1));
+    }
+}
