@@ -190,7 +190,8 @@ impl std::str::FromStr for Level {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let remote: [(&str, fn(u8) -> CommitLevel); 3] = [
+        type Remote = (&'static str, fn(u8) -> CommitLevel);
+        let remote: [Remote; 3] = [
             ("remote_write", CommitLevel::RemoteWrite),
             ("remote_flush", CommitLevel::RemoteFlush),
             ("remote_replay", CommitLevel::RemoteReplay),
@@ -303,8 +304,11 @@ impl ArchiveSection {
         let Some(mut repository) = self.location()? else { return Ok(None) };
         let read = |key, path: &str| {
             let text = std::fs::read_to_string(path);
-            text.map(|text| text.trim().to_owned())
-                .map_err(|source| ArchiveSettingsError::Credentials { key, path: path.to_owned(), source })
+            text.map(|text| text.trim().to_owned()).map_err(|source| ArchiveSettingsError::Credentials {
+                key,
+                path: path.to_owned(),
+                source,
+            })
         };
         if !self.access_key_file.is_empty() {
             let access_key = read("archive.access_key_file", &self.access_key_file)?;
@@ -359,7 +363,8 @@ impl BackpressureSection {
     /// What the throttle enforces.
     pub fn limits(&self) -> Limits {
         let bytes = |ceiling: Size| {
-            (ceiling.0 > 0).then(|| Bound { target: (ceiling.0 as f64 * self.target_ratio) as u64, ceiling: ceiling.0 })
+            let target = (ceiling.0 as f64 * self.target_ratio) as u64;
+            (ceiling.0 > 0).then_some(Bound { target, ceiling: ceiling.0 })
         };
         let time = |seconds: u64| {
             let ceiling = Duration::from_secs(seconds);
@@ -370,7 +375,7 @@ impl BackpressureSection {
             standby_time: time(self.max_replication_lag_seconds),
             archive_bytes: bytes(self.max_archive_lag_bytes),
             archive_time: time(self.max_archive_lag_seconds),
-            disk_free: (self.wal_disk_free_min.0 > 0).then(|| Bound {
+            disk_free: (self.wal_disk_free_min.0 > 0).then_some(Bound {
                 target: self.wal_disk_free_min.0.saturating_mul(2),
                 ceiling: self.wal_disk_free_min.0,
             }),

@@ -373,9 +373,11 @@ fn csv_error(path: &Path, error: &csv::Error, max: u64) -> InputError {
         csv::ErrorKind::Io(source) if source.kind() == io::ErrorKind::FileTooLarge => {
             InputError::TooLarge { path: path.to_owned(), line: Some(line), size: max, max }
         }
-        csv::ErrorKind::Io(source) => {
-            InputError::Io { operation: "read", path: path.to_owned(), source: io::Error::new(source.kind(), source.to_string()) }
-        }
+        csv::ErrorKind::Io(source) => InputError::Io {
+            operation: "read",
+            path: path.to_owned(),
+            source: io::Error::new(source.kind(), source.to_string()),
+        },
         _ => InputError::Malformed { path: path.to_owned(), line, message: error.to_string() },
     }
 }
@@ -396,9 +398,9 @@ mod tests {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         input
             .map(|record| {
-                record.map(|r| (text(r.key), text(r.value))).map_err(|error| {
-                    error.to_string().replace(&dir.path().display().to_string(), "")
-                })
+                record
+                    .map(|r| (text(r.key), text(r.value)))
+                    .map_err(|error| error.to_string().replace(&dir.path().display().to_string(), ""))
             })
             .collect()
     }

@@ -217,7 +217,10 @@ mod tests {
         let size = seawall_wal::SegmentSize::MIN;
         let db = Db::builder(dir.path()).segment_size(size).open().unwrap();
         let missing = get(&db, "default", b"a").unwrap_err();
-        assert_eq!((missing.kind, missing.hint.as_deref()), (Kind::NotFound, Some("keyspaces here: there are none yet")));
+        assert_eq!(
+            (missing.kind, missing.hint.as_deref()),
+            (Kind::NotFound, Some("keyspaces here: there are none yet"))
+        );
         let puts = ["a", "b", "c"].map(|key| (key.as_bytes().to_vec(), Some(Bytes::from_static(b"v")))).to_vec();
         write(&db, "default", puts, WriteOptions::default()).unwrap();
         write(&db, "default", vec![(b"b".to_vec(), None)], WriteOptions::default()).unwrap();

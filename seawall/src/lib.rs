@@ -1,10 +1,31 @@
 //! Durable, ordered, embeddable key-value engine with replicas, backups and point-in-time restore built in.
+//!
+//! ```no_run
+//! let db = seawall::Db::open("data")?;
+//! let users = db.keyspace("users")?;
+//! users.insert("ann", "1")?;
+//! assert_eq!(users.get("ann")?.as_deref(), Some(&b"1"[..]));
+//! # Ok::<(), seawall::Error>(())
+//! ```
+//!
+//! [`Db`] alone is a local store without an async runtime: `default-features = false`. The feature `node` adds replicas
+//! and archive, `s3` archives in S3, and `cli`, on by default, the `seawall` command with its settings and HTTP API.
+
+pub use bytes::Bytes;
+pub use seawall_engine::{
+    Admission, Backpressure, Batch, Builder, Commit, CommitLevel, CommitTicket, Confirmations, Create, Db, Error,
+    Keyspace, LevelStats, Permit, Range, Result, Snapshot, Stats,
+};
+pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
+
 #[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "cli")]
 pub mod entry;
 #[cfg(feature = "cli")]
 pub mod failure;
+#[cfg(feature = "cli")]
+pub mod http;
 #[cfg(feature = "cli")]
 pub mod input;
 #[cfg(feature = "cli")]

@@ -34,7 +34,8 @@ fn every_default_has_a_comment_above_it() {
     for (number, line) in lines.iter().enumerate() {
         if line.contains(" = ") && !line.starts_with('#') {
             let name = line.split(' ').next().unwrap_or_default();
-            let explained = lines[..number].iter().rev().take_while(|above| !above.is_empty() && !above.starts_with('['));
+            let explained =
+                lines[..number].iter().rev().take_while(|above| !above.is_empty() && !above.starts_with('['));
             assert!(explained.into_iter().any(|above| above.starts_with('#')), "`{name}` is not explained");
         }
     }

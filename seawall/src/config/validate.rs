@@ -136,7 +136,10 @@ fn archive(config: &Config) -> Result<(), Broken> {
     match archive.location() {
         Err(error) => return broken("archive.url", format!("cannot be used: {error}")),
         Ok(None) if !archive.endpoint.is_empty() => {
-            return broken("archive.endpoint", "is set, but archive.url is not; set archive.url = \"s3://bucket/prefix\"");
+            return broken(
+                "archive.endpoint",
+                "is set, but archive.url is not; set archive.url = \"s3://bucket/prefix\"",
+            );
         }
         Ok(_) => {}
     }

@@ -1,0 +1,99 @@
+//! Whether a node should be sent requests, judged from its status alone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::api::{NodeRole, NodeState, NodeStatus};
+
+/// How far behind a standby may be and still be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LagMax {
+    /// In the primary's time.
+    pub time: Duration,
+    /// In bytes of log.
+    pub bytes: Option<u64>,
+}
+
+/// `GET /readyz`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether to send requests.
+    pub ready: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
+
+/// A node is ready if it does what its role says and, following somebody, is not too far behind.
+pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
+    let mut reasons = Vec::new();
+    let restored = status.role == NodeRole::Restored && status.state == NodeState::ReadOnly;
+    if status.state != NodeState::Running && !restored {
+        let detail = status.state_detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+        reasons.push(format!("the node is {}{detail}", status.state.name().replace('_', "-")));
+    }
+    if status.role == NodeRole::Standby {
+        match &status.upstream {
+            None => reasons.push(String::from("the standby follows nobody yet")),
+            Some(upstream) => {
+                let (lag, time) = (upstream.lag, lag_max.time.as_secs_f64());
+                if upstream.last_contact_seconds.is_none() {
+                    reasons.push(format!("{} has not been heard of yet, so the lag is unknown", upstream.address));
+                }
+                if lag.seconds > time {
+                    reasons.push(format!("{:.1} s behind, at most {time:.1} s are allowed", lag.seconds));
+                }
+                if let Some(max) = lag_max.bytes.filter(|&max| lag.bytes > max) {
+                    reasons.push(format!("{} bytes behind, at most {max} are allowed", lag.bytes));
+                }
+            }
+        }
+    }
+    Readiness { ready: reasons.is_empty(), reasons }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::api::{Lag, UpstreamStatus};
+    use super::*;
+
+    const MAX: LagMax = LagMax { time: Duration::from_secs(30), bytes: Some(1000) };
+
+    fn standby(seconds: f64, bytes: u64) -> NodeStatus {
+        let upstream = UpstreamStatus {
+            address: String::from("db1:7701"),
+            lag: Lag { bytes, seconds },
+            last_contact_seconds: Some(0.1),
+            ..UpstreamStatus::default()
+        };
+        NodeStatus { role: NodeRole::Standby, upstream: Some(upstream), ..NodeStatus::default() }
+    }
+
+    #[test]
+    fn a_standby_is_ready_while_its_lag_is_within_both_bounds() {
+        assert!(readiness(&standby(30.0, 1000), MAX).ready);
+        assert_eq!(readiness(&standby(30.5, 0), MAX).reasons, ["30.5 s behind, at most 30.0 s are allowed"]);
+        assert_eq!(readiness(&standby(0.0, 1001), MAX).reasons, ["1001 bytes behind, at most 1000 are allowed"]);
+        assert!(readiness(&standby(0.0, 1001), LagMax { bytes: None, ..MAX }).ready);
+    }
+
+    #[test]
+    fn a_standby_that_never_heard_of_its_upstream_is_not_ready() {
+        let mut status = standby(0.0, 0);
+        status.upstream.as_mut().unwrap().last_contact_seconds = None;
+        assert_eq!(readiness(&status, MAX).reasons, ["db1:7701 has not been heard of yet, so the lag is unknown"]);
+        status.upstream = None;
+        assert!(!readiness(&status, MAX).ready);
+    }
+
+    #[test]
+    fn a_node_that_does_not_do_what_its_role_says_is_not_ready() {
+        for state in NodeState::ALL {
+            let detail = Some(String::from("waiting for the archive"));
+            let status = NodeStatus { role: NodeRole::Primary, state, state_detail: detail, ..NodeStatus::default() };
+            assert_eq!(readiness(&status, MAX).ready, state == NodeState::Running, "{state:?}");
+        }
+        let restored = NodeStatus { role: NodeRole::Restored, state: NodeState::ReadOnly, ..NodeStatus::default() };
+        assert!(readiness(&restored, MAX).ready, "a restored copy is there to be read");
+    }
+}
