@@ -70,12 +70,14 @@ impl Db {
             let actual = format!("log up to {} was received but not applied", core.log.end().lsn);
             return Err(Error::WrongState { operation: "receive and apply log", actual });
         }
-        let position = core.log.receive(log, |record| match apply {
-            true => core.apply_received(record),
-            false => Ok(()),
-        })?;
-        core.freeze_if_full();
-        Ok(position)
+        core.log.receive(log, |record| {
+            if apply {
+                core.apply_received(record)?;
+                // Between records, so that a large piece of log does not fill one set of memtables beyond its size.
+                core.freeze_if_full();
+            }
+            Ok(())
+        })
     }
 
     /// Makes everything received so far durable.

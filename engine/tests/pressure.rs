@@ -178,3 +178,38 @@ fn a_failed_sync_of_the_log_is_final_until_reopened() {
     let db = inline(&disk.crashed_losing_all()).open().unwrap();
     assert_eq!(db.existing_keyspace("k").unwrap().get("a").unwrap().unwrap(), "1");
 }
+
+#[test]
+fn the_watermark_follows_the_log_while_it_runs() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    let lsn = db.keyspace("k").unwrap().insert("a", "1").unwrap().lsn;
+    let until = Instant::now() + Duration::from_secs(20);
+    while db.control().watermark < lsn {
+        assert!(Instant::now() < until, "it is written about once a second");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let crashed = disk.crashed_losing_all();
+    let (control, _) =
+        seawall_engine::control::ControlFile::read(&crashed, std::path::Path::new("/data")).unwrap().unwrap();
+    assert_eq!(control.watermark, lsn, "durably");
+    assert!(!control.clean_shutdown);
+}
+
+#[test]
+fn log_cut_below_the_watermark_is_damage_not_a_shorter_log() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..20 {
+        keys.insert(format!("{number}"), "v").unwrap();
+    }
+    drop(keys);
+    db.close().unwrap();
+    let segment = std::path::Path::new("/data/wal/00000001-0000000000000000.wal");
+    // A bit of the very last record: no later stamp covers it, only the control file's watermark does.
+    let end = inline(&disk.duplicate()).open().unwrap().log().end().lsn.offset();
+    disk.flip_bit(segment, end - 12, 0);
+    let error = inline(&disk).open().unwrap_err();
+    assert!(matches!(&error, Error::Log(seawall_wal::Error::Corrupt { .. })), "{error}");
+}
