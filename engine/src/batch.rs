@@ -115,6 +115,10 @@ impl Batch {
             None => Ok(()),
         };
         let ticket = core.append(RecordKind::Commit, &self.payload.finish(), true, self.deadline, check)?;
+        if level == CommitLevel::Buffered {
+            // Nobody will wait for it, and readers see it once it is flushed.
+            core.flush_soon();
+        }
         Ok(CommitTicket::new(ticket, level, confirmations))
     }
 

@@ -309,6 +309,14 @@ impl Core {
         Merger { state, durable, shape: &settings.shape, stop: stopping }
     }
 
+    /// Has what was appended flushed soon, if there is a thread to do it.
+    pub(crate) fn flush_soon(&self) {
+        let waiting = self.log.end().lsn > self.log.flushed().value();
+        if waiting && self.settings.background == Background::Threads && self.log.mode() == LogMode::Append {
+            self.log.request_flush();
+        }
+    }
+
     /// Writes down how far the log is flushed, if that moved.
     pub(crate) fn note_watermark(&self) {
         if let Err(error) = self.durable.control.raise_watermark(self.log.flushed().value()) {

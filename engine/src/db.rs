@@ -341,7 +341,7 @@ impl Db {
     }
 
     /// Stops taking writes, ends the background work, makes everything durable and says so in the control file. Handles
-    /// that are left can still read.
+    /// that are left can still read, and keep the directory locked until they are dropped.
     pub fn close(self) -> Result<()> {
         self.handle.close()
     }

@@ -62,6 +62,8 @@ fn run(core: &Core, worker: Worker) {
         }
         let done = match worker {
             Worker::Flusher => {
+                // For tickets that were dropped without being waited for.
+                core.flush_soon();
                 core.note_watermark();
                 core.flush_frozen()
             }

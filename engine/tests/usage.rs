@@ -284,3 +284,23 @@ fn a_closed_database_still_reads_and_says_that_it_is_closed() {
     let (control, _) = seawall_engine::control::ControlFile::read(&disk, Path::new(PATH)).unwrap().unwrap();
     assert!(control.clean_shutdown);
 }
+
+#[test]
+fn commits_nobody_waits_for_become_visible_by_themselves() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let commit = |key: &str, level| {
+        let mut batch = db.batch();
+        batch.put(&keys, key, "v");
+        drop(batch.commit_ticket_with(level).unwrap());
+    };
+    for (key, level) in [("buffered", CommitLevel::Buffered), ("dropped", CommitLevel::Local)] {
+        commit(key, level);
+        let until = Instant::now() + Duration::from_secs(20);
+        while !keys.contains(key).unwrap() {
+            assert!(Instant::now() < until, "{key}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -21,7 +21,7 @@ pub(crate) fn inline(disk: &MemoryDisk) -> Builder {
         .segment_size(SegmentSize::MIN)
         .background(Background::Inline)
         .memtable_bytes(32 << 10)
-        .table_bytes(16 << 10)
+        .table_bytes(2 << 10)
         .cache_bytes(1 << 20)
 }
 
