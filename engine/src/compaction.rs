@@ -142,14 +142,22 @@ impl Merger<'_> {
     pub(crate) fn merge_once(&self, visible: Lsn) -> Result<bool> {
         let tables = Arc::clone(&self.state.view().tables);
         let debt = |levels: &Levels| fullest(&metas(levels), self.shape).map(|(_, full)| full);
-        let neediest = tables
-            .keyspaces()
-            .filter_map(|(keyspace, levels)| Some((keyspace, levels, debt(levels)?)))
-            .max_by(|(_, _, a), (_, _, b)| a.total_cmp(b));
-        let Some((keyspace, levels, _)) = neediest else { return Ok(false) };
-        let pick = pick(&metas(levels), self.shape).expect("a level that is too full can be merged");
-        self.merge(keyspace, levels, &pick, visible)?;
-        Ok(true)
+        let mut needy: Vec<_> =
+            tables.keyspaces().filter_map(|(keyspace, levels)| Some((keyspace, levels, debt(levels)?))).collect();
+        needy.sort_by(|(_, _, a), (_, _, b)| b.total_cmp(a));
+        let mut corrupt = None;
+        for (keyspace, levels, _) in needy {
+            let pick = pick(&metas(levels), self.shape).expect("a level that is too full can be merged");
+            match self.merge(keyspace, levels, &pick, visible) {
+                Ok(()) => return Ok(true),
+                // One damaged table must not keep other keyspaces from being merged.
+                Err(error @ Error::CorruptTable { .. }) => {
+                    corrupt.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        corrupt.map_or(Ok(false), Err)
     }
 
     /// Merges all tables of each keyspace into one level, and drops everything no reader needs.

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::error::{Error, Result};
 use crate::level::Backpressure;
 
-/// Who found the disk full.
+/// Who works in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Worker {
     Flusher = 0,
@@ -29,7 +29,8 @@ pub(crate) struct Gate {
 struct State {
     frozen: usize,
     level0: usize,
-    disk_full: [bool; 2],
+    /// Why each worker's last attempt failed, if it did.
+    failures: [Option<Error>; 2],
     closed: bool,
     stalls: u64,
     stalled: Duration,
@@ -49,7 +50,7 @@ impl Gate {
             if state.closed {
                 break Err(Error::Closed);
             }
-            if state.disk_full.contains(&true) {
+            if state.is_disk_full() {
                 break Err(Error::DiskFull { path: self.path.clone() });
             }
             let reason = if state.frozen >= self.frozen_max {
@@ -82,19 +83,28 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    pub(crate) fn set_disk_full(&self, worker: Worker, full: bool) {
+    /// How a worker's last attempt went. A full disk refuses writes until the attempt succeeds.
+    pub(crate) fn set_outcome(&self, worker: Worker, outcome: Result<(), Error>) {
         let mut state = self.state.lock();
-        let before = std::mem::replace(&mut state.disk_full[worker as usize], full);
+        let before = state.is_disk_full();
+        state.failures[worker as usize] = outcome.err();
+        let after = state.is_disk_full();
         self.changed.notify_all();
-        if full && !before {
+        drop(state);
+        if after && !before {
             tracing::error!(path = %self.path.display(), "the disk is full; writes stop until there is room, reads go on");
-        } else if before && !full {
+        } else if before && !after {
             tracing::info!(path = %self.path.display(), "there is room on the disk again; writes go on");
         }
     }
 
     pub(crate) fn is_disk_full(&self) -> bool {
-        self.state.lock().disk_full.contains(&true)
+        self.state.lock().is_disk_full()
+    }
+
+    /// Why background work stands still, if it does.
+    pub(crate) fn failures(&self) -> Vec<Error> {
+        self.state.lock().failures.iter().flatten().cloned().collect()
     }
 
     pub(crate) fn close(&self) {
@@ -106,5 +116,11 @@ impl Gate {
     pub(crate) fn stalls(&self) -> (u64, Duration) {
         let state = self.state.lock();
         (state.stalls, state.stalled)
+    }
+}
+
+impl State {
+    fn is_disk_full(&self) -> bool {
+        self.failures.iter().any(|failure| matches!(failure, Some(Error::DiskFull { .. })))
     }
 }

@@ -6,6 +6,7 @@ use seawall_wal::storage::IoPath;
 use seawall_wal::{LogStats, Lsn, Timestamp};
 
 use crate::db::Db;
+use crate::error::Error;
 use crate::manifest::LEVELS;
 use crate::table::CacheStats;
 
@@ -54,6 +55,8 @@ pub struct Stats {
     pub stalls: u64,
     /// How long in all.
     pub stalled: Duration,
+    /// Why writing tables out or merging them stands still, if it does. It is tried again and again.
+    pub background_failures: Vec<Error>,
     /// Whether writes stand still because the disk is full.
     pub disk_full: bool,
     /// Which way bulk reads and writes go.
@@ -91,6 +94,7 @@ impl Db {
             cache: core.state.store.cache_stats(),
             stalls,
             stalled,
+            background_failures: core.gate.failures(),
             disk_full: core.gate.is_disk_full(),
             io_path: core.durable.storage().io_path(),
             log: core.log.stats(),

@@ -69,18 +69,14 @@ fn run(core: &Core, worker: Worker) {
             }
             Worker::Compactor => core.compact(),
         };
-        retry = match done {
-            Ok(()) => {
-                core.gate.set_disk_full(worker, false);
-                None
-            }
-            Err(Error::Closed) => return,
-            Err(error) => {
-                core.gate.set_disk_full(worker, matches!(error, Error::DiskFull { .. }));
-                let pause = retry.map_or(RETRY_FIRST, |pause| (pause * 2).min(RETRY_MAX));
-                tracing::warn!(?worker, %error, ?pause, "background work failed; it is tried again");
-                Some(pause)
-            }
-        };
+        if matches!(done, Err(Error::Closed)) {
+            return;
+        }
+        core.gate.set_outcome(worker, done.clone());
+        retry = done.err().map(|error| {
+            let pause = retry.map_or(RETRY_FIRST, |pause| (pause * 2).min(RETRY_MAX));
+            tracing::warn!(?worker, %error, ?pause, "background work failed; it is tried again");
+            pause
+        });
     }
 }

@@ -3,8 +3,9 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use common::{Entries, all, control_path, inline};
+use common::{Entries, all, control_path, inline, threaded};
 use seawall_engine::{Db, Error};
 use seawall_wal::storage::{MemoryDisk, Storage};
 
@@ -126,4 +127,37 @@ fn what_an_earlier_run_left_behind_is_removed_at_open() {
     assert!(
         !disk.list(Path::new("/data/tables")).unwrap().iter().any(|name| name.ends_with(".tmp") || name == "00.table")
     );
+}
+
+#[test]
+fn a_damaged_table_is_reported_and_stops_no_other_keyspace() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    let bad = db.keyspace("bad").unwrap();
+    for number in 0..200 {
+        bad.insert(format!("{number:04}"), vec![number as u8; 100]).unwrap();
+    }
+    db.compact().unwrap();
+    drop((bad, db));
+    for table in files(&disk, "/data/tables", ".table") {
+        disk.flip_bit(&table, 100, 0);
+    }
+    let db = threaded(&disk).open().unwrap();
+    let (bad, good) = (db.keyspace("bad").unwrap(), db.keyspace("good").unwrap());
+    for round in 0..8 {
+        bad.insert(format!("{round:04}"), "new").unwrap();
+        bad.insert("zzz", "new").unwrap();
+        good.insert(format!("{round}"), "1").unwrap();
+        db.flush().unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let damage =
+        |db: &Db| db.stats().background_failures.iter().any(|error| matches!(error, Error::CorruptTable { .. }));
+    while !damage(&db) || db.stats().levels[0].tables > 12 {
+        assert!(Instant::now() < until, "{:?}", db.stats());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(all(&good).len(), 8);
+    assert_eq!(bad.get("zzz").unwrap().unwrap(), "new", "what is not damaged is served");
+    assert!(matches!(bad.get("0150"), Ok(Some(_)) | Err(Error::CorruptTable { .. })));
 }

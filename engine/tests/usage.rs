@@ -304,3 +304,29 @@ fn commits_nobody_waits_for_become_visible_by_themselves() {
         }
     }
 }
+
+#[test]
+fn handles_are_shared_between_threads_and_a_keyspace_is_made_once() {
+    fn shared<T: Clone + Send + Sync + 'static>(value: &T) -> T {
+        value.clone()
+    }
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    let threads: Vec<_> = (0..8_u32)
+        .map(|thread| {
+            let db = shared(&db);
+            std::thread::spawn(move || {
+                let keys = shared(&db.keyspace("together").unwrap());
+                for number in 0..50 {
+                    keys.insert(format!("{thread} {number}"), "v").unwrap();
+                    assert!(keys.contains(format!("{thread} {number}")).unwrap(), "one reads one's own writes");
+                }
+                keys.id()
+            })
+        })
+        .collect();
+    let ids: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(db.keyspaces(), ["together"]);
+    assert_eq!(all(&db.keyspace("together").unwrap()).len(), 400);
+}
