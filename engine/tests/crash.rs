@@ -178,3 +178,66 @@ fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
     }
     assert!(faults > 300, "{faults} faults struck");
 }
+
+#[test]
+fn either_copy_of_the_control_file_is_enough_after_any_crash_and_one_opening() {
+    let disk = MemoryDisk::new();
+    disk.keep_journal();
+    {
+        let db = inline(&disk).memtable_bytes(8 << 10).open().unwrap();
+        for number in 0..60 {
+            commit(&db, number, CommitLevel::Local).unwrap();
+        }
+        db.compact().unwrap();
+    }
+    let replayed = MemoryDisk::new();
+    let mut opened = 0;
+    for entry in disk.journal() {
+        replayed.replay(&entry);
+        if !matches!(&entry, seawall_wal::storage::JournalEntry::Sync(_)) {
+            continue;
+        }
+        let crashed = replayed.crashed_losing_all();
+        let count = commits_in(&inline(&crashed).open().unwrap());
+        for slot in [0, 1] {
+            let damaged = crashed.duplicate();
+            damaged.flip_bit(common::control_path(), slot * 262_144 + 40, 3);
+            let db = inline(&damaged).open().unwrap();
+            assert_eq!((commits_in(&db), db.damaged_control().len()), (count, 1));
+            opened += 1;
+        }
+    }
+    assert!(opened > 200, "{opened}");
+}
+
+#[test]
+fn tables_written_by_recovery_are_not_ahead_of_a_log_that_was_never_synced() {
+    let disk = MemoryDisk::new();
+    disk.keep_journal();
+    {
+        let db = inline(&disk).memtable_bytes(1 << 30).open().unwrap();
+        db.keyspace("a").unwrap();
+        db.keyspace("b").unwrap();
+        for number in 0..80 {
+            commit(&db, number, CommitLevel::Buffered).unwrap();
+        }
+        db.sync().unwrap();
+    }
+    // The process is killed after it wrote the group and before it synced it: the kernel still has the bytes.
+    let journal = disk.journal();
+    let writes = |entry: &seawall_wal::storage::JournalEntry| matches!(entry, seawall_wal::storage::JournalEntry::Write(_, _, bytes) if bytes.len() > 20_000);
+    let last = journal.iter().rposition(writes).expect("the group was written in large pieces");
+    let killed = MemoryDisk::new();
+    journal[..=last].iter().for_each(|entry| killed.replay(entry));
+    let recovering = killed.duplicate();
+    recovering.keep_journal();
+    let count = commits_in(&inline(&recovering).memtable_bytes(4 << 10).open().unwrap());
+    assert!(count > 10, "{count} commits were in the kernel's hands");
+    let mut lost = 0;
+    for entry in recovering.journal() {
+        killed.replay(&entry);
+        let db = inline(&killed.crashed_losing_all()).memtable_bytes(4 << 10).open().unwrap();
+        lost += u32::from(commits_in(&db) < count);
+    }
+    assert!(lost > 0, "power was lost before recovery had synced the log, too");
+}
