@@ -20,7 +20,7 @@ pub struct Coverage {
 pub struct BackupOffer {
     /// Its id.
     pub id: String,
-    /// Where replay starts after taking it.
+    /// Where the log must go on after taking it: a segment's start, at or before where its tables end.
     pub redo: Lsn,
     /// The log up to here makes it consistent. `redo <= stop`.
     pub stop: Lsn,
@@ -97,11 +97,11 @@ pub fn next_feed(standing: Standing, goal: Goal, sources: &Sources, history: &Ti
             {
                 return Feed::Arrived;
             }
-            view.from_log(at, target).or_else(|| view.from_backup(Some(at), target)).unwrap_or_else(|| view.wait(at))
+            view.by_log(at, target).or_else(|| view.by_backup(Some(at), target)).unwrap_or_else(|| view.wait(at))
         }
-        Standing::Nothing => view.from_backup(None, target).unwrap_or_else(|| {
+        Standing::Nothing => view.by_backup(None, target).unwrap_or_else(|| {
             // A cluster so young that its log begins at the beginning needs no base backup.
-            view.from_log(Lsn::ZERO, target).unwrap_or_else(|| view.wait(Lsn::ZERO))
+            view.by_log(Lsn::ZERO, target).unwrap_or_else(|| view.wait(Lsn::ZERO))
         }),
     }
 }
@@ -113,7 +113,7 @@ struct View<'a> {
 
 impl View<'_> {
     /// The next step by log alone, if log alone can get anywhere from `at`.
-    fn from_log(&self, at: Lsn, target: Option<Lsn>) -> Option<Feed> {
+    fn by_log(&self, at: Lsn, target: Option<Lsn>) -> Option<Feed> {
         let from = self.history.next_byte(at);
         if self.sources.upstream.is_some_and(|upstream| self.covers(upstream, at)) {
             return Some(Feed::Stream { from });
@@ -121,7 +121,7 @@ impl View<'_> {
         let archive = self.sources.archive.filter(|archive| self.covers(*archive, at) && archive.to > from)?;
         // Past a hole that only a base backup can bridge, fetching the log before it would be wasted.
         let end = self.reach(at);
-        if target.is_some_and(|target| end < target) && self.from_backup(Some(at), target).is_some() {
+        if target.is_some_and(|target| end < target) && self.by_backup(Some(at), target).is_some() {
             return None;
         }
         // Leave the archive as soon as the upstream can take over: it is ahead, and cheaper.
@@ -132,7 +132,7 @@ impl View<'_> {
     }
 
     /// The newest base backup that brings the node forward and from which log leads to the target.
-    fn from_backup(&self, at: Option<Lsn>, target: Option<Lsn>) -> Option<Feed> {
+    fn by_backup(&self, at: Option<Lsn>, target: Option<Lsn>) -> Option<Feed> {
         let useful = self.sources.backups.iter().filter(|backup| {
             at.is_none_or(|at| backup.redo > at)
                 && target.is_none_or(|target| backup.stop <= target)

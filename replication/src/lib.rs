@@ -5,6 +5,7 @@
 //! whose history is the true one. The conversation itself is described in [`message`].
 
 pub mod backoff;
+pub mod driver;
 mod ended;
 mod error;
 pub mod feed;

@@ -13,6 +13,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::time::Duration;
 
 use seawall_wal::{
@@ -356,6 +357,23 @@ impl Promotion {
 
     fn parent(&self) -> TimelineId {
         self.candidate.history.current().id
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => write!(f, "asks for the newest history"),
+            Self::Fetch { timeline, from } => write!(f, "fetches timeline {timeline} from {from}"),
+            Self::Apply(log) => write!(f, "applies {}..{}", log.start, log.end()),
+            Self::Archive { timeline, to } => write!(f, "archives timeline {timeline} up to {}", to.lsn),
+            Self::Fence { timeline, at, .. } => write!(f, "fences timeline {timeline} at {}", at.lsn),
+            Self::Claim(claim, _) => write!(f, "claims timeline {} for {}", claim.entry.id, claim.claimant),
+            Self::Begin(history) => {
+                let newest = history.current();
+                write!(f, "begins timeline {} forked at {}, first byte {}", newest.id, newest.fork.lsn, newest.begin)
+            }
+        }
     }
 }
 

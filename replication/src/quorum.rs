@@ -29,7 +29,7 @@ pub enum QuorumRule {
 }
 
 /// What a remote commit level waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
     /// Received and handed to the standby's system.
     Write,

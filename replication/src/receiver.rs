@@ -135,7 +135,7 @@ pub struct UpstreamSeen {
 enum State {
     Connecting,
     AwaitingWelcome { until: Instant },
-    Streaming(Streaming),
+    Streaming(Box<Streaming>),
     Closed,
 }
 
@@ -307,7 +307,7 @@ impl Receiver {
             return self.turn_away(Refusal::Version { lowest: welcome.version, highest: welcome.version }, actions);
         }
         self.saw(welcome.flush, Timestamp::default(), now);
-        self.state = State::Streaming(Streaming {
+        let streaming = Streaming {
             timeout: Duration::from_millis(welcome.timeout_ms.into()).clamp(TIMEOUT_MIN, TIMEOUT_MAX),
             assembly: Assembly::default(),
             received: self.position.lsn,
@@ -318,7 +318,8 @@ impl Receiver {
             heard: now,
             spoke: now,
             reported: None,
-        });
+        };
+        self.state = State::Streaming(Box::new(streaming));
         actions.push(Action::Joined { upstream: welcome.node, primary: welcome.primary });
         if welcome.history != self.history {
             self.history = welcome.history;

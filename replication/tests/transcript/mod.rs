@@ -9,21 +9,21 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::str::FromStr;
 
-pub use plan::PlanWorld;
-pub use promotion::PromotionWorld;
-pub use stream::StreamWorld;
+pub(crate) use plan::PlanWorld;
+pub(crate) use promotion::PromotionWorld;
+pub(crate) use stream::StreamWorld;
 
 /// Something commands happen to.
-pub trait World {
+pub(crate) trait World {
     /// Carries out one command and tells what followed, a line each.
     fn run(&mut self, command: &Command) -> Vec<String>;
 }
 
 /// One line of a story: a verb, words and `key=value` pairs.
 #[derive(Debug)]
-pub struct Command {
-    pub verb: String,
-    pub words: Vec<String>,
+pub(crate) struct Command {
+    pub(crate) verb: String,
+    pub(crate) words: Vec<String>,
     values: BTreeMap<String, String>,
 }
 
@@ -41,21 +41,21 @@ impl Command {
         Self { verb, words, values }
     }
 
-    pub fn word(&self, index: usize) -> &str {
+    pub(crate) fn word(&self, index: usize) -> &str {
         self.words.get(index).unwrap_or_else(|| panic!("`{}` needs a word more: {self:?}", self.verb))
     }
 
-    pub fn get<T: FromStr<Err: Debug>>(&self, key: &str) -> Option<T> {
+    pub(crate) fn get<T: FromStr<Err: Debug>>(&self, key: &str) -> Option<T> {
         self.values.get(key).map(|value| value.parse().unwrap_or_else(|error| panic!("{key}={value}: {error:?}")))
     }
 
-    pub fn need<T: FromStr<Err: Debug>>(&self, key: &str) -> T {
+    pub(crate) fn need<T: FromStr<Err: Debug>>(&self, key: &str) -> T {
         self.get(key).unwrap_or_else(|| panic!("`{}` needs {key}=", self.verb))
     }
 }
 
 /// Runs every story in a folder and compares.
-pub fn check<W: World>(folder: &Path, world: impl Fn() -> W) {
+pub(crate) fn check<W: World>(folder: &Path, world: impl Fn() -> W) {
     let mut stories: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     stories.sort();
     assert!(!stories.is_empty(), "no stories in {}", folder.display());

@@ -5,13 +5,13 @@ use seawall_wal::{Chain, Lsn, Position, SegmentSize, TimelineHistory, TimelineId
 
 use super::{Command, World};
 
-pub struct PlanWorld {
+pub(crate) struct PlanWorld {
     sources: Sources,
     history: TimelineHistory,
 }
 
 impl PlanWorld {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let history = TimelineHistory::first(TimelineNonce::from_bytes([1; 16]));
         Self { sources: Sources::default(), history }
     }

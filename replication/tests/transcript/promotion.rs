@@ -7,29 +7,20 @@ use seawall_wal::{
 
 use super::{Command, World};
 
-pub struct PromotionWorld {
+pub(crate) struct PromotionWorld {
     promotion: Option<Promotion>,
     history: TimelineHistory,
 }
 
 impl PromotionWorld {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { promotion: None, history: TimelineHistory::first(TimelineNonce::from_bytes([1; 16])) }
     }
 
     fn tell(&mut self, result: Result<Step, PromotionRefused>) -> Vec<String> {
         vec![match result {
             Err(refused) => format!("refused: {refused}"),
-            Ok(Step::Newest) => "asks for the newest history".to_owned(),
-            Ok(Step::Fetch { timeline, from }) => format!("fetches timeline {timeline} from {from}"),
-            Ok(Step::Apply(log)) => format!("applies {}..{}", log.start, log.end()),
-            Ok(Step::Archive { timeline, to }) => format!("archives timeline {timeline} up to {}", to.lsn),
-            Ok(Step::Fence { timeline, at, .. }) => format!("fences timeline {timeline} at {}", at.lsn),
-            Ok(Step::Claim(claim, _)) => format!("claims timeline {} for {}", claim.entry.id, claim.claimant),
-            Ok(Step::Begin(history)) => {
-                let newest = history.current();
-                format!("begins timeline {} forked at {}, first byte {}", newest.id, newest.fork.lsn, newest.begin)
-            }
+            Ok(step) => step.to_string(),
         }]
     }
 }

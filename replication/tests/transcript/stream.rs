@@ -19,7 +19,7 @@ use super::{Command, World};
 const SIZE: SegmentSize = SegmentSize::MIN;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-pub struct StreamWorld {
+pub(crate) struct StreamWorld {
     started: Instant,
     now: Instant,
     log: LogState,
@@ -53,7 +53,7 @@ fn fork(history: &TimelineHistory, fork: Lsn, nonce: u8) -> TimelineHistory {
 }
 
 impl StreamWorld {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Self {
             started: now,

@@ -1,0 +1,31 @@
+//! Where decisions meet sockets, threads and clocks. [`ReplicationServer`] feeds standbys from a node's log and keeps
+//! their [`Registry`]; [`StandbyClient`] keeps a node fed, from whichever source the planner names. A node that cascades
+//! runs both.
+
+mod admission;
+mod archive;
+mod client;
+mod client_status;
+mod confirm;
+mod conversation;
+mod flow;
+mod promote;
+mod registry;
+mod server;
+mod slots;
+mod socket;
+mod target;
+#[cfg(test)]
+mod tests;
+
+pub use admission::NodeAdmission;
+pub use client::{ClientConfig, StandbyClient};
+pub use client_status::{ClientState, ClientStatus};
+pub use confirm::NodeConfirmations;
+pub use promote::{PromotionActs, PromotionError, promote};
+pub use registry::{
+    ConnectionId, Registry, RegistryConfig, StageLag, StandbyConsumer, StandbyReport, StandbyState, ThrottleReport,
+};
+pub use server::{ReplicationServer, ServerConfig};
+pub use slots::SlotFile;
+pub use target::{BaseBackups, LogOwner, StandbyTarget};

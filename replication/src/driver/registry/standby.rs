@@ -1,0 +1,143 @@
+//! One standby in the table: whether it is there, how far it is, and whether it counts.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use seawall_wal::{Lsn, NodeId};
+
+use super::ConnectionId;
+use crate::lag::LagWindow;
+use crate::message::{Positions, Status};
+
+/// What a standby is doing, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StandbyState {
+    /// It is there, and has not caught up since it joined.
+    CatchUp,
+    /// It is there and follows.
+    Streaming,
+    /// It is there, lags, and does not move.
+    Stalled,
+    /// It is not there.
+    Missing,
+}
+
+#[derive(Debug)]
+pub(super) struct Standby {
+    pub(super) required: bool,
+    pub(super) node: Option<NodeId>,
+    pub(super) address: String,
+    pub(super) connection: Option<ConnectionId>,
+    /// Since when it is there, or missing.
+    pub(super) since: Instant,
+    /// The furthest it confirmed since it last joined. `replay <= flush <= write`.
+    pub(super) positions: Positions,
+    pub(super) status: Status,
+    /// When a position last moved, or it had nothing to do.
+    pub(super) moved: Instant,
+    /// Whether commits wait for it.
+    pub(super) counted: bool,
+    pub(super) window: LagWindow,
+    pub(super) connects: u64,
+    /// How often it came back with less than it had confirmed.
+    pub(super) regressions: u64,
+    pub(super) last_end: Option<String>,
+}
+
+/// What a report changed.
+pub(super) struct Moved {
+    pub(super) any: bool,
+    pub(super) flush: bool,
+    pub(super) corruption_known: bool,
+}
+
+impl Standby {
+    pub(super) fn missing(required: bool, confirmed: Lsn, now: Instant) -> Self {
+        Self {
+            required,
+            node: None,
+            address: String::new(),
+            connection: None,
+            since: now,
+            positions: Positions::all(confirmed),
+            status: Status::default(),
+            moved: now,
+            counted: required,
+            window: LagWindow::default(),
+            connects: 0,
+            regressions: 0,
+            last_end: None,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    pub(super) fn joined(&mut self, id: ConnectionId, node: NodeId, address: &str, position: Lsn, now: Instant) {
+        self.connection = Some(id);
+        self.node = Some(node);
+        self.address = address.to_owned();
+        (self.since, self.moved) = (now, now);
+        let Positions { write, flush, replay } = self.positions;
+        self.positions = Positions { write: write.min(position), flush: flush.min(position), replay: replay.min(position) };
+        self.connects += 1;
+    }
+
+    pub(super) fn left(&mut self, why: &str, now: Instant) {
+        self.connection = None;
+        self.since = now;
+        self.last_end = Some(why.to_owned());
+    }
+
+    pub(super) fn reported(&mut self, status: &Status, now: Instant) -> Moved {
+        let before = self.positions;
+        let corruption_known = self.status.corruption;
+        // A connection's reports only rise; what it had before it joined may lie ahead of its first one.
+        self.positions = Positions {
+            write: before.write.max(status.positions.write),
+            flush: before.flush.max(status.positions.flush),
+            replay: before.replay.max(status.positions.replay),
+        };
+        self.status = *status;
+        let any = self.positions != before;
+        if any {
+            self.moved = now;
+        }
+        Moved { any, flush: self.positions.flush != before.flush, corruption_known }
+    }
+
+    pub(super) fn state(&self, lag_bytes: u64, stall: Duration, now: Instant) -> StandbyState {
+        match (self.is_connected(), self.counted) {
+            (false, _) => StandbyState::Missing,
+            (true, _) if lag_bytes > 0 && now.saturating_duration_since(self.moved) > stall => StandbyState::Stalled,
+            (true, false) => StandbyState::CatchUp,
+            (true, true) => StandbyState::Streaming,
+        }
+    }
+
+    /// Whether it counts and should not any more. A required one always should.
+    pub(super) fn should_leave(&mut self, lag_bytes: u64, after: Duration, now: Instant) -> bool {
+        if lag_bytes == 0 {
+            self.moved = now;
+        }
+        let gone = match self.state(lag_bytes, after, now) {
+            StandbyState::Missing => now.saturating_duration_since(self.since) > after,
+            StandbyState::Stalled => true,
+            StandbyState::CatchUp | StandbyState::Streaming => false,
+        };
+        gone && self.counted && !self.required
+    }
+}
+
+impl fmt::Display for StandbyState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CatchUp => "catching up",
+            Self::Streaming => "streaming",
+            Self::Stalled => "stalled",
+            Self::Missing => "missing",
+        })
+    }
+}

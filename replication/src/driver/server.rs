@@ -1,0 +1,410 @@
+//! Feeds standbys: accepts connections, holds the conversation with each through a [`Sender`], reads the log for it on
+//! threads that may block, and keeps the registry up to date. Bounded in connections, in memory for each, and in the time
+//! any peer may take.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use seawall_wal::{ClusterId, Error as WalError, Lsn, NodeId, Position, SegmentSize, TimelineHistory, Timestamp};
+use seawall_wal::{Clock as _, SystemClock};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{sleep_until, timeout};
+
+use super::conversation::{Moved, Side, Wire};
+use super::registry::{ConnectionId, Registry};
+use super::socket::prepare;
+use super::target::LogOwner;
+use crate::ended::Ended;
+use crate::error::{Error, Result};
+use crate::message::{GROUP_BYTES_MAX, Refusal, StandbyName};
+use crate::sender::{Action, Check, Event, LogState, ReadOutcome, Sender, SenderConfig};
+
+/// How a node feeds standbys.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// The cluster's segment size.
+    pub segment_size: SegmentSize,
+    /// What standbys are told about where writes go; empty if unknown.
+    pub primary: String,
+    /// After so much silence a standby is given up; it also has so long for a frame it began.
+    pub timeout: Duration,
+    /// A connection has so long to introduce itself.
+    pub handshake_timeout: Duration,
+    /// Connections at a time.
+    pub peers_max: usize,
+}
+
+impl ServerConfig {
+    /// With a timeout of 10 s and at most 64 standbys.
+    pub fn new(listen: SocketAddr, cluster: ClusterId, node: NodeId, segment_size: SegmentSize) -> Self {
+        let timeout = Duration::from_secs(10);
+        let primary = String::new();
+        Self { listen, cluster, node, segment_size, primary, timeout, handshake_timeout: timeout, peers_max: 64 }
+    }
+}
+
+/// A node's replication port. Dropping it closes every connection.
+#[derive(Debug)]
+pub struct ReplicationServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+    /// Closed when the last connection has ended.
+    gone: mpsc::Receiver<()>,
+    phase: watch::Sender<Phase>,
+}
+
+/// What the log looks like to everybody at once: never a flush LSN without the history that explains it.
+#[derive(Clone, Debug)]
+struct News {
+    flush: Lsn,
+    history: Arc<TimelineHistory>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    Draining,
+    Stopped,
+}
+
+struct Shared {
+    config: ServerConfig,
+    owner: Arc<dyn LogOwner>,
+    registry: Arc<Registry>,
+    news: watch::Receiver<News>,
+    phase: watch::Receiver<Phase>,
+    peers: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// A queue beyond this many bytes is drained before more log is read.
+const QUEUE_BYTES: usize = 2 << 20;
+/// A refused or ended connection has so long to take the last message.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl ReplicationServer {
+    /// Starts listening. Runs on the current tokio runtime.
+    pub async fn start(config: ServerConfig, owner: Arc<dyn LogOwner>, registry: Arc<Registry>) -> Result<Self> {
+        let network = |operation, source| Error::Network {
+            operation,
+            peer: config.listen.to_string(),
+            source: Arc::new(source),
+        };
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| network("listen on", error))?;
+        let address = listener.local_addr().map_err(|error| network("listen on", error))?;
+        let news = News { flush: owner.log().flushed().value(), history: Arc::new(owner.log().history()) };
+        let (news_out, news) = watch::channel(news);
+        let (phase_out, phase) = watch::channel(Phase::Serving);
+        let peers = Arc::new(Semaphore::new(config.peers_max));
+        let shared = Arc::new(Shared { config, owner, registry, news, phase, peers });
+        let (alive, gone) = mpsc::channel(1);
+        let tasks = vec![
+            tokio::spawn(tell_news(shared.clone(), news_out)),
+            tokio::spawn(tick(shared.registry.clone())),
+            tokio::spawn(accept(shared.clone(), listener, alive)),
+        ];
+        tracing::info!(%address, "feeding standbys");
+        Ok(Self { address, shared, tasks, gone, phase: phase_out })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new standbys, sends every connected one what is flushed by now, and leaves. At the deadline it leaves
+    /// anyway, and says who lacks what.
+    pub async fn drain(mut self, deadline: Duration) -> std::result::Result<(), Vec<(StandbyName, u64)>> {
+        let _ = self.phase.send(Phase::Draining);
+        if timeout(deadline, self.gone.recv()).await.is_ok() {
+            return Ok(());
+        }
+        let lacking = |report: &super::StandbyReport| report.lag.flush.bytes > 0;
+        let reports = self.shared.registry.report().into_iter();
+        Err(reports.filter(lacking).map(|report| (report.name, report.lag.flush.bytes)).collect())
+    }
+}
+
+impl Drop for ReplicationServer {
+    fn drop(&mut self) {
+        let _ = self.phase.send(Phase::Stopped);
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Follows the log and tells everybody. One task waits, however many standbys there are.
+async fn tell_news(shared: Arc<Shared>, news: watch::Sender<News>) {
+    let log = shared.owner.log();
+    loop {
+        // In this order: a history may be newer than the flush LSN it comes with, never older.
+        let flush = log.flushed().value();
+        let history = log.history();
+        shared.registry.flushed(flush, &history);
+        news.send_if_modified(|news| {
+            let changed = news.flush != flush || *news.history != history;
+            if changed {
+                *news = News { flush, history: Arc::new(history) };
+            }
+            changed
+        });
+        if log.flushed().reached(flush.advance(1)).await.is_err() {
+            // Poisoned or closed. What was flushed is still served; nothing will be added.
+            return;
+        }
+    }
+}
+
+async fn tick(registry: Arc<Registry>) {
+    let mut interval = tokio::time::interval(Duration::from_secs(1));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let registry = registry.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || registry.tick()).await {
+            tracing::warn!(%error, "slots could not be saved; trying again");
+        }
+    }
+}
+
+async fn accept(shared: Arc<Shared>, listener: TcpListener, alive: mpsc::Sender<()>) {
+    let mut phase = shared.phase.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.changed() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => match shared.peers.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let connection = Connection::new(shared.clone(), peer.to_string());
+                    let alive = alive.clone();
+                    tokio::spawn(async move {
+                        connection.serve(stream, place).await;
+                        drop(alive);
+                    });
+                }
+                // Not even a task for those beyond the limit: they find the connection closed.
+                Err(_) => tracing::warn!(%peer, peers_max = shared.config.peers_max, "no room for another standby"),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// One connection: the sender's hands.
+struct Connection {
+    shared: Arc<Shared>,
+    peer: String,
+    name: Option<StandbyName>,
+    joined: Option<ConnectionId>,
+    /// A read asked for that waits until the queue is short.
+    wanted: Option<(Lsn, usize)>,
+    reading: Option<JoinHandle<ReadOutcome>>,
+    checking: Option<JoinHandle<(Check, Option<ConnectionId>)>>,
+    ended: Option<Ended>,
+}
+
+impl Connection {
+    fn new(shared: Arc<Shared>, peer: String) -> Self {
+        Self { shared, peer, name: None, joined: None, wanted: None, reading: None, checking: None, ended: None }
+    }
+
+    async fn serve(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
+        let why = match prepare(&stream) {
+            Ok(()) => self.converse(stream).await,
+            Err(error) => Err(Error::Network { operation: "prepare", peer: self.peer.clone(), source: Arc::new(error) }),
+        };
+        let why = match why {
+            Ok(ended) => ended.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if let Some(checking) = self.checking.take()
+            && let Ok((_, Some(id))) = checking.await
+        {
+            self.joined = Some(id);
+        }
+        match (&self.name, self.joined) {
+            (Some(name), Some(id)) => self.shared.registry.left(name, id, &why),
+            _ => tracing::warn!(peer = self.peer, why, "a connection was turned away"),
+        }
+    }
+
+    async fn converse(&mut self, stream: TcpStream) -> Result<Ended> {
+        let shared = self.shared.clone();
+        let config = &shared.config;
+        let mut wire = Wire::open(stream, &self.peer, Side::Upstream, config.segment_size, config.timeout);
+        let (mut news, mut phase) = (shared.news.clone(), shared.phase.clone());
+        let first = news.borrow_and_update().clone();
+        let log = LogState {
+            flush: first.flush,
+            oldest: shared.owner.log().oldest(),
+            history: TimelineHistory::clone(&first.history),
+        };
+        let sender_config = SenderConfig {
+            cluster: config.cluster,
+            node: config.node,
+            segment_size: config.segment_size,
+            timeout: config.timeout,
+            handshake_timeout: config.handshake_timeout,
+            primary: config.primary.clone(),
+        };
+        let mut known = first.history;
+        let mut sender = Sender::new(sender_config, log, Instant::now());
+        if *phase.borrow_and_update() != Phase::Serving {
+            return Ok(Ended::NotWanted("the node stops"));
+        }
+        while self.ended.is_none() {
+            self.start_reading(&wire);
+            let deadline = sender.deadline().unwrap_or_else(|| Instant::now() + config.timeout);
+            let events = tokio::select! {
+                moved = wire.moved() => match moved? {
+                    Moved::Received(message) => vec![Event::Received(message)],
+                    Moved::Sent => continue,
+                },
+                outcome = finished(&mut self.reading) => {
+                    self.reading = None;
+                    vec![Event::Read(outcome.ok_or(Error::Stopped("reading the log"))?)]
+                },
+                checked = finished(&mut self.checking) => {
+                    self.checking = None;
+                    let (check, id) = checked.ok_or(Error::Stopped("checking a standby"))?;
+                    self.joined = id;
+                    vec![Event::Checked(check)]
+                },
+                changed = news.changed() => {
+                    if changed.is_err() {
+                        return Ok(Ended::NotWanted("the node stops"));
+                    }
+                    let news = news.borrow_and_update().clone();
+                    let mut events = Vec::new();
+                    if !Arc::ptr_eq(&known, &news.history) {
+                        known = news.history.clone();
+                        events.push(Event::History(TimelineHistory::clone(&known)));
+                    }
+                    events.push(Event::Flushed(news.flush));
+                    events
+                },
+                _ = phase.changed() => match *phase.borrow_and_update() {
+                    Phase::Serving => continue,
+                    Phase::Draining => vec![Event::Drain],
+                    Phase::Stopped => vec![Event::Stop("the node stops")],
+                },
+                () = sleep_until(deadline.into()) => vec![self.look_at_the_clock()],
+            };
+            for event in events {
+                let wall = wall();
+                for action in sender.handle(event, Instant::now(), wall) {
+                    self.perform(action, &mut wire);
+                }
+            }
+        }
+        wire.finish(LAST_WORDS).await;
+        Ok(self.ended.take().expect("the loop ended with it"))
+    }
+
+    /// A tick; or the end, if a newer connection of the same standby took over.
+    fn look_at_the_clock(&self) -> Event {
+        match (&self.name, self.joined) {
+            (Some(name), Some(id)) if !self.shared.registry.is_current(name, id) => {
+                Event::Stop("a newer connection of this standby took over")
+            }
+            _ => Event::Tick,
+        }
+    }
+
+    fn perform(&mut self, action: Action, wire: &mut Wire) {
+        match action {
+            Action::Send(message) => wire.send(&message),
+            Action::Check { name, node, position } => {
+                self.name = Some(name.clone());
+                let (shared, peer) = (self.shared.clone(), self.peer.clone());
+                self.checking = Some(spawn_blocking(move || check(&shared, &name, node, &peer, position)));
+            }
+            Action::Read { from, bytes_max } => self.wanted = Some((from, bytes_max)),
+            Action::Joined => {}
+            Action::Progress(status) => {
+                if let (Some(name), Some(id)) = (&self.name, self.joined) {
+                    self.shared.registry.progress(name, id, &status);
+                }
+            }
+            Action::Superseded(history) => {
+                let timeline = history.current().id;
+                tracing::error!(%timeline, "a standby follows a newer timeline than this node: another node was promoted");
+                self.shared.registry.superseded(&history);
+            }
+            Action::Close(ended) => self.ended = Some(ended),
+        }
+    }
+
+    /// Reads on a thread that may block, once what was read before is mostly on its way.
+    fn start_reading(&mut self, wire: &Wire) {
+        if wire.waiting_bytes() > QUEUE_BYTES || self.reading.is_some() {
+            return;
+        }
+        if let Some((from, bytes_max)) = self.wanted.take() {
+            let owner = self.shared.owner.clone();
+            self.reading = Some(spawn_blocking(move || read(&*owner, from, bytes_max)));
+        }
+    }
+}
+
+/// The result of a task that may be there; `None` if it panicked. Waits for ever if there is none.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
+    match task {
+        Some(task) => task.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+fn read(owner: &dyn LogOwner, from: Lsn, bytes_max: usize) -> ReadOutcome {
+    match owner.log().read(from, bytes_max) {
+        Ok(Some(group)) if group.bytes.len() > GROUP_BYTES_MAX => {
+            ReadOutcome::Failed(format!("a group of {} bytes at {from} is larger than any may be", group.bytes.len()))
+        }
+        Ok(Some(group)) => ReadOutcome::Group(group),
+        Ok(None) => ReadOutcome::Nothing,
+        Err(WalError::Removed { oldest, .. }) => ReadOutcome::Removed { oldest },
+        Err(error) => ReadOutcome::Failed(error.to_string()),
+    }
+}
+
+/// Compares the chain at the standby's position with ours, and gives it a place in the table.
+fn check(shared: &Shared, name: &StandbyName, node: NodeId, peer: &str, at: Position) -> (Check, Option<ConnectionId>) {
+    let log = shared.owner.log();
+    match log.position_at(at.lsn) {
+        Ok(Some(ours)) if ours == at => {}
+        Ok(None) if at.lsn < log.oldest() => return (Check::Refuse(Refusal::Removed { oldest: log.oldest() }), None),
+        Ok(_) => return (Check::Differs, None),
+        Err(WalError::Removed { oldest, .. }) => return (Check::Refuse(Refusal::Removed { oldest }), None),
+        Err(error) => {
+            tracing::error!(%error, standby = %name, "the log could not be read to compare it with a standby's");
+            return (Check::Refuse(Refusal::NotServing), None);
+        }
+    }
+    match shared.registry.join(name, node, peer, at.lsn) {
+        Ok(id) => (Check::Agrees, Some(id)),
+        Err(refusal) => (Check::Refuse(refusal), None),
+    }
+}
+
+fn wall() -> Timestamp {
+    SystemClock.now()
+}
