@@ -364,4 +364,27 @@ mod tests {
             assert!(matches!(parsed, Err(Error::CorruptManifest { .. })), "{index}");
         }
     }
+
+    #[test]
+    fn bytes_changed_under_a_right_checksum_are_refused_or_make_sense() {
+        let good = manifest().encode();
+        let (mut refused, mut read) = (0, 0);
+        for at in 12..good.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut bytes = good.clone();
+                bytes[at] = value;
+                let crc = crc32fast::hash(&bytes[12..]);
+                bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+                match Manifest::parse(&bytes, Path::new("m")) {
+                    Err(Error::CorruptManifest { .. } | Error::TooNew { .. }) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                    Ok(manifest) => {
+                        assert_eq!(manifest.encode(), bytes, "what is read is all there is");
+                        read += 1;
+                    }
+                }
+            }
+        }
+        assert!(refused > 100 && read > 100, "{refused} {read}");
+    }
 }

@@ -105,7 +105,8 @@ impl Run {
             let key = key(&mut self.random);
             if self.random.random_bool(0.7) {
                 let value_len = if self.random.random_bool(0.1) { 1500 } else { self.random.random_range(0..40) };
-                let value = vec![self.random.random(); value_len];
+                // Random bytes do not compress, so that levels fill.
+                let value: Vec<u8> = (0..value_len).map(|_| self.random.random()).collect();
                 batch.put(&keyspace, &key, &value);
                 changes.push(Change::Put(name, key, value));
             } else {
@@ -235,14 +236,14 @@ fn run(seed: u64, steps: usize, build: fn(&MemoryDisk) -> Builder) {
 
 #[test]
 fn it_is_a_map_whatever_happens_in_one_order() {
-    for seed in 0..30 {
+    for seed in 0..20 {
         run(seed, 1_500, inline);
     }
 }
 
 #[test]
 fn it_is_a_map_whatever_happens_with_its_threads() {
-    for seed in 100..112 {
+    for seed in 100..108 {
         run(seed, 1_000, |disk| threaded(disk).memtable_bytes(16 << 10));
     }
 }

@@ -146,3 +146,22 @@ fn an_update_that_was_interrupted_is_settled_before_the_older_copy_can_be_needed
         assert_eq!((file.get().manifest_number, damaged.len()), (4, 1));
     }
 }
+
+#[test]
+fn bytes_changed_under_a_right_checksum_are_refused_or_make_sense() {
+    let good = control().encode(1);
+    for at in 12..good.len() {
+        for value in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            let len = u32::from_le_bytes(bytes[16..20].try_into().unwrap()) as usize;
+            if (12..=bytes.len()).contains(&len) {
+                let crc = crc32fast::hash(&bytes[12..len]);
+                bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+            }
+            if let UnverifiedSlot::Whole { control, .. } = UnverifiedSlot::parse(&bytes) {
+                assert!(!control.history.entries().is_empty());
+            }
+        }
+    }
+}

@@ -188,3 +188,43 @@ fn an_unfinished_table_leaves_no_file() {
     drop(writer);
     assert!(disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().is_empty());
 }
+
+#[test]
+fn a_block_whose_checksum_was_made_for_nonsense_is_refused_or_consistent() {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::block::{self, Block, BlockBuilder, BlockKind};
+
+    let mut random = StdRng::seed_from_u64(7);
+    let (mut refused, mut read) = (0, 0);
+    for _ in 0..20_000 {
+        let mut builder = BlockBuilder::default();
+        for number in 0..random.random_range(1..5_u64) {
+            let value = vec![1; random.random_range(0..9)];
+            builder.push(EntryRef { key: &[number as u8], lsn: Lsn::new(9), value: Some(&value) });
+        }
+        let (mut raw, mut count) = builder.take();
+        for _ in 0..random.random_range(0..3) {
+            let at = random.random_range(0..raw.len());
+            raw[at] = random.random();
+        }
+        if random.random_bool(0.1) {
+            count = random.random();
+        }
+        let zstd = random.random_bool(0.5).then_some(1);
+        let sealed = block::seal(BlockKind::Data, KeyspaceId(1), 0, &raw, count, zstd);
+        let map = Arc::new(seawall_wal::storage::Mapping::Owned(sealed));
+        let opened = block::open(&map, KeyspaceId(1), BlockKind::Data, 0, None).unwrap();
+        match Block::new(opened.0, opened.1) {
+            Err(_) => refused += 1,
+            Ok(block) => {
+                let keys: Vec<_> = (0..block.len()).map(|index| block.entry(index).key.to_vec()).collect();
+                assert!(keys.is_sorted());
+                assert!(keys.iter().all(|key| block.lower_bound(key, Lsn::MAX) < block.len()));
+                read += 1;
+            }
+        }
+    }
+    assert!(refused > 1_000 && read > 1_000, "{refused} {read}");
+}
