@@ -109,3 +109,29 @@ impl Durable {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use seawall_wal::SegmentSize;
+    use seawall_wal::storage::MemoryDisk;
+
+    use crate::{Background, Db};
+
+    /// A reader takes its LSN first and its view second. What tells it that a merge came between them is the view's floor.
+    #[test]
+    fn a_view_says_below_which_lsn_it_is_incomplete() {
+        let disk = std::sync::Arc::new(MemoryDisk::new());
+        let build = || Db::builder("/d").storage(disk.clone()).segment_size(SegmentSize::MIN);
+        let db = build().background(Background::Inline).open().unwrap();
+        let keys = db.keyspace("k").unwrap();
+        keys.insert("a", "1").unwrap();
+        let merged = keys.insert("a", "2").unwrap().lsn;
+        let early = db.core().state.view();
+        assert_eq!(early.floor, seawall_wal::Lsn::ZERO);
+        db.compact().unwrap();
+        assert_eq!(db.core().state.view().floor, merged);
+        assert_eq!(db.core().read_now().unwrap().0, merged);
+        drop((keys, early, db));
+        assert_eq!(build().open().unwrap().core().state.view().floor, merged, "also after reopening");
+    }
+}

@@ -2,6 +2,15 @@
 //!
 //! [`Db`] is an embedded, ordered key-value store over one write-ahead log. Batches are atomic across keyspaces, reads
 //! see what is durable, and everything on disk is described in [`format`](mod@format).
+//!
+//! # Reading the source
+//!
+//! - A commit: `batch` gathers, `core` lets it in, appends it to the log and applies it as one step, `commit` waits for it.
+//! - Applying: `apply`, the only way records change state; `memtable` and `catalogue` are what they change.
+//! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk.
+//! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
+//!   `control`; `worker` runs both, `gate` makes writers wait for them.
+//! - A node's business: `open`, `role` (receive, promote), `checkpoint`, `install`, `detach`, `digest`.
 
 mod apply;
 mod batch;

@@ -234,16 +234,22 @@ fn run(seed: u64, steps: usize, build: fn(&MemoryDisk) -> Builder) {
     run.db().verify_tables().unwrap();
 }
 
+/// How many seeds: as many times the usual as SEAWALL_MODEL_TIMES says, for a long run by hand.
+fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let times = std::env::var("SEAWALL_MODEL_TIMES").ok().and_then(|times| times.parse().ok());
+    0..usual * times.unwrap_or(1)
+}
+
 #[test]
 fn it_is_a_map_whatever_happens_in_one_order() {
-    for seed in 0..20 {
+    for seed in seeds(20) {
         run(seed, 1_500, inline);
     }
 }
 
 #[test]
 fn it_is_a_map_whatever_happens_with_its_threads() {
-    for seed in 100..108 {
+    for seed in seeds(8) {
         run(seed, 1_000, |disk| threaded(disk).memtable_bytes(16 << 10));
     }
 }
