@@ -12,7 +12,9 @@ use crate::format::chunk::{ChunkAbout, ChunkObject};
 use crate::format::documents::{ClusterDocument, FrontierDocument, TimelineDocument};
 use crate::format::envelope::{CHUNK_HEAD_LEN, Kind, ObjectDamage};
 use crate::format::keys;
-use crate::repository::{Condition, ConditionalWrites, PutOutcome, Repository, probe};
+use crate::repository::{
+    Condition, ConditionalWrites, PutOutcome, Repository, RepositoryError, RepositoryErrorKind, probe,
+};
 
 /// A repository that belongs to one cluster.
 #[derive(Clone)]
@@ -144,6 +146,10 @@ impl Archive {
         let head = match head {
             Ok(head) => head.bytes,
             Err(error) if error.is_not_found() => return Ok(None),
+            // Too short to have a head.
+            Err(RepositoryError { kind: RepositoryErrorKind::RangeOutside { .. }, .. }) => {
+                return Err(self.damaged(&key, ObjectDamage::NotAnObject));
+            }
             Err(error) => return Err(error.into()),
         };
         let parsed = ChunkAbout::parse_head(&head, self.cluster().cluster, timeline, start);

@@ -183,6 +183,9 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] seawall_engine::Error),
     /// The log failed.
     #[error(transparent)]
     Log(#[from] seawall_wal::Error),

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use seawall_wal::{Lsn, TimelineId};
+use seawall_wal::{Lsn, TimelineId, Timestamp};
 use tokio::task::JoinSet;
 
 use crate::archive::Archive;
 use crate::error::{Error, Result};
 use crate::format::chunk::ChunkAbout;
-use crate::format::envelope::Kind;
 use crate::format::keys;
 use crate::repository::LIST_PAGE_MAX;
 
@@ -23,6 +22,8 @@ pub struct ChunkList {
     pub chunks: Vec<ChunkAbout>,
     /// The fence behind them, if the list ends with one before the end asked for.
     pub fence: Option<ChunkAbout>,
+    /// Whether a chunk follows that was left out because it is later than asked for.
+    pub goes_on: bool,
 }
 
 impl Archive {
@@ -77,8 +78,15 @@ impl Archive {
     }
 
     /// The list from the chunk that holds the byte at `from` up to the one that holds the last byte before `to`, or to
-    /// the list's end. Empty if nothing holds `from`.
-    pub async fn chunk_list(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> Result<ChunkList> {
+    /// the first one that begins after `until`, or to the list's end. Empty if nothing holds `from`.
+    pub async fn chunk_list(
+        &self,
+        timeline: TimelineId,
+        from: Lsn,
+        to: Lsn,
+        until: Option<Timestamp>,
+    ) -> Result<ChunkList> {
+        let later = |chunk: &ChunkAbout| until.is_some_and(|until| chunk.first_time > until);
         let mut list = ChunkList::default();
         let Some(first) = self.locate(timeline, from).await? else {
             if let Some((fence, true)) = self.chunk_head(timeline, from).await? {
@@ -86,6 +94,10 @@ impl Archive {
             }
             return Ok(list);
         };
+        if later(&first) {
+            list.goes_on = true;
+            return Ok(list);
+        }
         let mut at = first.end;
         list.chunks.push(first);
         let mut window = BTreeSet::new();
@@ -107,6 +119,10 @@ impl Archive {
                     list.fence = Some(fence);
                     break;
                 }
+                Some((chunk, false)) if later(&chunk) => {
+                    list.goes_on = true;
+                    break;
+                }
                 Some((chunk, false)) => {
                     at = chunk.end;
                     list.chunks.push(chunk);
@@ -120,6 +136,17 @@ impl Archive {
     pub async fn list_start(&self, timeline: TimelineId) -> Result<Option<Lsn>> {
         let page = self.repository().list(&keys::chunks(timeline), None, 1).await?;
         Ok(page.objects.first().and_then(|object| keys::chunk_start(timeline, &object.key)))
+    }
+
+    /// Whether the log of a timeline once went on beyond `end`, where its list stops now: whether something beyond says
+    /// that more had been archived. Uploads that were on their way when an archiver was lost do not.
+    pub(crate) async fn lost_beyond(&self, timeline: TimelineId, end: Lsn) -> Result<bool> {
+        if self.frontier(timeline).await?.is_some_and(|frontier| frontier.position.lsn > end) {
+            return Ok(true);
+        }
+        let (page, _) = self.page_from(timeline, end).await?;
+        let heads = self.heads(timeline, page.into_iter()).await?;
+        Ok(heads.values().any(|(about, fence)| about.confirmed > end || (*fence && about.start > end)))
     }
 
     /// Listed starts from `from` to `to`, both included.
@@ -190,6 +217,3 @@ impl ChunkList {
         self.chunks.iter().map(|chunk| chunk.end.distance_from(chunk.start)).sum()
     }
 }
-
-/// The largest a chunk may be, as fetched.
-pub const CHUNK_OBJECT_LEN_MAX: u64 = Kind::Chunk.object_len_max();

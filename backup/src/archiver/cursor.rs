@@ -51,11 +51,12 @@ impl Cursor {
             ChunkOrigin { cluster: options.cluster, segment_size: options.segment_size, nonce, node: shared.node };
         let salt = self.salt_of(shared.log(), log.start)?;
         let (timeline, start) = (log.timeline, log.start);
-        let chunk = Chunk::of_log(&origin, log, self.position.chain, salt).map_err(|damage| Error::Fenced {
+        let mut chunk = Chunk::of_log(&origin, log, self.position.chain, salt).map_err(|damage| Error::Fenced {
             timeline,
             at: start,
             by: format!("the log here does not continue what is archived up to {}: {damage}", self.position),
         })?;
+        chunk.about.confirmed = shared.progress.archived_lsn().min(start);
         let next = Cursor::after(&chunk.about);
         Ok((Some(chunk), next))
     }

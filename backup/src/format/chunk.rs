@@ -35,6 +35,8 @@ pub struct ChunkAbout {
     pub records: u32,
     /// Who archived it, or fenced.
     pub node: NodeId,
+    /// Everything before was known to be archived when it was uploaded. `confirmed <= start`.
+    pub confirmed: Lsn,
 }
 
 /// Log that proved itself, with what is known of it.
@@ -107,6 +109,7 @@ impl Chunk {
             segment_size: origin.segment_size,
             records: walked.records,
             node: origin.node,
+            confirmed: Lsn::ZERO,
         };
         Ok(Chunk { about, bytes: bytes.into() })
     }
@@ -189,6 +192,7 @@ impl ChunkAbout {
             segment_size: origin.segment_size,
             records: 0,
             node: origin.node,
+            confirmed: at.lsn,
         }
     }
 
@@ -218,6 +222,7 @@ impl ChunkAbout {
     ) -> Result<(Self, bool), ObjectDamage> {
         let about = Self::decode(timeline, about)?;
         let fits = about.start == start
+            && about.confirmed <= about.start
             && match kind {
                 Kind::Chunk => {
                     about.records > 0
@@ -251,6 +256,7 @@ impl ChunkAbout {
         bytes[72..76].copy_from_slice(&self.segment_size.bytes().to_le_bytes());
         bytes[76..80].copy_from_slice(&self.records.to_le_bytes());
         bytes[80..96].copy_from_slice(&self.node.to_bytes());
+        bytes[96..104].copy_from_slice(&self.confirmed.offset().to_le_bytes());
         bytes
     }
 
@@ -268,6 +274,7 @@ impl ChunkAbout {
             segment_size: SegmentSize::new(get_u32(bytes, 72)).ok_or(ObjectDamage::Head)?,
             records: get_u32(bytes, 76),
             node: NodeId::from_bytes(get_array(bytes, 80)),
+            confirmed: Lsn::new(get_u64(bytes, 96)),
         })
     }
 }
@@ -400,6 +407,7 @@ pub(crate) mod tests {
     use seawall_wal::format::{RecordHeader, payload_crc};
     use seawall_wal::{RecordKind, SegmentNumber};
 
+    use super::super::envelope::CHUNK_HEAD_LEN;
     use super::*;
 
     pub(crate) const SIZE: SegmentSize = SegmentSize::MIN;
@@ -463,7 +471,8 @@ pub(crate) mod tests {
         for chunk in [first, second] {
             let object = chunk.encode(origin().cluster);
             assert_eq!(decode(&object, chunk.about.start).unwrap(), ChunkObject::Chunk(chunk.clone()));
-            let head = ChunkAbout::parse_head(&object[..224], origin().cluster, TIMELINE, chunk.about.start).unwrap();
+            let head = ChunkAbout::parse_head(&object[..CHUNK_HEAD_LEN], origin().cluster, TIMELINE, chunk.about.start)
+                .unwrap();
             assert_eq!(head, (chunk.about, false));
             again.extend_from_slice(&chunk.bytes);
         }
@@ -527,6 +536,6 @@ pub(crate) mod tests {
         let ChunkObject::Fence { about: read, by } = decode(&object, at.lsn).unwrap() else { panic!("not a fence") };
         assert_eq!((read, by.len()), (about, 256));
         assert_eq!(read.end_position(), at);
-        assert!(ChunkAbout::parse_head(&object[..224], origin().cluster, TIMELINE, at.lsn).unwrap().1);
+        assert!(ChunkAbout::parse_head(&object[..CHUNK_HEAD_LEN], origin().cluster, TIMELINE, at.lsn).unwrap().1);
     }
 }

@@ -87,6 +87,8 @@ pub struct BackupManifest {
     pub redo: Position,
     /// Time of the last record at or below redo.
     pub redo_time: Timestamp,
+    /// The log that belongs to it starts here: where redo's segment does. `log_start.lsn <= redo.lsn`.
+    pub log_start: Position,
     /// The log needed to be consistent ends here. `redo.lsn <= stop`.
     pub stop: Lsn,
     /// The engine's manifest file.
@@ -198,6 +200,8 @@ impl BackupManifest {
             redo_lsn: self.redo.lsn.to_string(),
             redo_chain: self.redo.chain.to_string(),
             redo_time_us: self.redo_time.0,
+            log_start_lsn: self.log_start.lsn.to_string(),
+            log_start_chain: self.log_start.chain.to_string(),
             stop_lsn: self.stop.to_string(),
             manifest: self.manifest,
             tables: self.tables.clone(),
@@ -216,8 +220,9 @@ impl BackupManifest {
             return Err(ObjectDamage::Place);
         }
         let redo = position(&text.redo_lsn, &text.redo_chain)?;
+        let log_start = position(&text.log_start_lsn, &text.log_start_chain)?;
         let stop = lsn(&text.stop_lsn)?;
-        if stop < redo.lsn || text.tables.len() > FILES_MAX {
+        if stop < redo.lsn || redo.lsn < log_start.lsn || text.tables.len() > FILES_MAX {
             return Err(senseless("it ends before it begins, or lists too many files"));
         }
         Ok(BackupManifest {
@@ -229,6 +234,7 @@ impl BackupManifest {
             history,
             redo,
             redo_time: Timestamp(text.redo_time_us),
+            log_start,
             stop,
             manifest: text.manifest,
             tables: text.tables,
@@ -285,6 +291,8 @@ struct BackupText {
     redo_lsn: String,
     redo_chain: String,
     redo_time_us: u64,
+    log_start_lsn: String,
+    log_start_chain: String,
     stop_lsn: String,
     manifest: FileEntry,
     tables: Vec<FileEntry>,
@@ -387,6 +395,7 @@ pub(crate) mod tests {
             history: history(),
             redo: Position { lsn: Lsn::new(140_000), chain: Chain(5) },
             redo_time: Timestamp(1_600_000_000_000_000),
+            log_start: Position { lsn: Lsn::new(131_072), chain: Chain(4) },
             stop: Lsn::new(140_000),
             manifest: file(1),
             tables: vec![file(2), file(3)],

@@ -8,7 +8,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Bytes before *about*.
 pub const HEAD_LEN: usize = 128;
 /// Bytes of *about*, for the kinds that have one.
-pub const ABOUT_LEN: usize = 96;
+pub const ABOUT_LEN: usize = 104;
 /// Head and *about* of a chunk or fence: what a ranged read asks for.
 pub const CHUNK_HEAD_LEN: usize = HEAD_LEN + ABOUT_LEN;
 
@@ -134,6 +134,9 @@ pub enum ObjectDamage {
     /// Not one of ours at all.
     #[error("it is not an object of Seawall")]
     NotAnObject,
+    /// It is not there, and something that is there needs it.
+    #[error("it is missing")]
+    Missing,
     /// Written by a newer Seawall.
     #[error("its format version is {version}, this build reads up to {FORMAT_VERSION}; use a newer build")]
     TooNew {

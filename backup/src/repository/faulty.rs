@@ -48,7 +48,7 @@ pub struct FaultyRepository {
 
 #[derive(Default)]
 struct Script {
-    next: VecDeque<(Operation, Fault)>,
+    next: VecDeque<(Operation, String, Fault)>,
     always: HashMap<Operation, Fault>,
     calls: HashMap<Operation, u64>,
 }
@@ -61,7 +61,12 @@ impl FaultyRepository {
 
     /// The next call of this operation that has no earlier fault waiting meets this one.
     pub fn fail_next(&self, operation: Operation, fault: Fault) {
-        self.script.lock().next.push_back((operation, fault));
+        self.fail_next_under(operation, "", fault);
+    }
+
+    /// The same for calls whose key starts with `prefix`.
+    pub fn fail_next_under(&self, operation: Operation, prefix: &str, fault: Fault) {
+        self.script.lock().next.push_back((operation, prefix.to_owned(), fault));
     }
 
     /// Every call of this operation meets this fault until [`heal`](Self::heal).
@@ -81,11 +86,11 @@ impl FaultyRepository {
         self.script.lock().calls.get(&operation).copied().unwrap_or(0)
     }
 
-    fn fault(&self, operation: Operation) -> Option<Fault> {
+    fn fault(&self, key: &str, operation: Operation) -> Option<Fault> {
         let mut script = self.script.lock();
         *script.calls.entry(operation).or_default() += 1;
-        match script.next.iter().position(|(of, _)| *of == operation) {
-            Some(at) => script.next.remove(at).map(|(_, fault)| fault),
+        match script.next.iter().position(|(of, prefix, _)| *of == operation && key.starts_with(prefix)) {
+            Some(at) => script.next.remove(at).map(|(.., fault)| fault),
             None => script.always.get(&operation).cloned(),
         }
     }
@@ -94,7 +99,7 @@ impl FaultyRepository {
     async fn before(&self, key: &str, operation: Operation) -> Result<Option<Fault>, RepositoryError> {
         let request = Request { repository: self.location(), key, operation };
         let detail = "injected".to_owned();
-        match self.fault(operation) {
+        match self.fault(key, operation) {
             Some(Fault::Delay(duration)) => {
                 tokio::time::sleep(duration).await;
                 Ok(None)

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod database;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
