@@ -1,0 +1,575 @@
+//! A node: a database with its standbys, its archive and its role. Programs embed it as they embed [`Db`]; the `seawall`
+//! command runs one as a process. It owns a runtime for sockets and the object store; everything else runs on its callers'
+//! threads.
+//!
+//! Shutdown goes the way of the log: stop admitting, flush, let standbys and archive confirm, then close.
+
+mod error;
+mod options;
+mod primary;
+mod promotion;
+mod standby;
+#[cfg(feature = "cli")]
+mod status;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use seawall_backup::repository::Repository;
+use seawall_backup::backup::{BackupOptions, BackupReport};
+use seawall_backup::{Archive, Archiver, ArchiverStatus};
+use seawall_engine::{Builder, Create, Db, LogRetention, Role as DataRole};
+use seawall_replication::driver::{Registry, StandbyReport, ThrottleReport};
+use seawall_wal::{Clock as _, ClusterId, Lsn, SystemClock};
+use tokio::runtime::Runtime;
+
+pub use error::{Error, Result};
+pub use options::{ArchiveOptions, NodeOptions, Role};
+pub use promotion::{PromoteOptions, Promotion};
+pub use standby::Following;
+
+use primary::{Feeding, Primary};
+use standby::Standby;
+
+/// What a node is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not there yet.
+    #[default]
+    Starting,
+    /// What its role says.
+    Running,
+    /// Reads only, for a reason that is given.
+    ReadOnly,
+    /// Another node took over; nothing is written any more.
+    Fenced,
+    /// On its way down.
+    Draining,
+    /// An error ended it.
+    Failed,
+}
+
+/// What was left when a node stopped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remaining {
+    /// Standbys that lack something, with the bytes they lack.
+    pub standbys: Vec<(String, u64)>,
+    /// Bytes of flushed log the archive lacks.
+    pub archive_bytes: u64,
+}
+
+impl Remaining {
+    /// Whether everything reached everybody.
+    pub fn is_nothing(&self) -> bool {
+        self.standbys.is_empty() && self.archive_bytes == 0
+    }
+}
+
+impl fmt::Display for Remaining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts: Vec<String> =
+            self.standbys.iter().map(|(name, bytes)| format!("standby {name} lacks {bytes} bytes")).collect();
+        if self.archive_bytes > 0 {
+            parts.push(format!("the archive lacks {} bytes", self.archive_bytes));
+        }
+        f.write_str(&if parts.is_empty() { "nothing remained".to_owned() } else { parts.join(", ") })
+    }
+}
+
+/// A running node. [`stop`](Self::stop) ends it in order; dropping it ends it at once, losing nothing acknowledged.
+pub struct Node {
+    inner: Arc<Inner>,
+    runtime: Option<Runtime>,
+}
+
+struct Inner {
+    options: NodeOptions,
+    runtime: tokio::runtime::Handle,
+    started: Instant,
+    /// The current database. A standby that is rebuilt gets another one.
+    db: RwLock<Option<Db>>,
+    part: tokio::sync::Mutex<Part>,
+    /// Seen without waiting for a change of part.
+    seen: Mutex<Seen>,
+    state: RwLock<(State, String)>,
+    archive: Mutex<Option<Archive>>,
+    /// Started by a task of the primary once the archive is open.
+    archiver: Mutex<Option<Archiver>>,
+}
+
+/// What runs around the database.
+#[derive(Debug)]
+enum Part {
+    Primary(Primary),
+    Standby { following: Standby, feeding: Option<Feeding> },
+    /// A restored copy: it only reads until it is promoted.
+    Restored,
+    Stopped,
+}
+
+/// What status and maintenance look at.
+#[derive(Default)]
+struct Seen {
+    registry: Option<Arc<Registry>>,
+    replication_address: Option<SocketAddr>,
+    archiver: Option<Arc<seawall_backup::ArchiverProgress>>,
+    is_primary: bool,
+}
+
+impl Node {
+    /// Starts a node. A primary's data directory is made if it is not there; so is a standby's, which then gets its data from
+    /// its upstream or the archive.
+    ///
+    /// # Errors
+    /// [`Error::WrongData`] if the data directory is another role's, and whatever stands in the way of opening it.
+    pub fn start(options: NodeOptions) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("seawall-node")
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?;
+        let inner = Arc::new(Inner {
+            options,
+            runtime: runtime.handle().clone(),
+            started: Instant::now(),
+            db: RwLock::new(None),
+            part: tokio::sync::Mutex::new(Part::Stopped),
+            seen: Mutex::default(),
+            state: RwLock::default(),
+            archive: Mutex::new(None),
+            archiver: Mutex::new(None),
+        });
+        runtime.block_on(inner.start())?;
+        Ok(Self { inner, runtime: Some(runtime) })
+    }
+
+    /// Its database, for reading and writing. A standby that is rebuilt from a base backup gets another one, so it is asked
+    /// for anew each time.
+    pub fn db(&self) -> Db {
+        self.inner.db()
+    }
+
+    /// Its options.
+    pub fn options(&self) -> &NodeOptions {
+        &self.inner.options
+    }
+
+    /// What it is doing, and more about that.
+    pub fn state(&self) -> (State, String) {
+        self.inner.state()
+    }
+
+    /// Whether it is the primary.
+    pub fn is_primary(&self) -> bool {
+        self.inner.seen.lock().is_primary
+    }
+
+    /// Where standbys connect.
+    pub fn replication_address(&self) -> Option<SocketAddr> {
+        self.inner.seen.lock().replication_address
+    }
+
+    /// Since it started.
+    pub fn uptime(&self) -> Duration {
+        self.inner.started.elapsed()
+    }
+
+    /// Its standbys, connected or not.
+    pub fn standbys(&self) -> Vec<StandbyReport> {
+        self.inner.registry().map(|registry| registry.report()).unwrap_or_default()
+    }
+
+    /// What holds ingestion back; `None` on a standby.
+    pub fn throttle(&self) -> Option<ThrottleReport> {
+        self.inner.registry().filter(|_| self.is_primary()).map(|registry| registry.throttle())
+    }
+
+    /// How archiving goes; `None` if this node does not archive.
+    pub fn archiver(&self) -> Option<ArchiverStatus> {
+        self.inner.seen.lock().archiver.as_ref().map(|progress| progress.status())
+    }
+
+    /// Whom a standby follows.
+    pub fn following(&self) -> Option<Following> {
+        let Role::Standby { upstreams } = &self.inner.options.role else { return None };
+        match &*self.inner.part.try_lock().ok()? {
+            Part::Standby { following, .. } => following.following(upstreams),
+            _ => None,
+        }
+    }
+
+    /// Makes a standby, or a restored copy, the primary of a new timeline. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::NotPromoted`] says why not; the node then goes on as before.
+    pub fn promote(&self, options: PromoteOptions) -> Result<Promotion> {
+        self.inner.runtime.block_on(self.inner.promote(options))
+    }
+
+    /// Makes a base backup. Blocks.
+    pub fn create_backup(&self, options: &BackupOptions) -> Result<BackupReport> {
+        let archive = self.archive("make a base backup")?;
+        Ok(self.inner.runtime.block_on(archive.create_backup(&self.inner.db(), options))?)
+    }
+
+    /// Its archive, open.
+    pub fn archive(&self, operation: &'static str) -> Result<Archive> {
+        if self.inner.options.archive.is_none() {
+            return Err(Error::NoArchive { operation });
+        }
+        let known = self.inner.archive.lock().clone();
+        match known {
+            Some(archive) => Ok(archive),
+            None => self.inner.runtime.block_on(self.inner.open_archive_to_read(self.inner.db().cluster())),
+        }
+    }
+
+    /// The runtime on which its sockets live, for those who add more.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        &self.inner.runtime
+    }
+
+    /// Stops it: no more commits, then everything flushed reaches standbys and archive, at most until the deadline, then
+    /// the database is closed. Says what did not get where it should.
+    pub fn stop(mut self, deadline: Duration) -> Result<Remaining> {
+        let runtime = self.runtime.take().expect("it is stopped once");
+        let stopped = runtime.block_on(self.inner.stop(deadline));
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        stopped
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("name", &self.inner.options.name).field("state", &self.state()).finish()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
+}
+
+impl Inner {
+    async fn start(self: &Arc<Self>) -> Result<()> {
+        match &self.options.role {
+            Role::Primary => {
+                let options = self.options.clone();
+                let fresh = !options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists();
+                let opened = tokio::task::spawn_blocking(move || builder(&options).open()).await;
+                let db = opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
+                self.adopt_database(db.clone());
+                match db.role() {
+                    DataRole::Normal => {
+                        let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
+                        let confirmed = fresh || self.options.assume_primary || alone;
+                        let primary = Primary::start(self, &db, confirmed).await?;
+                        self.adopt_feeding(&primary.feeding, true);
+                        self.become_part(Part::Primary(primary)).await;
+                        if confirmed {
+                            self.set_state(State::Running, "");
+                        }
+                    }
+                    DataRole::ReadOnlyRestored { at, .. } => self.become_restored(at).await,
+                    DataRole::Standby => {
+                        return Err(Error::WrongData {
+                            path: self.options.data_dir.clone(),
+                            found: "a standby's data",
+                            wanted: "a primary",
+                            advice: "start it as a standby and promote it",
+                        });
+                    }
+                }
+            }
+            Role::Standby { upstreams } => {
+                let archive = match &self.options.archive {
+                    Some(_) if !self.has_data() => Some(self.open_archive_of_any_cluster().await?),
+                    _ => None,
+                };
+                let db = standby::open(&self.options, archive.as_ref()).await?;
+                self.adopt_database(db.clone());
+                let feeding = Feeding::start(self, &db, false).await?;
+                self.adopt_feeding(&feeding, false);
+                let following = Standby::start(self, upstreams.clone()).await;
+                self.become_part(Part::Standby { following, feeding: Some(feeding) }).await;
+                self.set_state(State::Running, "");
+            }
+        }
+        Ok(())
+    }
+
+    fn has_data(&self) -> bool {
+        self.options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists()
+    }
+
+    async fn become_part(&self, part: Part) {
+        *self.part.lock().await = part;
+    }
+
+    async fn become_restored(&self, at: Lsn) {
+        self.become_part(Part::Restored).await;
+        self.set_state(State::ReadOnly, &format!("a copy restored to {at}; promote it to write"));
+    }
+
+    /// A standby, or a restored copy, becomes primary; if it cannot, it goes on as before.
+    async fn promote(self: &Arc<Self>, options: PromoteOptions) -> Result<Promotion> {
+        let mut part = self.part.lock().await;
+        let wrong = |actual: &str| Error::WrongState { operation: "be promoted", actual: actual.to_owned() };
+        let (restored, status, feeding) = match std::mem::replace(&mut *part, Part::Stopped) {
+            Part::Standby { following, feeding } => (false, following.stop().await, feeding),
+            Part::Restored => (true, None, None),
+            Part::Primary(primary) => {
+                *part = Part::Primary(primary);
+                return Err(wrong("the primary already"));
+            }
+            Part::Stopped => return Err(wrong("stopping")),
+        };
+        let db = self.db();
+        let archive = match &self.options.archive {
+            Some(_) => match self.open_archive_to_read(db.cluster()).await {
+                Ok(archive) => Ok(Some(archive)),
+                Err(_) if options.unfenced => Ok(None),
+                Err(error) => Err(error),
+            },
+            None => Ok(None),
+        };
+        let promoted = match archive {
+            Err(error) => Err(error),
+            Ok(archive) => {
+                let (inner, database) = (self.clone(), db.clone());
+                let upstream_flush = standby::upstream_flush(status.as_ref());
+                let work = move || promotion::carry_out(&inner, &database, archive, options, upstream_flush);
+                tokio::task::spawn_blocking(work).await.map_err(|_| wrong("stopping"))?
+            }
+        };
+        match promoted {
+            Ok(promoted) => {
+                drop(feeding);
+                let primary = Primary::start(self, &db, true).await?;
+                self.adopt_feeding(&primary.feeding, true);
+                *part = Part::Primary(primary);
+                self.set_state(State::Running, "");
+                Ok(promoted)
+            }
+            Err(error) => {
+                *part = if restored {
+                    Part::Restored
+                } else {
+                    let Role::Standby { upstreams } = &self.options.role else { unreachable!("only standbys follow") };
+                    Part::Standby { following: Standby::start(self, upstreams.clone()).await, feeding }
+                };
+                Err(error)
+            }
+        }
+    }
+
+    async fn stop(&self, deadline: Duration) -> Result<Remaining> {
+        let until = Instant::now() + deadline;
+        let left = || until.saturating_duration_since(Instant::now());
+        self.set_state(State::Draining, "");
+        let part = std::mem::replace(&mut *self.part.lock().await, Part::Stopped);
+        let mut remaining = Remaining::default();
+        let db = self.db();
+        match part {
+            Part::Primary(mut primary) => {
+                db.hold_writes(true);
+                let flushing = db.clone();
+                let flushed = tokio::task::spawn_blocking(move || flushing.sync()).await;
+                if let Ok(Err(error)) = flushed {
+                    tracing::error!(%error, "the log could not be flushed");
+                }
+                primary.abort_tasks();
+                let archiver = self.archiver.lock().take();
+                let server = primary.feeding.server.take();
+                let (drained, archived) = tokio::join!(
+                    async {
+                        match server {
+                            Some(server) => server.drain(left()).await,
+                            None => Ok(()),
+                        }
+                    },
+                    async {
+                        match archiver {
+                            Some(archiver) => Some((archiver.progress().clone(), archiver.stop(left()).await)),
+                            None => None,
+                        }
+                    }
+                );
+                if let Err(standbys) = drained {
+                    remaining.standbys = standbys.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
+                }
+                if let Some((progress, stopped)) = archived {
+                    remaining.archive_bytes = progress.status().lag_bytes;
+                    if let Err(error) = stopped {
+                        tracing::error!(%error, "the archive did not get everything");
+                    }
+                } else if self.options.archive.is_some() {
+                    remaining.archive_bytes = db.log().flushed().value().offset();
+                }
+                primary.feeding.registry.close();
+            }
+            Part::Standby { following, feeding } => {
+                following.stop().await;
+                if let Some(server) = feeding.and_then(|feeding| feeding.server) {
+                    let _ = server.drain(left().min(Duration::from_secs(2))).await;
+                }
+            }
+            Part::Restored | Part::Stopped => {}
+        }
+        *self.seen.lock() = Seen::default();
+        drop(self.db.write().take());
+        let closed = tokio::task::spawn_blocking(move || db.close()).await;
+        if let Ok(closed) = closed {
+            closed?;
+        }
+        Ok(remaining)
+    }
+
+    fn db(&self) -> Db {
+        self.db.read().clone().expect("a node has a database while it runs")
+    }
+
+    fn adopt_database(&self, db: Db) {
+        *self.db.write() = Some(db);
+    }
+
+    /// Closes the database, lets `exchange` put another one in its place, and opens that. Blocks.
+    fn exchange_database(&self, exchange: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.seen.lock().registry = None;
+        {
+            let mut part = self.part.blocking_lock();
+            if let Part::Standby { feeding, .. } = &mut *part {
+                drop(feeding.take());
+            }
+        }
+        let mut slot = self.db.write();
+        if let Some(db) = slot.take() {
+            db.close()?;
+        }
+        let exchanged = exchange();
+        let opened = builder(&self.options).create(Create::Never).open_as(seawall_engine::OpenAs::Standby).open();
+        *slot = Some(opened?);
+        exchanged
+    }
+
+    /// After the database was exchanged: a new table and a new port over it.
+    async fn restart_feeding(self: &Arc<Self>) -> Result<()> {
+        let feeding = Feeding::start(self, &self.db(), false).await?;
+        self.adopt_feeding(&feeding, false);
+        if let Part::Standby { feeding: slot, .. } = &mut *self.part.lock().await {
+            *slot = Some(feeding);
+        }
+        Ok(())
+    }
+
+    fn adopt_feeding(&self, feeding: &Feeding, is_primary: bool) {
+        let mut seen = self.seen.lock();
+        seen.registry = Some(feeding.registry.clone());
+        seen.replication_address = feeding.server.as_ref().map(seawall_replication::driver::ReplicationServer::address);
+        seen.is_primary = is_primary;
+    }
+
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.seen.lock().registry.clone()
+    }
+
+    fn state(&self) -> (State, String) {
+        self.state.read().clone()
+    }
+
+    /// A fenced or failed node stays so.
+    fn set_state(&self, state: State, detail: &str) {
+        let mut known = self.state.write();
+        let ended = matches!(known.0, State::Fenced | State::Failed);
+        if !ended || matches!(state, State::Draining) {
+            *known = (state, detail.to_owned());
+        }
+    }
+
+    /// Another node took over: nothing is written here any more.
+    fn fence(&self, db: &Db, why: &str) {
+        db.hold_writes(true);
+        tracing::error!(why, "this node has been superseded and is read-only from now on");
+        self.set_state(State::Fenced, why);
+    }
+
+    fn where_writes_go(&self) -> String {
+        self.options.advertise.clone()
+    }
+
+    /// How far the archive is, for retention: nothing yet while it is not open.
+    fn archived(&self) -> Option<Lsn> {
+        self.options.archive.as_ref()?;
+        let progress = self.seen.lock().archiver.clone();
+        Some(progress.map_or(Lsn::ZERO, |progress| progress.watch().value()))
+    }
+
+    fn adopt_archiver(&self, archiver: Archiver) {
+        self.seen.lock().archiver = Some(archiver.progress().clone());
+        *self.archiver.lock() = Some(archiver);
+    }
+
+    /// The repository the options name.
+    async fn repository(&self) -> Result<Arc<dyn Repository>> {
+        let archive = self.options.archive.as_ref().ok_or(Error::NoArchive { operation: "use it" })?;
+        Ok(archive.repository.open().await?)
+    }
+
+    /// For a primary: makes it if the repository is empty.
+    async fn open_archive(&self, db: &Db) -> Result<Archive> {
+        let size = db.log().options().segment_size;
+        let archive = Archive::create_or_open(self.repository().await?, db.cluster(), size, SystemClock.now()).await?;
+        *self.archive.lock() = Some(archive.clone());
+        Ok(archive)
+    }
+
+    async fn open_archive_of_any_cluster(&self) -> Result<Archive> {
+        let archive = Archive::open(self.repository().await?).await?;
+        if let Some(expected) = self.options.cluster
+            && archive.cluster().cluster != expected
+        {
+            let (repository, found) = (archive.location().to_owned(), archive.cluster().cluster);
+            return Err(seawall_backup::Error::ForeignRepository { repository, found, expected }.into());
+        }
+        Ok(archive)
+    }
+
+    async fn open_archive_to_read(&self, expected: ClusterId) -> Result<Archive> {
+        let archive = Archive::open(self.repository().await?).await?;
+        let found = archive.cluster().cluster;
+        if found != expected {
+            let repository = archive.location().to_owned();
+            return Err(seawall_backup::Error::ForeignRepository { repository, found, expected }.into());
+        }
+        *self.archive.lock() = Some(archive.clone());
+        Ok(archive)
+    }
+}
+
+/// Opens a database as the options say.
+fn builder(options: &NodeOptions) -> Builder {
+    let mut builder = Db::builder(&options.data_dir)
+        .log_retention(LogRetention::Node)
+        .log_buffer_bytes(options.log_buffer_bytes)
+        .memtable_bytes(options.memtable_bytes)
+        .cache_bytes(options.cache_bytes);
+    if let Some(cluster) = options.cluster {
+        builder = builder.cluster(cluster);
+    }
+    if !has_control(&options.data_dir) {
+        builder = builder.segment_size(options.segment_size);
+    }
+    builder
+}
+
+fn has_control(data_dir: &Path) -> bool {
+    data_dir.join(seawall_engine::control::CONTROL_NAME).exists()
+}

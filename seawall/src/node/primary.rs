@@ -1,0 +1,297 @@
+//! A node that takes writes: its standbys' table, its replication port, its archiver, and the question it must answer first
+//! after a restart: is there a newer timeline? Until that is known it only reads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState};
+use seawall_engine::{CommitLevel, Confirmations as _, Db};
+use seawall_replication::driver::{NodeAdmission, NodeConfirmations, Registry, RegistryConfig, ReplicationServer};
+use seawall_replication::driver::{ServerConfig, SlotFile};
+use seawall_replication::slot::SlotCaps;
+use seawall_replication::standing::{Return, on_return};
+use seawall_wal::retention::{RetentionFacts, decide};
+use seawall_wal::storage::{Disk, Storage as _};
+use seawall_wal::{Clock as _, Lsn, SystemClock, TimelineHistory};
+
+use super::error::Result;
+use super::{Inner, State};
+
+/// How often space, debt and retention are looked at.
+const MAINTENANCE: Duration = Duration::from_millis(500);
+/// Between attempts to reach the archive.
+const RETRY: Duration = Duration::from_secs(2);
+/// A log that was idle for so long gets a time record, so that a restore can name a time in the idle period.
+const IDLE: Duration = Duration::from_secs(60);
+/// Old versions are kept for readers at remote levels over at most so much log.
+const HORIZON_BYTES: u64 = 1 << 30;
+
+/// What runs while a node is primary.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) feeding: Feeding,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// The table of standbys and the port they come to. A standby that feeds others has it too.
+#[derive(Debug)]
+pub(super) struct Feeding {
+    pub(super) registry: Arc<Registry>,
+    pub(super) server: Option<ReplicationServer>,
+}
+
+impl Feeding {
+    /// Opens the table, and the port if there is one. `counting` says whether standbys and archive hold commits back.
+    pub(super) async fn start(inner: &Inner, db: &Db, counting: bool) -> Result<Self> {
+        let options = &inner.options;
+        let config = RegistryConfig {
+            required: if counting { options.required.clone() } else { Vec::new() },
+            policy: options.synchronous.clone().filter(|_| counting),
+            limits: if counting { options.limits } else { Default::default() },
+            archive: counting && options.archive.as_ref().is_some_and(|archive| archive.required),
+            leave_after: options.replication_timeout,
+            slot_caps: SlotCaps::default(),
+            admission_timeout: Some(options.admission_wait),
+            ..RegistryConfig::default()
+        };
+        let owner = Arc::new(db.clone());
+        let slots = SlotFile::in_folder(Arc::new(Disk::posix()), db.path());
+        let registry = Registry::open(config, owner.clone(), Arc::new(SystemClock), Some(slots))?;
+        let server = match inner.options.replication_listen {
+            None => None,
+            Some(listen) => {
+                let size = db.log().options().segment_size;
+                let config = ServerConfig {
+                    primary: inner.where_writes_go(),
+                    timeout: options.replication_timeout,
+                    peers_max: options.standbys_max,
+                    ..ServerConfig::new(listen, db.cluster(), db.node(), size)
+                };
+                Some(ReplicationServer::start(config, owner, registry.clone()).await?)
+            }
+        };
+        Ok(Self { registry, server })
+    }
+}
+
+impl Primary {
+    /// Starts everything around a database that may take writes; whether it takes them now is decided by `confirmed`.
+    pub(super) async fn start(inner: &Arc<Inner>, db: &Db, confirmed: bool) -> Result<Self> {
+        let feeding = Feeding::start(inner, db, true).await?;
+        let registry = feeding.registry.clone();
+        db.set_admission(Some(Arc::new(NodeAdmission::new(registry.clone()))));
+        db.set_confirmations(Some(Arc::new(NodeConfirmations::new(registry.clone()))));
+        db.set_primary(None);
+        if !confirmed {
+            db.hold_writes(true);
+            inner.set_state(State::ReadOnly, "asking whether a newer timeline exists");
+        }
+        let tasks = vec![
+            tokio::spawn(take_up_writing(inner.clone(), db.clone(), registry.clone(), confirmed)),
+            tokio::spawn(watch_for_successor(inner.clone(), db.clone(), registry.clone())),
+            tokio::spawn(maintain(inner.clone(), db.clone(), registry)),
+        ];
+        Ok(Self { feeding, tasks })
+    }
+
+    /// Ends what runs in the background; the archiver and the port are drained by the caller.
+    pub(super) fn abort_tasks(&self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// Opens the archive, finds out whether this node still is the primary, lets it write, and archives.
+async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut confirmed: bool) {
+    let mut archive = None;
+    if inner.options.archive.is_some() {
+        loop {
+            match inner.open_archive(&db).await {
+                Ok(opened) => {
+                    archive = Some(opened);
+                    break;
+                }
+                Err(error) if is_final(&error) => {
+                    tracing::error!(%error, "the archive cannot be used");
+                    db.hold_writes(true);
+                    inner.set_state(State::Failed, &error.to_string());
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the archive cannot be reached; trying again");
+                    if !confirmed {
+                        inner.set_state(State::ReadOnly, &format!("the archive must say whether a newer timeline exists: {error}"));
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+    if let Some(archive) = &archive {
+        match newest_history(archive).await {
+            Some(newest) => {
+                if let Some(why) = superseded_by(&db, &newest) {
+                    return inner.fence(&db, &why);
+                }
+                confirmed = true;
+            }
+            None => confirmed = true,
+        }
+    }
+    while !confirmed {
+        // Without an archive the standbys know: one that has heard of a newer timeline says so when it connects.
+        let needed = inner.options.synchronous.as_ref().map_or(1, |policy| policy.names().len().div_ceil(2));
+        let report = registry.report();
+        let connected = report.iter().filter(|standby| standby.is_connected()).count();
+        if report.is_empty() || connected >= needed.min(report.len()) {
+            break;
+        }
+        let detail = format!("{connected} of {needed} standbys have confirmed that no newer timeline exists");
+        inner.set_state(State::ReadOnly, &detail);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if inner.state().0 != State::Fenced {
+        db.hold_writes(false);
+        inner.set_state(State::Running, "");
+    }
+    if let Some(archive) = archive {
+        archive_the_log(&inner, &db, &registry, archive).await;
+    }
+}
+
+/// Runs the archiver and passes on what it confirms.
+async fn archive_the_log(inner: &Arc<Inner>, db: &Db, registry: &Arc<Registry>, archive: Archive) {
+    let now = SystemClock.now();
+    while let Err(error) = archive.record_history(&db.history(), inner.options.name.as_str(), now).await {
+        if is_final_archive(&error) {
+            return inner.fence(db, &error.to_string());
+        }
+        tracing::warn!(%error, "the timeline could not be recorded in the archive; trying again");
+        tokio::time::sleep(RETRY).await;
+    }
+    let interval = inner.options.archive.as_ref().map_or(Duration::from_secs(1), |archive| archive.interval);
+    let config = ArchiverConfig { interval, ..ArchiverConfig::default() };
+    let name = inner.options.name.as_str();
+    let archiver = Archiver::start(archive, Arc::new(db.clone()), db.node(), name, config);
+    let progress = archiver.progress().clone();
+    inner.adopt_archiver(archiver);
+    let mut seen = Lsn::ZERO;
+    loop {
+        let reached = progress.watch().reached(seen.advance(1));
+        match tokio::time::timeout(Duration::from_secs(1), reached).await {
+            Ok(Ok(lsn)) => {
+                seen = lsn;
+                registry.archived(lsn);
+            }
+            Ok(Err(error)) => {
+                registry.archive_ended(error.clone());
+                if let ArchiverState::Ended { error } = progress.status().state {
+                    inner.fence(db, &error);
+                }
+                return;
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A standby, or the archive's newest timeline, can tell that another node took over.
+async fn watch_for_successor(inner: Arc<Inner>, db: Db, registry: Arc<Registry>) {
+    let mut superseded = registry.watch_superseded();
+    loop {
+        let newer = superseded.borrow_and_update().clone();
+        if let Some(newest) = newer
+            && let Some(why) = superseded_by(&db, &newest)
+        {
+            return inner.fence(&db, &why);
+        }
+        if superseded.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Why `newest` means that this node is no longer primary, if it does.
+fn superseded_by(db: &Db, newest: &TimelineHistory) -> Option<String> {
+    let (ours, end) = (db.history(), db.log().end());
+    let current = newest.current();
+    match on_return(db.cluster(), &ours, end, db.cluster(), newest) {
+        Return::StillCurrent => None,
+        Return::Follow { .. } => Some(format!(
+            "timeline {} took over at {}; this node has nothing it lacks and can be started as its standby",
+            current.id, current.fork.lsn
+        )),
+        Return::Rewind { fork } => Some(format!(
+            "timeline {} took over at {}; this node's log goes on to {} on its own: rebuild it as a standby",
+            current.id, fork.lsn, end.lsn
+        )),
+        Return::WrongCluster => Some("the archive's timelines are of another cluster".to_owned()),
+    }
+}
+
+async fn newest_history(archive: &Archive) -> Option<TimelineHistory> {
+    loop {
+        match archive.newest_history().await {
+            Ok(newest) => return newest,
+            Err(error) => {
+                tracing::warn!(%error, "the archive does not say which timeline is the newest; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Keeps the throttle informed, the log short and readers' old versions within bounds.
+async fn maintain(inner: Arc<Inner>, db: Db, registry: Arc<Registry>) {
+    let mut last_end = (db.log().end().lsn, Instant::now());
+    loop {
+        tokio::time::sleep(MAINTENANCE).await;
+        let (task_db, task_registry) = (db.clone(), registry.clone());
+        let archived = inner.archived();
+        let idle = last_end.1.elapsed() >= IDLE && inner.options.archive.is_some() && inner.state().0 == State::Running;
+        let work = tokio::task::spawn_blocking(move || {
+            let (db, registry) = (task_db, task_registry);
+            let free = Disk::posix().free_bytes(db.path()).ok();
+            registry.measured(free, db.stats().memtable_bytes);
+            if idle && let Err(error) = db.append_time() {
+                tracing::debug!(%error, "no time record was written");
+            }
+            keep_log_short(&db, &registry, archived);
+            keep_versions(&db, &registry);
+        });
+        if work.await.is_err() {
+            return;
+        }
+        let end = db.log().end().lsn;
+        if end != last_end.0 {
+            last_end = (end, Instant::now());
+        }
+    }
+}
+
+/// Recycles log that nobody needs here any more. `archived` is `None` without an archive.
+pub(super) fn keep_log_short(db: &Db, registry: &Registry, archived: Option<Lsn>) {
+    let facts = RetentionFacts { log_start: db.log_start().lsn, archived, held: registry.holders(archived) };
+    let holder = decide(&facts);
+    let retired = db.log().recycle_before(holder.from);
+    if retired > 0 {
+        tracing::debug!(segments = retired, from = %holder.from, "log recycled");
+    }
+}
+
+/// Readers who ask for what a quorum confirmed find its versions.
+fn keep_versions(db: &Db, registry: &Arc<Registry>) {
+    let confirmations = NodeConfirmations::new(registry.clone());
+    let confirmed = confirmations.confirmed(CommitLevel::RemoteFlush(1)).ok();
+    let oldest = Lsn::new(db.visible().offset().saturating_sub(HORIZON_BYTES));
+    db.set_read_horizon(confirmed.map(|confirmed| confirmed.max(oldest)));
+}
+
+fn is_final(error: &super::Error) -> bool {
+    matches!(error, super::Error::Archive(error) if is_final_archive(error)) || matches!(error, super::Error::RepositorySettings(_))
+}
+
+/// Whether trying again cannot help.
+pub(super) fn is_final_archive(error: &seawall_backup::Error) -> bool {
+    use seawall_backup::Error as E;
+    matches!(error, E::ForeignRepository { .. } | E::SegmentSize { .. } | E::TimelineTaken { .. } | E::Fenced { .. })
+}

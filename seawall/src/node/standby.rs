@@ -1,0 +1,289 @@
+//! A node that follows: fed by an upstream, by the archive, or rebuilt from a base backup, whichever the planner names; and
+//! ready to feed others. Several upstreams are tried in turn, so that a standby finds the new primary after a failover.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use seawall_backup::restore::{RestoreOptions, RestoreTarget};
+use seawall_backup::{Archive, ArchiveSource};
+use seawall_engine::{Create, Db, OpenAs};
+use seawall_replication::driver::{BaseBackups, ClientConfig, ClientState, ClientStatus, StandbyClient, StandbyTarget};
+use seawall_replication::feed::BackupOffer;
+use seawall_wal::{Lsn, SegmentSource};
+
+use super::error::{Error, Result};
+use super::primary::keep_log_short;
+use super::{Inner, State};
+
+/// An upstream that does not let us follow for so long is left for the next one.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often the log is kept short, and the upstream looked after.
+const MAINTENANCE: Duration = Duration::from_millis(500);
+
+/// What runs while a node is a standby.
+pub(super) struct Standby {
+    client: Arc<Mutex<Option<StandbyClient>>>,
+    /// The upstream that is tried or followed; an index into the list.
+    upstream: Arc<AtomicU64>,
+    reconnects: Arc<AtomicU64>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl fmt::Debug for Standby {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Standby").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+/// What is shown of it.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// The upstream's address; empty if the archive alone feeds this node.
+    pub upstream: String,
+    /// What the client is doing.
+    pub status: ClientStatus,
+    /// Times another attempt was made after something ended.
+    pub reconnects: u64,
+}
+
+impl Standby {
+    /// Starts following. The database receives already.
+    pub(super) async fn start(inner: &Arc<Inner>, upstreams: Vec<String>) -> Self {
+        let client = Arc::new(Mutex::new(None));
+        let (upstream, reconnects) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let task = tokio::spawn(follow(inner.clone(), upstreams, client.clone(), upstream.clone(), reconnects.clone()));
+        Self { client, upstream, reconnects, task }
+    }
+
+    pub(super) fn following(&self, upstreams: &[String]) -> Option<Following> {
+        let client = self.client.lock();
+        let status = client.as_ref()?.status().borrow().clone();
+        let at = self.upstream.load(Ordering::Relaxed) as usize;
+        let upstream = upstreams.get(at).cloned().unwrap_or_default();
+        Some(Following { upstream, status, reconnects: self.reconnects.load(Ordering::Relaxed) })
+    }
+
+    /// Stops following; when it returns nothing is written to the database any more.
+    pub(super) async fn stop(self) -> Option<ClientStatus> {
+        self.task.abort();
+        // Its end also ends its hold on the client.
+        let _ = self.task.await;
+        let client = self.client.lock().take()?;
+        let status = client.status().borrow().clone();
+        let _ = client.stop().await;
+        Some(status)
+    }
+}
+
+/// Opens the archive if there is one, follows, changes upstreams, and keeps the log short.
+async fn follow(
+    inner: Arc<Inner>,
+    upstreams: Vec<String>,
+    slot: Arc<Mutex<Option<StandbyClient>>>,
+    index: Arc<AtomicU64>,
+    reconnects: Arc<AtomicU64>,
+) {
+    let mut archive: Option<Archive> = None;
+    let mut archive_retry = Instant::now();
+    let mut streaming_at = Instant::now();
+    loop {
+        if archive.is_none() && inner.options.archive.is_some() && Instant::now() >= archive_retry {
+            match inner.open_archive_to_read(inner.db().cluster()).await {
+                Ok(opened) => {
+                    archive = Some(opened);
+                    // The client was started without it.
+                    let client = slot.lock().take();
+                    if let Some(client) = client {
+                        let _ = client.stop().await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the archive cannot be used as a feed; trying again");
+                    archive_retry = Instant::now() + Duration::from_secs(5);
+                }
+            }
+        }
+        if slot.lock().is_none() {
+            let client = start_client(&inner, upstreams.get(index.load(Ordering::Relaxed) as usize), archive.clone());
+            *slot.lock() = Some(client);
+            streaming_at = Instant::now();
+        }
+        tokio::time::sleep(MAINTENANCE).await;
+        let state = slot.lock().as_ref().map(|client| client.status().borrow().state.clone());
+        match state {
+            Some(ClientState::Streaming | ClientState::FromArchive | ClientState::BaseBackup { .. }) => {
+                streaming_at = Instant::now();
+                inner.set_state(State::Running, "");
+            }
+            Some(ClientState::Diverged { why, .. } | ClientState::Refused { why }) => {
+                inner.set_state(State::Running, &why);
+            }
+            Some(ClientState::Waiting { why, .. }) => inner.set_state(State::Running, &why),
+            _ => {}
+        }
+        if upstreams.len() > 1 && streaming_at.elapsed() >= PATIENCE {
+            let next = (index.load(Ordering::Relaxed) + 1) % upstreams.len() as u64;
+            tracing::info!(upstream = upstreams[next as usize], "trying the next upstream");
+            index.store(next, Ordering::Relaxed);
+            reconnects.fetch_add(1, Ordering::Relaxed);
+            let client = slot.lock().take();
+            if let Some(client) = client {
+                let _ = client.stop().await;
+            }
+        }
+        let db = inner.db();
+        let registry = inner.registry();
+        let kept = tokio::task::spawn_blocking(move || {
+            if let Some(registry) = registry {
+                // What the archive has nobody needs here; what is upstream's to keep is not ours.
+                keep_log_short(&db, &registry, None);
+            }
+        });
+        let _ = kept.await;
+    }
+}
+
+fn start_client(inner: &Arc<Inner>, upstream: Option<&String>, archive: Option<Archive>) -> StandbyClient {
+    let db = inner.db();
+    let size = db.log().options().segment_size;
+    let delay = inner.options.apply_delay;
+    let config = ClientConfig {
+        upstream: upstream.cloned(),
+        delay: (!delay.is_zero()).then_some(delay),
+        connect_timeout: inner.options.replication_timeout,
+        ..ClientConfig::new(db.cluster(), db.node(), inner.options.name.clone(), size)
+    };
+    let source = archive.clone().map(|archive| {
+        Arc::new(ArchiveSource::new(archive, inner.runtime.clone())) as Arc<dyn SegmentSource>
+    });
+    let backups = archive.map(|archive| {
+        Arc::new(NodeBackups { inner: inner.clone(), archive }) as Arc<dyn BaseBackups>
+    });
+    StandbyClient::start(config, Arc::new(db), source, backups)
+}
+
+/// The archive's base backups, and how this node is rebuilt from one.
+struct NodeBackups {
+    inner: Arc<Inner>,
+    archive: Archive,
+}
+
+impl fmt::Debug for NodeBackups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "base backups in {:?}", self.archive)
+    }
+}
+
+impl BaseBackups for NodeBackups {
+    fn offers(&self) -> seawall_replication::Result<Vec<BackupOffer>> {
+        let backups = self.inner.runtime.block_on(self.archive.backups()).map_err(|error| failed("list base backups", &error))?;
+        let readable = backups.into_iter().filter_map(|(id, manifest)| match manifest {
+            Ok(manifest) => Some(BackupOffer { id: id.to_string(), redo: manifest.redo.lsn, stop: manifest.stop }),
+            Err(error) => {
+                tracing::warn!(%id, %error, "a base backup cannot be read and is left out");
+                None
+            }
+        });
+        Ok(readable.collect())
+    }
+
+    fn install(&self, offer: &BackupOffer) -> seawall_replication::Result<Arc<dyn StandbyTarget>> {
+        let installed = self.inner.runtime.block_on(rebuild(&self.inner, &self.archive, offer));
+        Ok(Arc::new(installed.map_err(|error| failed("install a base backup", &error))?))
+    }
+}
+
+fn failed(operation: &'static str, error: &dyn fmt::Display) -> seawall_replication::Error {
+    seawall_replication::Error::Target { operation, why: error.to_string() }
+}
+
+/// Restores the backup beside the data directory, then exchanges the two. A crash before the exchange leaves the old data,
+/// one after it the new.
+async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
+    let data = inner.options.data_dir.clone();
+    let [fresh, old] = [sibling(&data, "rebuild"), sibling(&data, "replaced")];
+    remove(&fresh)?;
+    remove(&old)?;
+    tracing::warn!(backup = offer.id, "this standby is rebuilt from a base backup");
+    let target: RestoreTarget = RestoreTarget::Backup(offer.id.parse().map_err(|_| Error::WrongState {
+        operation: "install a base backup",
+        actual: format!("offered {}, which is no backup's id", offer.id),
+    })?);
+    let plan = archive.plan_restore(&target, None).await?;
+    let node = inner.db().node();
+    let options = RestoreOptions { check: false, node: Some(node), ..RestoreOptions::default() };
+    archive.restore(&plan, &fresh, &options).await?;
+    let exchange = {
+        let inner = inner.clone();
+        move || -> Result<Db> {
+            inner.exchange_database(|| {
+                let io = |error: std::io::Error| seawall_engine::Error::from(seawall_wal::Error::io("exchange", &data, error));
+                std::fs::rename(&data, &old).map_err(io)?;
+                std::fs::rename(&fresh, &data).map_err(io)?;
+                if let Some(parent) = data.parent() {
+                    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
+                }
+                Ok(())
+            })?;
+            remove(&old)?;
+            Ok(inner.db())
+        }
+    };
+    let exchanged = tokio::task::spawn_blocking(exchange).await;
+    let db = exchanged.map_err(|_| Error::WrongState { operation: "install a base backup", actual: "stopping".to_owned() })??;
+    inner.restart_feeding().await?;
+    Ok(db)
+}
+
+/// After a crash in the middle of an exchange the old data may be under the other name.
+pub(super) fn finish_exchange(data: &Path) -> Result<()> {
+    let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
+    let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
+    if old.exists() && !data.exists() {
+        std::fs::rename(&old, data).map_err(io)?;
+    }
+    remove(&fresh)?;
+    remove(&old)
+}
+
+fn sibling(data: &Path, what: &str) -> PathBuf {
+    let mut name = data.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(what);
+    data.with_file_name(name)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(seawall_wal::Error::io("remove", path, error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a standby's database, making an empty one of the right cluster if there is none.
+pub(super) async fn open(inner_options: &super::NodeOptions, archive: Option<&Archive>) -> Result<Db> {
+    let options = inner_options;
+    finish_exchange(&options.data_dir)?;
+    let mut builder = super::builder(options).open_as(OpenAs::Standby);
+    if !options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists() {
+        let (cluster, size) = match (archive, options.cluster) {
+            (Some(archive), _) => (archive.cluster().cluster, archive.cluster().segment_size),
+            (None, Some(cluster)) => (cluster, options.segment_size),
+            (None, None) => return Err(Error::ClusterUnknown),
+        };
+        builder = builder.cluster(cluster).segment_size(size).create(Create::IfMissing);
+    }
+    let opened = tokio::task::spawn_blocking(move || builder.open()).await;
+    Ok(opened.map_err(|_| Error::ClusterUnknown)??)
+}
+
+/// The furthest position an upstream ever told this node of.
+pub(super) fn upstream_flush(status: Option<&ClientStatus>) -> Lsn {
+    status.map_or(Lsn::ZERO, |status| status.upstream_flush)
+}
