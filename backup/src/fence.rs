@@ -60,6 +60,13 @@ impl Archive {
         Err(request.fenced("another node keeps writing there; stop it, or try again".to_owned()))
     }
 
+    /// Where a timeline's archived log ends now, fenced or not; `None` if the archive has nothing of it.
+    pub async fn end_of_timeline(&self, timeline: TimelineId) -> Result<Option<Position>> {
+        let Some((end, _)) = self.list_end(timeline).await? else { return Ok(None) };
+        let chain = self.position_before(timeline, end).await?;
+        Ok(chain.map(|chain| Position { lsn: end, chain }))
+    }
+
     /// `None` if somebody wrote there at this moment.
     async fn try_to_fence(
         &self,
