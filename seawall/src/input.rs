@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::entry::Entry;
 
@@ -85,7 +87,7 @@ pub enum InputError {
 
 /// An iterator over the records of an input.
 pub struct Input {
-    records: Box<dyn Iterator<Item = Result<Record, InputError>>>,
+    records: Box<dyn Iterator<Item = Result<Record, InputError>> + Send>,
     /// Bytes in all, if that is known beforehand.
     pub bytes_total: Option<u64>,
 }
@@ -126,14 +128,14 @@ impl Input {
             return Ok(Self { records: Box::new(records), bytes_total: None });
         }
         let at = |operation, source| InputError::Io { operation, path: path.to_owned(), source };
-        let (reader, bytes_total): (Box<dyn Read>, _) = if path == Path::new("-") {
-            (Box::new(io::stdin().lock()), None)
+        let (reader, bytes_total): (Box<dyn Read + Send>, _) = if path == Path::new("-") {
+            (Box::new(io::stdin()), None)
         } else {
             let file = fs::File::open(path).map_err(|error| at("open", error))?;
             let len = file.metadata().ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len());
             (Box::new(file), len)
         };
-        let records: Box<dyn Iterator<Item = _>> = match format {
+        let records: Box<dyn Iterator<Item = _> + Send> = match format {
             Format::Csv => Box::new(Rows::open(path, reader, keys, record_max)?),
             _ => Box::new(Lines { path: path.to_owned(), reader: BufReader::new(reader), keys, record_max, line: 0 }),
         };
@@ -274,8 +276,8 @@ impl<R: Read> Iterator for Lines<R> {
 /// Rows of CSV. The reader underneath never hands out more than one largest record without a row's end.
 struct Rows {
     path: PathBuf,
-    rows: csv::StringRecordsIntoIter<Metered<Box<dyn Read>>>,
-    meter: std::rc::Rc<std::cell::Cell<u64>>,
+    rows: csv::StringRecordsIntoIter<Metered<Box<dyn Read + Send>>>,
+    meter: Arc<AtomicU64>,
     head: Vec<String>,
     keys: Keys,
     key_column: usize,
@@ -286,23 +288,24 @@ struct Rows {
 /// Fails once more than the allowance was read since it was last renewed.
 struct Metered<R> {
     reader: R,
-    left: std::rc::Rc<std::cell::Cell<u64>>,
+    left: Arc<AtomicU64>,
 }
 
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left.get() == 0 {
+        if self.left.load(Ordering::Relaxed) == 0 {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let count = self.reader.read(buffer)?;
-        self.left.set(self.left.get().saturating_sub(count as u64));
+        let left = self.left.load(Ordering::Relaxed).saturating_sub(count as u64);
+        self.left.store(left, Ordering::Relaxed);
         Ok(count)
     }
 }
 
 impl Rows {
-    fn open(path: &Path, reader: Box<dyn Read>, keys: Keys, record_max: u64) -> Result<Self, InputError> {
-        let meter = std::rc::Rc::new(std::cell::Cell::new(Self::allowance(record_max)));
+    fn open(path: &Path, reader: Box<dyn Read + Send>, keys: Keys, record_max: u64) -> Result<Self, InputError> {
+        let meter = Arc::new(AtomicU64::new(Self::allowance(record_max)));
         let mut csv = csv::ReaderBuilder::new().from_reader(Metered { reader, left: meter.clone() });
         let head = csv.headers().map_err(|error| csv_error(path, &error, record_max))?.clone();
         let head: Vec<String> = head.iter().map(str::to_owned).collect();
@@ -356,7 +359,7 @@ impl Iterator for Rows {
         if self.failed {
             return None;
         }
-        self.meter.set(Self::allowance(self.record_max));
+        self.meter.store(Self::allowance(self.record_max), Ordering::Relaxed);
         match self.rows.next()? {
             Ok(row) => Some(self.record(&row)),
             Err(error) => {

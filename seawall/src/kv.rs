@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::failure::{Failure, Kind};
+use crate::http::api::DigestDocument;
 
 /// The keyspace of those who name none.
 pub const DEFAULT_KEYSPACE: &str = "default";
@@ -172,6 +173,15 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut key = prefix[..=last].to_vec();
     key[last] += 1;
     Some(key)
+}
+
+/// The digest of the state now, or at an LSN that can still be read.
+pub fn digest(db: &Db, lsn: Option<Lsn>) -> Result<DigestDocument, Failure> {
+    let snapshot = match lsn {
+        Some(lsn) => db.snapshot_at(lsn)?,
+        None => db.snapshot()?,
+    };
+    Ok(DigestDocument::from(&snapshot.digest()?))
 }
 
 /// A keyspace that must be there.

@@ -19,6 +19,10 @@ pub use seawall_engine::{
 pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 
 #[cfg(feature = "cli")]
+pub mod client;
+#[cfg(feature = "cli")]
+pub mod command;
+#[cfg(feature = "cli")]
 pub mod config;
 #[cfg(feature = "cli")]
 pub mod entry;
@@ -31,4 +35,10 @@ pub mod input;
 #[cfg(feature = "cli")]
 pub mod kv;
 #[cfg(feature = "cli")]
+mod logging;
+#[cfg(feature = "cli")]
 pub mod output;
+#[cfg(feature = "node")]
+pub mod node;
+#[cfg(feature = "cli")]
+pub mod sandbox;

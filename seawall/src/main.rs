@@ -1,2 +1,5 @@
 //! The `seawall` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    seawall::command::main()
+}

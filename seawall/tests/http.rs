@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use seawall::Db;
 use seawall::config::HttpSection;
 use seawall::failure::{Failure, Kind};
 use seawall::http::api::{
     BackupEvent, BackupRequest, BackupSummary, NodeState, NodeStatus, PromoteRequest, Promoted, ReplicaStatus,
 };
 use seawall::http::{HttpNode, ROUTES, Server, Settings};
-use seawall::{CommitLevel, Db};
 
 /// A node that is a database and some answers.
 struct TestNode {
     db: Db,
     failed: AtomicBool,
+    slow: AtomicBool,
 }
 
 impl HttpNode for TestNode {
@@ -36,6 +37,9 @@ impl HttpNode for TestNode {
     }
 
     fn replicas(&self) -> Vec<ReplicaStatus> {
+        if self.slow.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(3));
+        }
         vec![ReplicaStatus { name: String::from("s1"), ..ReplicaStatus::default() }]
     }
 
@@ -83,14 +87,16 @@ impl TestServer {
     fn with(change: impl FnOnce(HttpSection) -> HttpSection) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = Db::builder(dir.path()).segment_size(seawall::SegmentSize::MIN).open().unwrap();
-        let node = Arc::new(TestNode { db, failed: AtomicBool::new(false) });
+        let node = Arc::new(TestNode { db, failed: AtomicBool::new(false), slow: AtomicBool::new(false) });
         let sources = seawall::config::Sources { file: Some("/dev/null".into()), ..Default::default() };
-        let mut http = seawall::config::Config::load(&sources).unwrap().config.http;
+        let mut config = seawall::config::Config::load(&sources).unwrap().config;
+        let http = &mut config.http;
         http.header_timeout = "400ms".parse().unwrap();
         http.request_timeout = "900ms".parse().unwrap();
         http.body_max = "64KiB".parse().unwrap();
         http.connections_max = 8;
-        let settings = Settings::new(&change(http), CommitLevel::Local);
+        config.http = change(config.http);
+        let settings = Settings::new(&config.http, config.replication.commit_level.0);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = runtime.block_on(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -190,6 +196,8 @@ fn a_value_is_put_read_scanned_and_deleted_over_http() {
     assert_eq!(page["entries"], serde_json::json!([{"key": "c"}]));
     assert_eq!(server.request("DELETE /v1/kv/files/c", b"").status, 200);
     assert_eq!(server.get("/v1/kv/files/c").status, 404);
+    let digest = server.get("/v1/digest").json();
+    assert_eq!((digest["digest"].as_str().unwrap().len(), &digest["keyspaces"][0]["entries"]), (64, &2.into()));
     assert_eq!(server.get("/v1/kv").json()["keyspaces"], serde_json::json!(["files"]));
 }
 
@@ -279,7 +287,8 @@ fn a_backup_answers_with_progress_and_then_a_summary_even_after_a_bug() {
 #[test]
 fn work_that_takes_too_long_is_given_up_and_said_to_be_unknown() {
     let server = TestServer::start();
-    let answer = server.post("/v1/promote", r#"{"max_lag_bytes":3000}"#);
+    server.node.slow.store(true, Ordering::SeqCst);
+    let answer = server.get("/v1/replication/replicas");
     assert_eq!((answer.status, answer.json()["kind"].as_str().unwrap()), (504, "indeterminate"));
     assert!(answer.took < Duration::from_millis(2500), "{:?}", answer.took);
 }

@@ -156,6 +156,7 @@ fn settings_that_contradict_each_other_are_refused() {
         (&["backpressure.max_replication_lag_bytes=1MiB"], "`backpressure.max_replication_lag_bytes` cannot work"),
         (&["http.request_timeout=0s"], "longer than 0s"),
         (&["http.connections_max=0"], "greater than 0"),
+        (&["logging.level=a=b=c"], "`logging.level` is"),
         (&["node.name=no spaces"], "gives the name `no spaces`"),
     ] {
         let message = refused(assignments);

@@ -22,6 +22,7 @@ pub(super) fn validate(config: &Config) -> Result<(), Broken> {
     listeners(config)?;
     archive(config)?;
     backpressure(config)?;
+    logging(config)?;
     positive(config)
 }
 
@@ -173,6 +174,13 @@ fn backpressure(config: &Config) -> Result<(), Broken> {
         Err(error @ (InvalidLimit::Inverted { reason } | InvalidLimit::TooTight { reason, .. })) => {
             broken(key(&reason), format!("cannot work: {error}"))
         }
+    }
+}
+
+fn logging(config: &Config) -> Result<(), Broken> {
+    match tracing_subscriber::EnvFilter::try_new(&config.logging.level) {
+        Ok(_) => Ok(()),
+        Err(error) => broken("logging.level", format!("is `{}`: {error}", config.logging.level)),
     }
 }
 

@@ -201,6 +201,10 @@ pub struct UpstreamStatus {
     pub reconnects_total: u64,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// Log fetched from the archive.
+    pub archive_bytes_total: u64,
+    /// Base backups this node was rebuilt from.
+    pub base_backups_total: u64,
 }
 
 /// Of a node with an archive.
@@ -572,6 +576,47 @@ impl From<Problem> for crate::failure::Failure {
 pub struct BatchRequest {
     /// In order; the last one on a key wins. An entry without a value deletes.
     pub operations: Vec<crate::entry::Entry>,
+}
+
+/// `GET /v1/digest`: a hash over everything at an LSN, the same on every node and in every restored copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DigestDocument {
+    /// As of when.
+    pub lsn: LsnText,
+    /// Over all keyspaces, in hex.
+    pub digest: String,
+    /// Each keyspace.
+    pub keyspaces: Vec<KeyspaceDigest>,
+}
+
+/// A hash over a keyspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyspaceDigest {
+    /// Its name.
+    pub name: String,
+    /// Keys in it.
+    pub entries: u64,
+    /// Of keys and values.
+    pub bytes: u64,
+    /// Over its entries, in hex.
+    pub digest: String,
+}
+
+impl From<&seawall_engine::StateDigest> for DigestDocument {
+    fn from(state: &seawall_engine::StateDigest) -> Self {
+        let hex = |root: &[u8; 32]| root.iter().map(|byte| format!("{byte:02x}")).collect();
+        let keyspace = |keyspace: &seawall_engine::KeyspaceDigest| KeyspaceDigest {
+            name: keyspace.name.clone(),
+            entries: keyspace.entries,
+            bytes: keyspace.bytes,
+            digest: hex(&keyspace.root),
+        };
+        Self {
+            lsn: state.lsn.into(),
+            digest: hex(&state.root),
+            keyspaces: state.keyspaces.iter().map(keyspace).collect(),
+        }
+    }
 }
 
 /// `GET /v1/kv`

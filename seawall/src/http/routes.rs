@@ -28,7 +28,7 @@ use crate::kv::{self, Scan, WriteOptions};
 pub type Route = (&'static str, &'static str, &'static str);
 
 /// Every path there is.
-pub const ROUTES: [Route; 16] = [
+pub const ROUTES: [Route; 17] = [
     ("GET", "/", "this list"),
     ("GET", "/healthz", "200 unless the node has failed"),
     (
@@ -50,10 +50,20 @@ pub const ROUTES: [Route; 16] = [
     ("GET", "/v1/kv/{keyspace}/{key}", "the value, byte for byte"),
     ("PUT", "/v1/kv/{keyspace}/{key}", "puts the body under the key; ?level=&timeout="),
     ("DELETE", "/v1/kv/{keyspace}/{key}", "removes the key; ?level=&timeout="),
+    ("GET", "/v1/digest", "a hash over everything; ?lsn=0/1A2B3C4D for a moment that can still be read"),
     ("POST", "/v1/promote", "makes this node the primary of a new timeline"),
     ("GET", "/v1/backups", "the base backups in the archive"),
     ("POST", "/v1/backups", "makes a base backup; answers with lines of progress, then a summary or an error"),
 ];
+
+/// Paths whose work grows with the data may take this many times as long as others.
+const LONG_PATHS: [&str; 2] = ["/v1/digest", "/v1/promote"];
+const LONG_FACTOR: u32 = 10;
+
+/// How long a request to `path` may take, where most may take `timeout`.
+pub(super) fn timeout_of(path: &str, timeout: Duration) -> Duration {
+    if LONG_PATHS.contains(&path) { timeout * LONG_FACTOR } else { timeout }
+}
 
 /// Between the moment a write gives up and the moment its request does, so that the answer can still say where it is.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
@@ -106,6 +116,11 @@ impl Router {
                 work.document(|node| Ok(Replicas { replicas: node.replicas() })).await
             }
             (&Method::GET, "/v1/kv") => work.document(|node| Ok(Keyspaces { keyspaces: node.db().keyspaces() })).await,
+            (&Method::GET, "/v1/digest") => {
+                query.only(&["lsn"])?;
+                let lsn = query.parsed("lsn")?;
+                work.document(move |node| kv::digest(&node.db(), lsn)).await
+            }
             (&Method::POST, "/v1/promote") => work.promote().await,
             (&Method::GET, "/v1/backups") => work.document(|node| Ok(Backups { backups: node.backups()? })).await,
             (&Method::POST, "/v1/backups") => work.backup().await,

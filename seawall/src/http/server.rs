@@ -22,7 +22,7 @@ use super::body::{self, Answer};
 use super::guard::Guard;
 use super::patience::Patient;
 use super::readiness::LagMax;
-use super::routes::Router;
+use super::routes::{Router, timeout_of};
 use crate::config::HttpSection;
 use crate::failure::{Failure, Kind};
 use crate::kv::WriteOptions;
@@ -100,7 +100,7 @@ pub(super) struct Counters {
 }
 
 impl Server {
-    /// Serves `node` on a bound listener, from now on.
+    /// Serves `node` on a bound listener, from now on. Must be called on a runtime.
     pub fn start(listener: TcpListener, node: Arc<dyn HttpNode>, settings: Settings) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let counters = Arc::new(Counters::default());
@@ -215,7 +215,7 @@ async fn serve(stream: TcpStream, shared: &Arc<Shared>, mut stopped: watch::Rece
 
 async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Answer>, Infallible> {
     shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-    let timeout = shared.settings.request_timeout;
+    let timeout = timeout_of(request.uri().path(), shared.settings.request_timeout);
     let answered = tokio::time::timeout(timeout, respond(request, &shared)).await;
     Ok(match answered {
         Ok(Ok(response)) => response,

@@ -1,0 +1,93 @@
+//! `seawall put`: a value from the command line, a file or standard input under a key.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use hyper::Method;
+
+use super::Context;
+use super::data::{Data, Place, WriteLevel, Written};
+use crate::failure::{Failure, Kind};
+use crate::kv::{self, Operations, WriteOptions};
+
+/// No batch is larger.
+const VALUE_BYTES_MAX: u64 = 16 << 20;
+
+#[derive(Args, Debug)]
+pub(super) struct Arguments {
+    /// The key
+    key: String,
+    /// The value
+    #[arg(required_unless_present = "file")]
+    value: Option<String>,
+    /// Read the value, byte for byte, from a file; `-` is standard input
+    #[arg(long, short, value_name = "FILE", conflicts_with = "value")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    written: Written,
+    #[command(flatten)]
+    level: WriteLevel,
+}
+
+pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    let key = arguments.written.decode("the key", &arguments.key)?;
+    let value = match (&arguments.value, &arguments.file) {
+        (Some(value), _) => arguments.written.decode("the value", value)?,
+        (None, Some(path)) => read(path)?,
+        (None, None) => return Err(Failure::new(Kind::Usage, "there is no value")),
+    };
+    write(&arguments.place, &arguments.level, vec![(key, Some(value.into()))], context)
+}
+
+/// Commits one operation, here or there, and says where it went.
+pub(super) fn write(
+    place: &Place,
+    level: &WriteLevel,
+    operations: Operations,
+    context: &Context,
+) -> Result<(), Failure> {
+    let written = match place.open(context)? {
+        Data::Directory(db) => {
+            let options = WriteOptions { level: level.level.unwrap_or_default().0, deadline: None };
+            let written = kv::write(&db, &place.keyspace, operations, options)?;
+            db.close()?;
+            written
+        }
+        Data::Node(node) => {
+            let [(key, value)] = &operations[..] else {
+                return Err(Failure::new(Kind::Failed, "one operation at a time"));
+            };
+            let method = if value.is_some() { Method::PUT } else { Method::DELETE };
+            let path = format!("{}{}", place.key_path(key), level.query());
+            let answer = node.bytes(method, &path, value.clone(), Duration::from_secs(60))?;
+            serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?
+        }
+    };
+    context.output.document(&written, |out| writeln!(out, "{}", written.lsn))
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
+    let failed = |error| Failure::new(Kind::Failed, format!("cannot read {}: {error}", path.display()));
+    let reader: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::fs::File::open(path).map_err(failed)?)
+    };
+    let mut value = Vec::new();
+    reader.take(VALUE_BYTES_MAX + 1).read_to_end(&mut value).map_err(failed)?;
+    if value.len() as u64 > VALUE_BYTES_MAX {
+        let message = format!("{} has more than {VALUE_BYTES_MAX} bytes, the largest value", path.display());
+        return Err(Failure::new(Kind::TooLarge, message));
+    }
+    Ok(value)
+}
+
+/// For a key that is to be removed.
+pub(super) fn removal(key: Vec<u8>) -> Operations {
+    vec![(key, None::<Bytes>)]
+}
