@@ -9,19 +9,19 @@ mod client_status;
 mod confirm;
 mod conversation;
 mod flow;
+mod identify;
 mod promote;
 mod registry;
 mod server;
 mod slots;
 mod socket;
 mod target;
-#[cfg(test)]
-mod tests;
 
 pub use admission::NodeAdmission;
 pub use client::{ClientConfig, StandbyClient};
 pub use client_status::{ClientState, ClientStatus};
 pub use confirm::NodeConfirmations;
+pub use identify::identify;
 pub use promote::{PromotionActs, PromotionError, promote};
 pub use registry::{
     ConnectionId, Registry, RegistryConfig, StageLag, StandbyConsumer, StandbyReport, StandbyState, ThrottleReport,

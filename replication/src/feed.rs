@@ -11,7 +11,7 @@ use seawall_wal::{Lsn, TimelineHistory};
 pub struct Coverage {
     /// Its first byte.
     pub from: Lsn,
-    /// Where it ends now. For the upstream, its flush LSN: it goes on growing.
+    /// Where it ends now. For an upstream that goes on growing, its flush LSN or `Lsn::MAX`.
     pub to: Lsn,
 }
 

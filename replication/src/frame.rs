@@ -39,6 +39,10 @@ pub enum FrameType {
     Credit = 8,
     /// The last frame.
     Bye = 9,
+    /// A node without data asks who this is.
+    Identify = 10,
+    /// The answer.
+    Identity = 11,
 }
 
 impl FrameType {
@@ -53,6 +57,8 @@ impl FrameType {
             7 => Self::Status,
             8 => Self::Credit,
             9 => Self::Bye,
+            10 => Self::Identify,
+            11 => Self::Identity,
             _ => return None,
         })
     }
@@ -60,9 +66,9 @@ impl FrameType {
     /// The largest body of this type.
     pub const fn body_len_max(self) -> usize {
         match self {
-            Self::Hello | Self::Welcome | Self::Refuse | Self::History => HISTORY_BODY_MAX,
+            Self::Hello | Self::Welcome | Self::Refuse | Self::History | Self::Identity => HISTORY_BODY_MAX,
             Self::Data => DATA_HEAD_SIZE + DATA_BYTES_MAX,
-            Self::Keepalive | Self::Status | Self::Credit => SMALL_BODY_MAX,
+            Self::Keepalive | Self::Status | Self::Credit | Self::Identify => SMALL_BODY_MAX,
             Self::Bye => BYE_BODY_MAX,
         }
     }

@@ -48,6 +48,31 @@ pub enum Message {
     Credit(u64),
     /// The last message.
     Bye(Bye),
+    /// A node without data asks who this is; these are the lowest and highest version it speaks.
+    Identify((u16, u16)),
+    /// The answer.
+    Identity(Identity),
+}
+
+/// Who an upstream is, for a node that is to become its standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Lowest and highest protocol version it speaks.
+    pub versions: (u16, u16),
+    /// The log format it writes.
+    pub log_format: u32,
+    /// The size of its segments.
+    pub segment_size: SegmentSize,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Itself.
+    pub node: NodeId,
+    /// The oldest position it can send from. An empty standby can follow it by log alone if this is 0.
+    pub oldest: Lsn,
+    /// Up to here its log is durable.
+    pub flush: Lsn,
+    /// Its history.
+    pub history: TimelineHistory,
 }
 
 impl Message {
@@ -63,6 +88,8 @@ impl Message {
             Self::Status(_) => "Status",
             Self::Credit(_) => "Credit",
             Self::Bye(_) => "Bye",
+            Self::Identify(_) => "Identify",
+            Self::Identity(_) => "Identity",
         }
     }
 }
@@ -329,6 +356,8 @@ impl fmt::Display for Message {
             Self::Status(status) => write!(f, "Status {}", status.positions),
             Self::Credit(limit) => write!(f, "Credit {limit}"),
             Self::Bye(bye) => write!(f, "Bye {:?}: {}", bye.reason, bye.text),
+            Self::Identify(_) => write!(f, "Identify"),
+            Self::Identity(identity) => write!(f, "Identity cluster={} flush={}", identity.cluster, identity.flush),
         }
     }
 }

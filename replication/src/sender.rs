@@ -10,8 +10,8 @@ use crate::ended::Ended;
 use crate::error::ProtocolError;
 use crate::frame::DATA_BYTES_MAX;
 use crate::message::{
-    Data, GROUP_BYTES_MAX, Hello, Keepalive, Message, PROTOCOL_VERSIONS, Positions, Refusal, StandbyName, Status,
-    Welcome,
+    Data, GROUP_BYTES_MAX, Hello, Identity, Keepalive, Message, PROTOCOL_VERSIONS, Positions, Refusal, StandbyName,
+    Status, Welcome,
 };
 use crate::standing::{Relation, relate};
 
@@ -224,6 +224,10 @@ impl Sender {
                 let until = *until;
                 return self.hello(hello, until, actions);
             }
+            (State::AwaitingHello { .. }, Message::Identify(_)) => {
+                actions.push(Action::Send(Message::Identity(self.identity())));
+                return self.close(Ended::NotWanted("it only asked who this is"), actions);
+            }
             (State::Streaming(streaming), Message::Status(status)) => {
                 (streaming.heard, streaming.asked) = (now, false);
                 if let Err(error) = streaming.confirm(status.positions) {
@@ -243,6 +247,19 @@ impl Sender {
         };
         let error = ProtocolError::Unexpected { message: state.0.name(), state: state.1 };
         self.close(error.into(), actions);
+    }
+
+    fn identity(&self) -> Identity {
+        Identity {
+            versions: PROTOCOL_VERSIONS,
+            log_format: seawall_wal::format::FORMAT_VERSION,
+            segment_size: self.config.segment_size,
+            cluster: self.config.cluster,
+            node: self.config.node,
+            oldest: self.log.oldest,
+            flush: self.log.flush,
+            history: self.log.history.clone(),
+        }
     }
 
     fn hello(&mut self, hello: Hello, until: Instant, actions: &mut Vec<Action>) {
@@ -358,8 +375,13 @@ impl Sender {
         streaming.reading = false;
         match outcome {
             ReadOutcome::Group(group) => {
-                assert_eq!(group.start, self.log.history.next_byte(streaming.next), "a group continues the last one");
                 assert!(group.bytes.len() <= GROUP_BYTES_MAX, "a group of {} bytes was read", group.bytes.len());
+                if group.start != self.log.history.next_byte(streaming.next) {
+                    // The log follows a history we have not been told of yet. The standby comes back in a moment.
+                    return self.refuse(Refusal::NotServing, actions);
+                }
+                // Reading gives flushed bytes only, perhaps flushed since we were last told.
+                self.log.flush = self.log.flush.max(group.end());
                 streaming.held = Some(group);
             }
             ReadOutcome::Nothing => {}

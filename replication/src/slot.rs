@@ -200,6 +200,13 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_file_of_version_1_is_still_read() {
+        let file = include_bytes!("../tests/fixtures/v1/slots");
+        assert_eq!(Slots::parse(file), Ok(slots()));
+        assert_eq!(slots().encode(), file);
+    }
+
+    #[test]
     fn every_flipped_bit_of_the_file_is_noticed() {
         let bytes = slots().encode();
         for bit in 0..bytes.len() * 8 {

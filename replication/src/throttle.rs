@@ -192,6 +192,8 @@ pub struct Throttle {
     /// The admitted rate when disk or debt last came under pressure.
     reference: f64,
     mode: Mode,
+    /// When the pause that is on began.
+    paused_since: Option<Instant>,
     decided: Option<Decided>,
     counters: Counters,
 }
@@ -205,6 +207,10 @@ pub struct Counters {
     pub refused: u64,
     /// Pauses begun.
     pub pauses: u64,
+    /// Time in pauses that are over.
+    pub paused: Duration,
+    /// The longest pause, the one that is on included.
+    pub pause_max: Duration,
 }
 
 #[derive(Debug)]
@@ -298,6 +304,7 @@ impl Throttle {
             admitted: RateMeter::new(now),
             reference: 0.0,
             mode: Mode::Free,
+            paused_since: None,
             decided: None,
             counters: Counters::default(),
         }
@@ -486,7 +493,7 @@ impl Throttle {
             }
         }
         self.look_at_gauges(&mut limits, admitted);
-        self.turn(limits);
+        self.turn(limits, now);
         decided.allowed = match &self.mode {
             Mode::Free => f64::INFINITY,
             Mode::Limited(limit) => limit.allowed,
@@ -515,7 +522,9 @@ impl Throttle {
         }
     }
 
-    fn turn(&mut self, limits: Vec<Limit>) {
+    fn turn(&mut self, limits: Vec<Limit>, now: Instant) {
+        let lasted = self.paused_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.counters.pause_max = self.counters.pause_max.max(lasted);
         let binding = limits.iter().filter(|limit| limit.pressure > 0.0).min_by(|a, b| a.allowed.total_cmp(&b.allowed));
         // A pause ends only at the target of the limit that began it.
         if let Mode::Paused(pause) = &mut self.mode
@@ -532,8 +541,13 @@ impl Throttle {
             Some(limit) if limit.pressure >= law::PAUSE => Mode::Paused(Limit { allowed: 0.0, ..limit.clone() }),
             Some(limit) => Mode::Limited(limit.clone()),
         };
-        if !was_paused && matches!(self.mode, Mode::Paused(_)) {
+        let paused = matches!(self.mode, Mode::Paused(_));
+        if !was_paused && paused {
             self.counters.pauses += 1;
+            self.paused_since = Some(now);
+        } else if was_paused && !paused {
+            self.counters.paused += lasted;
+            self.paused_since = None;
         }
     }
 

@@ -82,9 +82,12 @@ fn fetch_ahead(
 ) {
     while at < to && !stop.load(Ordering::Relaxed) {
         let from = history.next_byte(at);
-        let timeline = history.entries().iter().rev().find(|entry| entry.begin <= from).expect("the first begins at 0").id;
+        let timeline =
+            history.entries().iter().rev().find(|entry| entry.begin <= from).expect("the first begins at 0").id;
         let piece = match source.fetch(timeline, from) {
-            Ok(Some(piece)) if piece.start == from && piece.timeline == timeline && !piece.bytes.is_empty() => Ok(piece),
+            Ok(Some(piece)) if piece.start == from && piece.timeline == timeline && !piece.bytes.is_empty() => {
+                Ok(piece)
+            }
             Ok(Some(piece)) => Err(Error::NoFeed {
                 from,
                 tried: format!("{} gave log of timeline {} at {} instead", source.name(), piece.timeline, piece.start),

@@ -170,7 +170,7 @@ impl Feeding {
                 break;
             }
             match next {
-                Ok(Next::Again) => self.attempt = 0,
+                Ok(Next::Again) => {}
                 Ok(Next::Wait(why)) => self.wait(why).await,
                 Ok(Next::WaitLong(state)) => {
                     self.told.send_modify(|status| status.state = state);
@@ -188,13 +188,14 @@ impl Feeding {
         let position = self.target.position().lsn;
         let upstream = self.config.upstream.clone().filter(|_| self.lacking.is_none_or(|oldest| position >= oldest));
         let Some(upstream) = upstream else {
-            let known = self.lacking.map(|oldest| Coverage { from: oldest, to: oldest.max(self.told.borrow().upstream_flush) });
-            return self.from_elsewhere(known, "the upstream no longer has the log this node needs").await;
+            // Its log goes on growing, so where it ends now does not matter.
+            let known = self.lacking.map(|oldest| Coverage { from: oldest, to: Lsn::MAX });
+            return self.look_elsewhere(known, "the upstream no longer has the log this node needs").await;
         };
         match self.follow(&upstream).await {
             Ok(ended) => self.after(&upstream, ended).await,
             // The upstream is away. The archive may still be ahead of us.
-            Err(error) => self.from_elsewhere(None, &error.to_string()).await,
+            Err(error) => self.look_elsewhere(None, &error.to_string()).await,
         }
     }
 
@@ -202,7 +203,7 @@ impl Feeding {
         let refusal = match ended {
             Ended::Refused(refusal) => refusal,
             Ended::Storage(why) => return Ok(Next::Wait(why)),
-            ended => return self.from_elsewhere(None, &format!("{upstream}: {ended}")).await,
+            ended => return self.look_elsewhere(None, &format!("{upstream}: {ended}")).await,
         };
         let why = Error::Refused { upstream: upstream.to_owned(), refusal: refusal.clone() }.to_string();
         match refusal {
@@ -218,7 +219,7 @@ impl Feeding {
     }
 
     /// Asks the planner what else there is, and does it.
-    async fn from_elsewhere(&mut self, upstream: Option<Coverage>, why: &str) -> Result<Next> {
+    async fn look_elsewhere(&mut self, upstream: Option<Coverage>, why: &str) -> Result<Next> {
         if self.archive.is_none() && self.backups.is_none() {
             self.lacking = None;
             return Ok(Next::Wait(why.to_owned()));
@@ -228,9 +229,15 @@ impl Feeding {
         }
         let standing = Standing::At(self.target.position().lsn);
         match self.plan(standing, upstream).await? {
-            Feed::Archive { to, .. } => {
+            Feed::Archive { from, to } => {
+                let before = self.target.position().lsn;
                 self.fetch(to).await?;
-                Ok(Next::Again)
+                if self.target.position().lsn > before {
+                    self.attempt = 0;
+                    return Ok(Next::Again);
+                }
+                let tried = "the archive covers it by its own account, but gave nothing there".to_owned();
+                Ok(Next::Wait(Error::NoFeed { from, tried }.to_string()))
             }
             Feed::BaseBackup(offer) => self.install(offer).await,
             // It is reachable again as far as we know; the next attempt will tell.
@@ -245,7 +252,13 @@ impl Feeding {
                 Ok(Next::Wait(Error::NoFeed { from: missing, tried }.to_string()))
             }
             Feed::Wait { .. } if self.config.upstream.is_none() => {
-                self.told.send_modify(|status| status.state = ClientState::FromArchive);
+                // What an archive says it covers may be seconds old; what lies beyond is found by asking for it.
+                let before = self.target.position().lsn;
+                self.fetch(Lsn::MAX).await?;
+                if self.target.position().lsn > before {
+                    self.attempt = 0;
+                    return Ok(Next::Again);
+                }
                 self.pause(Instant::now() + self.config.archive_poll).await;
                 Ok(Next::Again)
             }
@@ -318,7 +331,7 @@ impl Feeding {
 
     async fn fetch(&mut self, to: Lsn) -> Result<()> {
         let archive = self.archive.clone().expect("the planner found it");
-        tracing::info!(from = %self.target.position().lsn, %to, "fetching log from {}", archive.name());
+        tracing::debug!(from = %self.target.position().lsn, %to, "fetching log from {}", archive.name());
         self.told.send_modify(|status| status.state = ClientState::FromArchive);
         let (target, control, fetched) = (self.target.clone(), self.control.clone(), self.fetched.clone());
         let done = spawn_blocking(move || archive::fetch(&archive, &*target, to, &control.stopping, &fetched));
@@ -343,7 +356,7 @@ impl Feeding {
         tracing::warn!(backup = offer.id, redo = %offer.redo, "rebuilding this standby from a base backup");
         self.told.send_modify(|status| status.state = ClientState::BaseBackup { id: offer.id.clone() });
         self.target = blocking(move || backups.install(&offer)).await?;
-        self.lacking = None;
+        (self.attempt, self.lacking) = (0, None);
         self.told.send_modify(|status| status.base_backups += 1);
         self.tell_positions();
         Ok(Next::Again)
@@ -385,7 +398,8 @@ impl Feeding {
         };
         let target = self.target.clone();
         let (local, facts) = blocking(move || {
-            let local = LocalLog { position: target.position(), positions: target.positions(), history: target.history() };
+            let local =
+                LocalLog { position: target.position(), positions: target.positions(), history: target.history() };
             Ok((local, target.facts()))
         })
         .await?;

@@ -71,4 +71,3 @@ fn indeterminate(lsn: Lsn, error: &WalError) -> EngineError {
     };
     EngineError::Indeterminate { lsn, why }
 }
-

@@ -27,10 +27,10 @@ pub(super) enum Side {
 
 impl Side {
     fn takes(self, kind: FrameType) -> bool {
-        use FrameType::{Bye, Credit, Data, Hello, History, Keepalive, Refuse, Status, Welcome};
+        use FrameType::{Bye, Credit, Data, Hello, History, Identify, Identity, Keepalive, Refuse, Status, Welcome};
         match self {
-            Self::Upstream => matches!(kind, Hello | Status | Credit | Bye),
-            Self::Standby => matches!(kind, Welcome | Refuse | Data | History | Keepalive | Bye),
+            Self::Upstream => matches!(kind, Hello | Status | Credit | Bye | Identify),
+            Self::Standby => matches!(kind, Welcome | Refuse | Data | History | Keepalive | Bye | Identity),
         }
     }
 }
@@ -42,7 +42,8 @@ pub(super) struct Wire {
     waiting: VecDeque<Frame>,
     waiting_bytes: usize,
     reading: JoinHandle<()>,
-    writing: JoinHandle<Result<()>>,
+    /// Taken when it was waited for.
+    writing: Option<JoinHandle<Result<()>>>,
 }
 
 /// Something moved on the wire.
@@ -59,7 +60,7 @@ impl Wire {
         let (outgoing, frames) = mpsc::channel(1);
         let reader = Reader { stream: read, peer: peer.to_owned(), side, size, patience };
         let reading = tokio::spawn(reader.run(received));
-        let writing = tokio::spawn(write_frames(write, frames, peer.to_owned(), patience));
+        let writing = Some(tokio::spawn(write_frames(write, frames, peer.to_owned(), patience)));
         Self { incoming, outgoing, waiting: VecDeque::new(), waiting_bytes: 0, reading, writing }
     }
 
@@ -111,11 +112,19 @@ impl Wire {
         // The writer ends when nobody can send any more; what it holds is still written.
         let (nobody, _) = mpsc::channel(1);
         self.outgoing = nobody;
-        let _ = timeout(patience, &mut self.writing).await;
+        if let Some(writing) = self.writing.take() {
+            let abort = writing.abort_handle();
+            if timeout(patience, writing).await.is_err() {
+                abort.abort();
+            }
+        }
     }
 
     async fn write_error(&mut self) -> Error {
-        match (&mut self.writing).await {
+        let Some(writing) = self.writing.take() else {
+            return Error::Stopped("writing");
+        };
+        match writing.await {
             Ok(Err(error)) => error,
             Ok(Ok(())) | Err(_) => Error::Stopped("writing"),
         }
@@ -125,7 +134,9 @@ impl Wire {
 impl Drop for Wire {
     fn drop(&mut self) {
         self.reading.abort();
-        self.writing.abort();
+        if let Some(writing) = &self.writing {
+            writing.abort();
+        }
     }
 }
 
@@ -158,7 +169,9 @@ impl Reader {
         let patience = self.patience;
         match timeout(patience, self.frame(header)).await {
             Ok(message) => message,
-            Err(_) => Err(Error::TimedOut { peer: self.peer.clone(), what: "finish the frame it began", after: patience }),
+            Err(_) => {
+                Err(Error::TimedOut { peer: self.peer.clone(), what: "finish the frame it began", after: patience })
+            }
         }
     }
 
@@ -223,5 +236,7 @@ fn frame_name(kind: FrameType) -> &'static str {
         FrameType::Status => "Status",
         FrameType::Credit => "Credit",
         FrameType::Bye => "Bye",
+        FrameType::Identify => "Identify",
+        FrameType::Identity => "Identity",
     }
 }

@@ -143,7 +143,11 @@ impl Hands {
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-        let failed = |source| Error::Network { operation: "start a thread for", peer: name.to_owned(), source: Arc::new(source) };
+        let failed = |source| Error::Network {
+            operation: "start a thread for",
+            peer: name.to_owned(),
+            source: Arc::new(source),
+        };
         self.threads.push(spawned.map_err(failed)?);
         Ok(())
     }

@@ -71,7 +71,9 @@ fn answer<T>(result: seawall_wal::Result<T>, answer: impl FnOnce(T) -> Answer) -
     match result {
         Ok(value) => answer(value),
         // Another history is no question of trying again, with or without a vouching operator.
-        Err(error @ (WalError::Discontinuous { .. } | WalError::WrongCluster { .. })) => Answer::Foreign(error.to_string()),
+        Err(error @ (WalError::Discontinuous { .. } | WalError::WrongCluster { .. })) => {
+            Answer::Foreign(error.to_string())
+        }
         Err(error) => Answer::Unreachable(error.to_string()),
     }
 }

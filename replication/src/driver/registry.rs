@@ -196,7 +196,8 @@ impl Registry {
         }
         standby.joined(id, node, address, position, now);
         // One that is not required and comes back far behind holds nobody up while it catches up.
-        standby.counted &= standby.required || inner.history.bytes_between(position, flush) <= self.config.caught_up_bytes;
+        standby.counted &=
+            standby.required || inner.history.bytes_between(position, flush) <= self.config.caught_up_bytes;
         if standby.counted {
             inner.throttle.count(ConsumerKind::Standby, name.as_str(), position);
         } else {
@@ -364,10 +365,11 @@ impl Registry {
     pub fn holders(&self, archived: Option<Lsn>) -> Vec<Holder> {
         let flush = self.owner.log().flushed().value();
         let (wall, inner) = (self.wall.now(), self.inner.lock());
-        let holds = inner.slots.iter().filter_map(|slot| match slot.hold(flush, archived, wall, &self.config.slot_caps) {
-            Hold::From(from) => Some(Holder { reason: HoldReason::Slot(slot.name.to_string()), from }),
-            Hold::Archived | Hold::Lapsed(_) => None,
-        });
+        let holds =
+            inner.slots.iter().filter_map(|slot| match slot.hold(flush, archived, wall, &self.config.slot_caps) {
+                Hold::From(from) => Some(Holder { reason: HoldReason::Slot(slot.name.to_string()), from }),
+                Hold::Archived | Hold::Lapsed(_) => None,
+            });
         holds.collect()
     }
 

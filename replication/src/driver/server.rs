@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seawall_wal::{ClusterId, Error as WalError, Lsn, NodeId, Position, SegmentSize, TimelineHistory, Timestamp};
 use seawall_wal::{Clock as _, SystemClock};
+use seawall_wal::{ClusterId, Error as WalError, Lsn, NodeId, Position, SegmentSize, TimelineHistory, Timestamp};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -100,11 +100,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 impl ReplicationServer {
     /// Starts listening. Runs on the current tokio runtime.
     pub async fn start(config: ServerConfig, owner: Arc<dyn LogOwner>, registry: Arc<Registry>) -> Result<Self> {
-        let network = |operation, source| Error::Network {
-            operation,
-            peer: config.listen.to_string(),
-            source: Arc::new(source),
-        };
+        let network =
+            |operation, source| Error::Network { operation, peer: config.listen.to_string(), source: Arc::new(source) };
         let listener = TcpListener::bind(config.listen).await.map_err(|error| network("listen on", error))?;
         let address = listener.local_addr().map_err(|error| network("listen on", error))?;
         let news = News { flush: owner.log().flushed().value(), history: Arc::new(owner.log().history()) };
@@ -220,19 +217,33 @@ struct Connection {
     reading: Option<JoinHandle<ReadOutcome>>,
     checking: Option<JoinHandle<(Check, Option<ConnectionId>)>>,
     ended: Option<Ended>,
+    why: String,
+}
+
+impl Drop for Connection {
+    /// However it ended, the table must not show a standby that is gone.
+    fn drop(&mut self) {
+        match (&self.name, self.joined) {
+            (Some(name), Some(id)) => self.shared.registry.left(name, id, &self.why),
+            _ => tracing::info!(peer = self.peer, why = self.why, "a connection ended before it became a standby's"),
+        }
+    }
 }
 
 impl Connection {
     fn new(shared: Arc<Shared>, peer: String) -> Self {
-        Self { shared, peer, name: None, joined: None, wanted: None, reading: None, checking: None, ended: None }
+        let why = "its task ended unexpectedly".to_owned();
+        Self { shared, peer, name: None, joined: None, wanted: None, reading: None, checking: None, ended: None, why }
     }
 
     async fn serve(mut self, stream: TcpStream, _place: OwnedSemaphorePermit) {
         let why = match prepare(&stream) {
             Ok(()) => self.converse(stream).await,
-            Err(error) => Err(Error::Network { operation: "prepare", peer: self.peer.clone(), source: Arc::new(error) }),
+            Err(error) => {
+                Err(Error::Network { operation: "prepare", peer: self.peer.clone(), source: Arc::new(error) })
+            }
         };
-        let why = match why {
+        self.why = match why {
             Ok(ended) => ended.to_string(),
             Err(error) => error.to_string(),
         };
@@ -240,10 +251,6 @@ impl Connection {
             && let Ok((_, Some(id))) = checking.await
         {
             self.joined = Some(id);
-        }
-        match (&self.name, self.joined) {
-            (Some(name), Some(id)) => self.shared.registry.left(name, id, &why),
-            _ => tracing::warn!(peer = self.peer, why, "a connection was turned away"),
         }
     }
 

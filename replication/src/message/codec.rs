@@ -4,8 +4,8 @@ use bytes::{Buf, Bytes};
 use seawall_wal::{Lsn, Position, SegmentSize, TimelineId, Timestamp};
 
 use super::{
-    Bye, ByeReason, Data, GROUP_BYTES_MAX, Hello, IoPath, Keepalive, Message, NAME_LEN_MAX, Positions, Refusal,
-    StandbyName, Status, Welcome,
+    Bye, ByeReason, Data, GROUP_BYTES_MAX, Hello, Identity, IoPath, Keepalive, Message, NAME_LEN_MAX, Positions,
+    Refusal, StandbyName, Status, Welcome,
 };
 use crate::frame::{DATA_HEAD_SIZE, Frame, FrameType};
 use crate::wire::{Malformed, Reader, Writer};
@@ -46,6 +46,11 @@ impl Message {
                 body.u8(bye_code(bye.reason)).text(&bye.text, TEXT_LEN_MAX);
                 FrameType::Bye
             }
+            Self::Identify(versions) => {
+                body.bytes(&MAGIC).u16(versions.0).u16(versions.1);
+                FrameType::Identify
+            }
+            Self::Identity(identity) => encode_identity(identity, &mut body),
         };
         Frame::seal(kind, &body.0, log)
     }
@@ -72,6 +77,11 @@ impl Message {
                 reason: bye_reason(reader.u8("reason")?)?,
                 text: reader.text(TEXT_LEN_MAX, "text")?.to_owned(),
             }),
+            FrameType::Identify => {
+                parse_magic(&mut reader)?;
+                Self::Identify((reader.u16("versions")?, reader.u16("versions")?))
+            }
+            FrameType::Identity => Self::Identity(parse_identity(&mut reader)?),
             FrameType::Data => unreachable!("parsed above"),
         };
         reader.end()?;
@@ -87,12 +97,10 @@ fn encode_hello(hello: &Hello, body: &mut Writer) -> FrameType {
 }
 
 fn parse_hello(reader: &mut Reader<'_>) -> Result<Hello, Malformed> {
-    if reader.array("magic")? != MAGIC {
-        return Err(Malformed::Value("magic"));
-    }
+    parse_magic(reader)?;
     let versions = (reader.u16("versions")?, reader.u16("versions")?);
     let log_format = reader.u32("log format")?;
-    let segment_size = SegmentSize::new(reader.u32("segment size")?).ok_or(Malformed::Value("segment size"))?;
+    let segment_size = parse_size(reader)?;
     let hello = Hello {
         versions,
         log_format,
@@ -111,6 +119,37 @@ fn parse_hello(reader: &mut Reader<'_>) -> Result<Hello, Malformed> {
         return Err(Malformed::Value("position"));
     }
     Ok(hello)
+}
+
+fn parse_magic(reader: &mut Reader<'_>) -> Result<(), Malformed> {
+    if reader.array("magic")? == MAGIC { Ok(()) } else { Err(Malformed::Value("magic")) }
+}
+
+fn parse_size(reader: &mut Reader<'_>) -> Result<SegmentSize, Malformed> {
+    SegmentSize::new(reader.u32("segment size")?).ok_or(Malformed::Value("segment size"))
+}
+
+fn encode_identity(identity: &Identity, body: &mut Writer) -> FrameType {
+    body.u16(identity.versions.0).u16(identity.versions.1).u32(identity.log_format);
+    body.u32(identity.segment_size.bytes()).bytes(&identity.cluster.to_bytes()).bytes(&identity.node.to_bytes());
+    body.lsn(identity.oldest).lsn(identity.flush).history(&identity.history);
+    FrameType::Identity
+}
+
+fn parse_identity(reader: &mut Reader<'_>) -> Result<Identity, Malformed> {
+    let versions = (reader.u16("versions")?, reader.u16("versions")?);
+    let log_format = reader.u32("log format")?;
+    let segment_size = parse_size(reader)?;
+    Ok(Identity {
+        versions,
+        log_format,
+        segment_size,
+        cluster: reader.cluster()?,
+        node: reader.node()?,
+        oldest: reader.lsn("oldest LSN")?,
+        flush: reader.lsn("flush LSN")?,
+        history: reader.history(segment_size)?,
+    })
 }
 
 fn encode_welcome(welcome: &Welcome, body: &mut Writer) -> FrameType {

@@ -72,6 +72,17 @@ fn messages() -> Vec<Message> {
         }),
         Message::Status(Status::default()),
         Message::Credit(99),
+        Message::Identify((1, 2)),
+        Message::Identity(Identity {
+            versions: (1, 2),
+            log_format: 1,
+            segment_size: SIZE,
+            cluster: ClusterId::from_bytes([3; 16]),
+            node: NodeId::from_bytes([4; 16]),
+            oldest: Lsn::ZERO,
+            flush: Lsn::new(200_000),
+            history: history(),
+        }),
     ];
     messages.extend(refusals.into_iter().map(Message::Refuse));
     for reason in [
@@ -167,4 +178,20 @@ fn positions_out_of_order_are_refused() {
     let positions = Positions { write: Lsn::new(1), flush: Lsn::new(2), replay: Lsn::new(0) };
     let (header, body) = body_of(&Message::Status(Status { positions, ..Status::default() }));
     assert_eq!(Message::parse(header.kind, body, SIZE), Err(Malformed::Value("positions")));
+}
+
+/// Frames of version 1 as they were when it was frozen. A difference is a change of protocol, not of a test.
+#[test]
+fn frames_of_version_1_never_change() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1/protocol.txt");
+    let mut golden = String::new();
+    for message in messages() {
+        let frame = message.to_frame();
+        let bytes = frame.head.iter().chain(&frame.log).map(|byte| format!("{byte:02x}"));
+        golden += &format!("{message}\n{}\n\n", bytes.collect::<String>());
+    }
+    if std::env::var_os("SEAWALL_REWRITE").is_some() {
+        std::fs::write(&path, &golden).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), golden);
 }

@@ -93,7 +93,11 @@ impl Registry {
             let since = now.saturating_duration_since(standby.since);
             let missing = (!standby.is_connected()).then_some(since);
             let Positions { write, flush, replay } = standby.positions;
-            let lag = StageLag { write: lag_of(write, missing), flush: lag_of(flush, missing), replay: lag_of(replay, missing) };
+            let lag = StageLag {
+                write: lag_of(write, missing),
+                flush: lag_of(flush, missing),
+                replay: lag_of(replay, missing),
+            };
             StandbyReport {
                 name: name.clone(),
                 node: standby.node,

@@ -81,7 +81,8 @@ impl Standby {
         self.address = address.to_owned();
         (self.since, self.moved) = (now, now);
         let Positions { write, flush, replay } = self.positions;
-        self.positions = Positions { write: write.min(position), flush: flush.min(position), replay: replay.min(position) };
+        self.positions =
+            Positions { write: write.min(position), flush: flush.min(position), replay: replay.min(position) };
         self.connects += 1;
     }
 
