@@ -14,6 +14,7 @@ use crate::files::{FileUpload, in_parallel, tried};
 use crate::format::documents::{BackupManifest, FILES_MAX, FileEntry};
 use crate::format::envelope::Kind;
 use crate::format::keys::{self, BackupId};
+use crate::progress::Progress;
 use crate::repository::{Condition, LIST_PAGE_MAX, PutOutcome};
 use crate::timelines::now;
 
@@ -29,7 +30,7 @@ pub struct BackupOptions {
     /// Digest the state and keep it in the manifest, so that a restore can be proven. Reads everything.
     pub digest: bool,
     /// Told after each file.
-    pub progress: Option<Arc<dyn Fn(&BackupProgress) + Send + Sync>>,
+    pub progress: Progress<BackupProgress>,
 }
 
 impl Default for BackupOptions {

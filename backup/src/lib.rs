@@ -8,6 +8,7 @@ pub mod fence;
 pub mod files;
 pub mod format;
 pub mod log_index;
+pub mod progress;
 pub mod repository;
 pub mod restore;
 #[cfg(feature = "s3-server")]

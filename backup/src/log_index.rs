@@ -1,19 +1,22 @@
 //! Which chunks hold which log: the end of a timeline's list, the chunk that holds a byte, the list between two bytes.
 //! Listings only make it faster; what counts is the list by name, each chunk's key being the previous one's end.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use seawall_wal::{Lsn, TimelineId, Timestamp};
-use tokio::task::JoinSet;
 
 use crate::archive::Archive;
 use crate::error::{Error, Result};
+use crate::files::in_parallel;
 use crate::format::chunk::ChunkAbout;
 use crate::format::keys;
 use crate::repository::LIST_PAGE_MAX;
 
 /// Heads asked for at once.
 const HEADS_AT_ONCE: usize = 16;
+
+/// What chunks and fences say of themselves, by their start; `true` for a fence.
+type Heads = HashMap<Lsn, (ChunkAbout, bool)>;
 
 /// A stretch of a timeline's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -101,7 +104,7 @@ impl Archive {
         let mut at = first.end;
         list.chunks.push(first);
         let mut window = BTreeSet::new();
-        let mut heads = std::collections::HashMap::new();
+        let mut heads = Heads::new();
         let mut exhausted = false;
         while at < to {
             if !window.contains(&at) && !exhausted {
@@ -173,35 +176,20 @@ impl Archive {
         Ok((starts.collect(), !page.more))
     }
 
-    async fn heads(
-        &self,
-        timeline: TimelineId,
-        starts: impl Iterator<Item = Lsn>,
-    ) -> Result<std::collections::HashMap<Lsn, (ChunkAbout, bool)>> {
-        let mut found = std::collections::HashMap::new();
-        let mut asked = JoinSet::new();
-        let mut take = |done: Result<(Lsn, Result<Option<(ChunkAbout, bool)>>), tokio::task::JoinError>| match done {
-            Ok((start, Ok(head))) => {
-                found.extend(head.map(|head| (start, head)));
-                Ok(())
-            }
-            // What the list does not reach may be anything; if it is reached, it is asked for again.
-            Ok((_, Err(Error::Object { .. }))) => Ok(()),
-            Ok((_, Err(error))) => Err(error),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        };
-        for start in starts {
-            if asked.len() >= HEADS_AT_ONCE
-                && let Some(done) = asked.join_next().await
-            {
-                take(done)?;
-            }
+    async fn heads(&self, timeline: TimelineId, starts: impl Iterator<Item = Lsn>) -> Result<Heads> {
+        let mut found = Heads::new();
+        let ask = |start| {
             let archive = self.clone();
-            asked.spawn(async move { (start, archive.chunk_head(timeline, start).await) });
-        }
-        while let Some(done) = asked.join_next().await {
-            take(done)?;
-        }
+            async move {
+                match archive.chunk_head(timeline, start).await {
+                    Ok(head) => Ok(head.map(|head| (start, head))),
+                    // What the list does not reach may be anything; if it is reached, it is asked for again.
+                    Err(Error::Object { .. }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        in_parallel(starts, HEADS_AT_ONCE, ask, |head| found.extend(head)).await?;
         Ok(found)
     }
 }

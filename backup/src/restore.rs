@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use seawall_engine::control::ROLE_TEXT_LEN_MAX;
 use seawall_engine::{Db, Installation, Role, TableHash};
+use seawall_wal::storage::Storage;
 use seawall_wal::{LogBytes, Lsn, NodeId, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::files::in_parallel;
 use crate::format::chunk::{Chunk, ChunkAbout, ChunkObject};
 use crate::format::documents::FileEntry;
+use crate::progress::Progress;
 
 pub mod plan;
 pub mod target;
@@ -40,13 +42,23 @@ pub struct RestoreOptions {
     pub digest: bool,
     /// The id of the new node; random if `None`.
     pub node: Option<NodeId>,
+    /// Where the directory lies; the real disk if `None`.
+    pub storage: Option<Arc<dyn Storage>>,
     /// Told now and then, from several threads.
-    pub progress: Option<Arc<dyn Fn(&RestoreProgress) + Send + Sync>>,
+    pub progress: Progress<RestoreProgress>,
 }
 
 impl Default for RestoreOptions {
     fn default() -> Self {
-        RestoreOptions { at_once: 8, memory_bytes: 64 << 20, check: true, digest: false, node: None, progress: None }
+        RestoreOptions {
+            at_once: 8,
+            memory_bytes: 64 << 20,
+            check: true,
+            digest: false,
+            node: None,
+            storage: None,
+            progress: None,
+        }
     }
 }
 
@@ -106,21 +118,25 @@ impl Archive {
     /// [`Error::NotEmpty`], [`Error::Object`] for a damaged object, [`Error::Gap`] for one that went missing since the plan.
     /// What was written then cannot be opened, and can be removed.
     pub async fn restore(&self, plan: &RestorePlan, path: &Path, options: &RestoreOptions) -> Result<RestoreReport> {
-        refuse_full(path)?;
+        if options.storage.is_none() {
+            refuse_full(path)?;
+        }
         let started = Instant::now();
         let meter = Arc::new(Meter::new(plan, options));
         let manifest = self.file(&plan.backup.manifest, &|_| {}).await?;
-        let mut builder = Db::builder(path).segment_size(self.cluster().segment_size).cluster(self.cluster().cluster);
+        let mut builder =
+            builder(path, options).segment_size(self.cluster().segment_size).cluster(self.cluster().cluster);
         if let Some(node) = options.node {
             builder = builder.node(node);
         }
         let history = plan.history.clone();
         let installation = blocking(move || Installation::begin(&builder, &manifest, &history)).await;
-        let installation = Arc::new(installation.map_err(|error| not_empty(path, error))?);
-        self.restore_tables(&installation, options, &meter).await?;
-        self.restore_log(plan, &installation, options, &meter).await?;
+        let mut making = Making(Some(Arc::new(installation.map_err(|error| not_empty(path, error))?)));
+        let installation = making.0.as_ref().expect("it was just begun");
+        self.restore_tables(installation, options, &meter).await?;
+        self.restore_log(plan, installation, options, &meter).await?;
         let role = Role::ReadOnlyRestored { at: plan.target, time: plan.target_time, from: self.origin(plan) };
-        let installation = Arc::into_inner(installation).expect("every task that used it has ended");
+        let installation = making.0.take().and_then(Arc::into_inner).expect("every task that used it has ended");
         blocking(move || installation.finish(role)).await?;
         let digest = if options.check || options.digest { check(plan, path, options, &meter).await? } else { None };
         Ok(RestoreReport { plan: plan.clone(), path: path.to_owned(), digest, took: started.elapsed() })
@@ -208,6 +224,24 @@ impl Archive {
     }
 }
 
+/// A directory that is not finished yet. If it never will be, it is left as it is: closing its log would wait for bytes
+/// to be flushed that were received and never will be.
+struct Making(Option<Arc<Installation>>);
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
+}
+
+fn builder(path: &Path, options: &RestoreOptions) -> seawall_engine::Builder {
+    let builder = Db::builder(path);
+    match &options.storage {
+        Some(storage) => builder.storage(storage.clone()),
+        None => builder,
+    }
+}
+
 /// A fetch that is given up when nobody wants it any more.
 struct Ahead(JoinHandle<Result<Chunk>>);
 
@@ -238,9 +272,10 @@ async fn check(
 ) -> Result<Option<String>> {
     meter.phase(RestorePhase::Check);
     let (target, want_digest, path) = (plan.target, options.digest, path.to_owned());
+    let builder = builder(&path, options);
     let expected = plan.backup.digest.clone().filter(|_| plan.target == plan.backup.stop);
     let digest = blocking(move || -> Result<Option<String>> {
-        let db = Db::builder(&path).create(seawall_engine::Create::Never).open()?;
+        let db = builder.create(seawall_engine::Create::Never).open()?;
         let (applied, _) = db.applied();
         let wrong = |why: String| {
             Err(seawall_engine::Error::Install { path: path.clone(), why: format!("the restored copy {why}") }.into())
@@ -285,7 +320,7 @@ struct Meter {
     bytes: u64,
     done: AtomicU64,
     phase: parking_lot::Mutex<RestorePhase>,
-    tell: Option<Arc<dyn Fn(&RestoreProgress) + Send + Sync>>,
+    tell: Progress<RestoreProgress>,
 }
 
 impl Meter {

@@ -52,12 +52,20 @@ impl Archive {
     }
 }
 
+/// An answer that may be given again.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    asked: Instant,
+    timeline: TimelineId,
+    coverage: Option<(Lsn, Lsn)>,
+}
+
 /// The archive as the log's [`SegmentSource`], for threads that may block.
 #[derive(Debug)]
 pub struct ArchiveSource {
     archive: Archive,
     runtime: Handle,
-    known: Mutex<Option<(Instant, TimelineId, Option<(Lsn, Lsn)>)>>,
+    known: Mutex<Option<Known>>,
 }
 
 impl ArchiveSource {
@@ -73,15 +81,15 @@ impl SegmentSource for ArchiveSource {
     }
 
     fn coverage(&self, timeline: TimelineId) -> seawall_wal::Result<Option<(Lsn, Lsn)>> {
-        if let Some((asked, of, coverage)) = *self.known.lock()
-            && of == timeline
-            && asked.elapsed() < COVERAGE_AGE_MAX
+        let known = *self.known.lock();
+        if let Some(known) =
+            known.filter(|known| known.timeline == timeline && known.asked.elapsed() < COVERAGE_AGE_MAX)
         {
-            return Ok(coverage);
+            return Ok(known.coverage);
         }
         let found = self.runtime.block_on(self.archive.coverage(timeline));
         let coverage = found.map_err(|error| to_log_error(&self.archive, Lsn::ZERO, error))?;
-        *self.known.lock() = Some((Instant::now(), timeline, coverage));
+        *self.known.lock() = Some(Known { asked: Instant::now(), timeline, coverage });
         Ok(coverage)
     }
 

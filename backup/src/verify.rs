@@ -2,7 +2,6 @@
 //! without a hole from each backup on. Content reads every object and checks every digest.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seawall_wal::{Lsn, TimelineHistory, TimelineId, Timestamp};
@@ -13,6 +12,7 @@ use crate::files::in_parallel;
 use crate::format::chunk::ChunkAbout;
 use crate::format::documents::{BackupManifest, FileEntry};
 use crate::format::keys::BackupId;
+use crate::progress::Progress;
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct VerifyOptions {
     /// Requests on their way at once.
     pub at_once: usize,
     /// Told of objects as they are checked.
-    pub progress: Option<Arc<dyn Fn(&VerifyProgress) + Send + Sync>>,
+    pub progress: Progress<VerifyProgress>,
 }
 
 impl VerifyOptions {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use seawall_backup::backup::BackupReport;
 use seawall_backup::{Archive, Archiver, ArchiverConfig, BackupOptions, LogOwner};
 use seawall_engine::{Db, Keyspace, LogRetention};
+use seawall_wal::storage::Storage;
 use seawall_wal::{Lsn, NodeId, Timestamp};
 
 use super::{SIZE, cluster, hasty};
@@ -120,9 +121,19 @@ pub fn open(path: &Path, node: u8) -> Db {
 
 /// What a directory holds, opened as it is.
 pub fn moment_of(path: &Path) -> Moment {
-    let db = Db::builder(path).create(seawall_engine::Create::Never).open().unwrap();
-    let (position, time) = db.applied();
-    let digest = db.snapshot().unwrap().digest().unwrap().root;
+    moment_on(Arc::new(seawall_wal::storage::Disk::new()), path)
+}
+
+/// The same on any storage.
+pub fn moment_on(storage: Arc<dyn Storage>, path: &Path) -> Moment {
+    let db = Db::builder(path).storage(storage).create(seawall_engine::Create::Never).open().unwrap();
+    let moment = moment_of_open(&db);
     db.close().unwrap();
-    Moment { lsn: position.lsn, time, digest }
+    moment
+}
+
+/// What an open database holds now.
+pub fn moment_of_open(db: &Db) -> Moment {
+    let (position, time) = db.applied();
+    Moment { lsn: position.lsn, time, digest: db.snapshot().unwrap().digest().unwrap().root }
 }
