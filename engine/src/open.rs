@@ -170,7 +170,8 @@ fn create(storage: &dyn Storage, path: &Path, builder: &Builder) -> Result<Contr
         cluster,
         node: builder.node.unwrap_or_else(NodeId::random),
         segment_size: builder.segment_size.unwrap_or(SegmentSize::DEFAULT),
-        history: TimelineHistory::first(TimelineNonce::random()),
+        // Known to whoever knows the cluster, so that an empty standby can say which history it is to follow.
+        history: TimelineHistory::first(TimelineNonce::from_bytes(cluster.to_bytes())),
         watermark: Position::ZERO.lsn,
         clean_shutdown: false,
         manifest_number: manifest.number,

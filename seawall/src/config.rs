@@ -462,9 +462,8 @@ impl Config {
         if !self.node.name.is_empty() {
             return self.node.name.clone();
         }
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let host = host.trim();
-        if host.is_empty() { String::from("seawall") } else { host.to_owned() }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        if host.is_empty() { String::from("seawall") } else { host }
     }
 }
 

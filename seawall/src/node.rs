@@ -30,6 +30,8 @@ use tokio::runtime::Runtime;
 pub use error::{Error, Result};
 pub use options::{ArchiveOptions, NodeOptions, Role};
 pub use promotion::{PromoteOptions, Promotion};
+#[cfg(feature = "cli")]
+pub(crate) use status::backup_summary;
 pub use standby::Following;
 
 use primary::{Feeding, Primary};
@@ -97,6 +99,7 @@ struct Inner {
     seen: Mutex<Seen>,
     state: RwLock<(State, String)>,
     archive: Mutex<Option<Archive>>,
+    can_fence: Mutex<Option<bool>>,
     /// Started by a task of the primary once the archive is open.
     archiver: Mutex<Option<Archiver>>,
 }
@@ -142,6 +145,7 @@ impl Node {
             seen: Mutex::default(),
             state: RwLock::default(),
             archive: Mutex::new(None),
+            can_fence: Mutex::new(None),
             archiver: Mutex::new(None),
         });
         runtime.block_on(inner.start())?;
@@ -192,6 +196,11 @@ impl Node {
     /// How archiving goes; `None` if this node does not archive.
     pub fn archiver(&self) -> Option<ArchiverStatus> {
         self.inner.seen.lock().archiver.as_ref().map(|progress| progress.status())
+    }
+
+    /// Whether the archive's store honours conditional writes, on which fencing rests; `None` while that is not known.
+    pub fn can_fence(&self) -> Option<bool> {
+        *self.inner.can_fence.lock()
     }
 
     /// Whom a standby follows.
@@ -527,6 +536,7 @@ impl Inner {
     async fn open_archive(&self, db: &Db) -> Result<Archive> {
         let size = db.log().options().segment_size;
         let archive = Archive::create_or_open(self.repository().await?, db.cluster(), size, SystemClock.now()).await?;
+        *self.can_fence.lock() = Some(archive.conditions().await?.can_fence());
         *self.archive.lock() = Some(archive.clone());
         Ok(archive)
     }

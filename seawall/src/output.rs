@@ -128,6 +128,7 @@ pub fn human_bytes(bytes: u64) -> String {
 pub fn human_seconds(seconds: f64) -> String {
     match seconds {
         s if s < 0.001 => format!("{:.0} us", s * 1e6),
+        s if s < 0.01 => format!("{:.2} ms", s * 1e3),
         s if s < 1.0 => format!("{:.0} ms", s * 1e3),
         s if s < 120.0 => format!("{s:.1} s"),
         s => humantime::format_duration(Duration::from_secs(s as u64)).to_string(),

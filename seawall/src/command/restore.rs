@@ -22,7 +22,7 @@ use crate::output::{Output, Progress, human_bytes};
 pub(super) struct Arguments {
     /// An empty or new directory
     target: PathBuf,
-    /// The moment: latest, an LSN, a time (2026-11-21T08:15:00Z), or a backup's id
+    /// The moment: latest, an LSN, a time (2026-11-21T08:15:00Z), a backup's id, or newest-backup
     #[arg(long, value_name = "TARGET", default_value = "latest")]
     to: String,
     /// Print the plan and do nothing
@@ -35,9 +35,12 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let config = context.settings()?.config;
-    let target: RestoreTarget = arguments.to.parse().map_err(Error::from)?;
     let runtime = super::runtime()?;
     let archive = runtime.block_on(super::open_archive(&config))?;
+    let target: RestoreTarget = match arguments.to.as_str() {
+        "newest-backup" => runtime.block_on(newest_backup(&archive))?,
+        asked => asked.parse().map_err(Error::from)?,
+    };
     let plan = runtime.block_on(archive.plan_restore(&target, None)).map_err(Error::from)?;
     let summary = Plan::of(&plan, &archive, arguments);
     if arguments.dry_run {
@@ -48,20 +51,23 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         summary.write(&mut lines).map_err(|error| Failure::new(Kind::Failed, error))?;
         eprint!("{}", String::from_utf8_lossy(&lines));
     }
-    let progress = Arc::new(Mutex::new(Progress::new(context.output, "restore")));
+    let progress = Arc::new(Mutex::new(Some(Progress::new(context.output, "restore"))));
     let told = progress.clone();
     let options = RestoreOptions {
         digest: true,
-        progress: Some(Arc::new(move |at: &RestoreProgress| told.lock().report(0, at.bytes_done, Some(at.bytes)))),
+        progress: Some(Arc::new(move |at: &RestoreProgress| told.lock().iter_mut().for_each(|progress| progress.report(0, at.bytes_done, Some(at.bytes))))),
         ..RestoreOptions::default()
     };
     let restored = runtime.block_on(archive.restore(&plan, &arguments.target, &options));
-    progress.lock().done();
+    if let Some(progress) = progress.lock().take() {
+        progress.done();
+    }
     let report = restored.map_err(Error::from)?;
     let cluster = match arguments.clone {
         true => {
-            let builder = Db::builder(&arguments.target).create(Create::Never);
-            builder.detach(ClusterId::random())?
+            let cluster = ClusterId::random();
+            Db::builder(&arguments.target).create(Create::Never).open_detached(cluster)?.close()?;
+            cluster
         }
         false => archive.cluster().cluster,
     };
@@ -81,6 +87,17 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
             false => writeln!(out, "it is read-only until it is promoted"),
         }
     })
+}
+
+/// The newest backup's own moment. For drills: it is restored without the log that follows it, and its digest, if one was
+/// recorded when it was made, is compared.
+async fn newest_backup(archive: &Archive) -> Result<RestoreTarget, Failure> {
+    let mut backups = archive.backups().await.map_err(Error::from)?;
+    let (id, _) = backups.pop().ok_or_else(|| {
+        Failure::new(Kind::NotFound, format!("there is no base backup in {}", archive.location()))
+            .hint("`seawall backup create` makes one")
+    })?;
+    Ok(id.to_string().parse().map_err(Error::from)?)
 }
 
 /// The plan as it is printed.

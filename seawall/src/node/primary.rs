@@ -272,7 +272,7 @@ async fn maintain(inner: Arc<Inner>, db: Db, registry: Arc<Registry>) {
 pub(super) fn keep_log_short(db: &Db, registry: &Registry, archived: Option<Lsn>) {
     let facts = RetentionFacts { log_start: db.log_start().lsn, archived, held: registry.holders(archived) };
     let holder = decide(&facts);
-    let retired = db.log().recycle_before(holder.from);
+    let retired = db.recycle_log(holder.from);
     if retired > 0 {
         tracing::debug!(segments = retired, from = %holder.from, "log recycled");
     }

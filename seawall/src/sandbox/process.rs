@@ -101,6 +101,11 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// `kill -9` without waiting for its end; [`kill`](Self::kill) does that.
+    pub fn kill_by_pid(&self) -> io::Result<()> {
+        self.child.as_ref().map_or(Ok(()), |child| signal(child, Signal::KILL))
+    }
+
     /// Asks it to stop and waits; `None` if it does not within `deadline` and was killed.
     pub fn stop(&mut self, deadline: Duration) -> io::Result<Option<ExitStatus>> {
         let Some(mut child) = self.child.take() else { return Ok(Some(ExitStatus::from_raw(0))) };

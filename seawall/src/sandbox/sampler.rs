@@ -1,0 +1,95 @@
+//! Watches the primary while the story runs: lag of each standby and of the archive, what the throttle does, and whether
+//! anything was let in past the ceiling.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::api::Api;
+use super::report::Samples;
+use crate::http::api::ThrottleMode;
+
+/// What was seen so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Replay lag of each standby, seconds.
+    pub lag_seconds: BTreeMap<String, Samples>,
+    /// Of the archive: what a disaster would have lost, seconds.
+    pub archive_lag_seconds: Samples,
+    /// The largest `end - flush` of the required standby, bytes.
+    pub required_lag_bytes_max: u64,
+    /// When the pause that is on began.
+    paused_since: Option<Instant>,
+    /// The longest pause.
+    pub pause_max: Duration,
+    /// Reason and subject of the last pause.
+    pub pause_reason: Option<(String, String)>,
+}
+
+/// The watcher's thread.
+pub struct Sampler {
+    seen: Arc<Mutex<Seen>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sampler {
+    /// Watches the node behind `api` until dropped. `required` is the standby whose lag is bounded.
+    pub fn start(api: Api, required: &str) -> Self {
+        let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (seen, stop, required) = (seen.clone(), stop.clone(), required.to_owned());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    sample(&api, &required, &seen);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            })
+        };
+        Self { seen, stop, thread: Some(thread) }
+    }
+
+    /// What was seen so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().clone()
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn sample(api: &Api, required: &str, seen: &Mutex<Seen>) {
+    // The status first: a standby that confirms in between can only make the distance look smaller, never larger.
+    let (Ok(status), Ok(replicas)) = (api.status(), api.replicas()) else { return };
+    let mut seen = seen.lock();
+    for replica in &replicas.replicas {
+        if replica.name == required {
+            let lag = status.log.end.0.distance_from(replica.flush.lsn.0);
+            seen.required_lag_bytes_max = seen.required_lag_bytes_max.max(lag);
+        }
+        seen.lag_seconds.entry(replica.name.clone()).or_default().add(replica.replay.lag.seconds);
+    }
+    if let Some(archive) = &status.archive {
+        seen.archive_lag_seconds.add(archive.lag.seconds);
+    }
+    match status.throttle.mode {
+        ThrottleMode::Paused => {
+            let since = *seen.paused_since.get_or_insert_with(Instant::now);
+            seen.pause_max = seen.pause_max.max(since.elapsed());
+            if let (Some(reason), Some(subject)) = (status.throttle.reason, status.throttle.subject) {
+                seen.pause_reason = Some((reason, subject));
+            }
+        }
+        ThrottleMode::Free | ThrottleMode::Limited => seen.paused_since = None,
+    }
+}
