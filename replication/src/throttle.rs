@@ -310,6 +310,11 @@ impl Throttle {
         }
     }
 
+    /// What bounds ingestion now.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Changes the limits while running.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
@@ -344,7 +349,7 @@ impl Throttle {
             return;
         };
         let drained = view.history.bytes_between(consumer.confirmed, confirmed);
-        let backlog = view.history.bytes_between(confirmed, view.append_end) > 0;
+        let backlog = view.history.bytes_between(confirmed, view.append_end);
         consumer.drain.drained(drained, backlog, now);
         consumer.confirmed = confirmed;
         self.decided = None;
@@ -465,7 +470,9 @@ impl Throttle {
         let mut least_room = u64::MAX;
         for (index, consumer) in self.consumers.iter().enumerate() {
             let lag_bytes = self.lag_bytes(consumer, view);
-            let drain = consumer.drain.rate(now).unwrap_or(admitted);
+            // Nothing proves that it cannot take what it was given so far.
+            let known = consumer.drain.rate(now).unwrap_or(0.0);
+            let drain = consumer.drain.proven_rate().unwrap_or(known.max(admitted));
             let mut add = |reason, pressure| {
                 let allowed = drain * law::share(pressure);
                 limits.push(Limit { reason, subject: consumer.name.clone(), pressure, allowed });
@@ -481,7 +488,7 @@ impl Throttle {
             let (reason, bound) = self.limits.time(consumer.kind);
             if let Some(bound) = bound {
                 let age = view.clock.lag(consumer.confirmed, view.history, now).time;
-                let seconds = law::lag_seconds(age, lag_bytes, consumer.drain.rate(now));
+                let seconds = law::lag_seconds(age, lag_bytes, consumer.drain.proven_rate());
                 add(reason, law::pressure(seconds, bound.target.as_secs_f64(), bound.ceiling.as_secs_f64()));
                 // The one whose ceiling comes first.
                 let since = now - age;

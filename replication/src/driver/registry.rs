@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::slots::SlotFile;
 use super::target::LogOwner;
 use crate::error::{Error, Result};
-use crate::lag::{LagClock, SAMPLES_DEFAULT};
+use crate::lag::{Lag, LagClock, SAMPLES_DEFAULT};
 use crate::message::{Positions, Refusal, StandbyName, Status};
 use crate::quorum::{QuorumPolicy, QuorumRule, Stage, TooFewNamed, Voter};
 use crate::slot::{Hold, SLOTS_MAX, SlotCaps, Slots};
@@ -222,8 +222,8 @@ impl Registry {
             tracing::error!(standby = %name, "a standby reports damage in its own data");
         }
         let (positions, required) = (standby.positions, standby.required);
-        let lag = inner.history.bytes_between(positions.flush, inner.clock.flush());
-        if !standby.counted && lag <= self.config.caught_up_bytes {
+        let lag = inner.clock.lag(positions.flush, &inner.history, now);
+        if !standby.counted && self.is_caught_up(lag, inner.throttle.limits()) {
             standby.counted = true;
             inner.throttle.count(ConsumerKind::Standby, name.as_str(), positions.flush);
             tracing::info!(standby = %name, required, "a standby caught up and counts from now on");
@@ -376,6 +376,13 @@ impl Registry {
     /// The standby of this name as a consumer of the log.
     pub fn consumer(self: &Arc<Self>, name: &StandbyName) -> StandbyConsumer {
         StandbyConsumer { registry: self.clone(), name: name.clone() }
+    }
+
+    /// Whether a standby that lags so much may count without holding anybody back at once.
+    fn is_caught_up(&self, lag: Lag, limits: &Limits) -> bool {
+        let bytes = limits.standby_bytes.map_or(u64::MAX, |bound| bound.target);
+        let time = limits.standby_time.map_or(Duration::MAX, |bound| bound.target);
+        lag.bytes <= self.config.caught_up_bytes.min(bytes) && lag.time <= time
     }
 
     /// Raises what is confirmed for each stage and count somebody asked about.

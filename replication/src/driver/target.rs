@@ -62,7 +62,7 @@ pub trait StandbyTarget: Send + Sync + 'static {
 pub trait BaseBackups: Send + Sync + fmt::Debug + 'static {
     /// Those on the cluster's history, in any order.
     fn offers(&self) -> Result<Vec<BackupOffer>>;
-    /// Replaces the node's data by this backup; its log then ends at the backup's redo position. The node's old data are
+    /// Replaces the node's data by this backup; its log then ends at the backup's redo position or beyond. The node's old data are
     /// closed before and replaced only once the new ones are whole. Gives what to go on with.
     fn install(&self, offer: &BackupOffer) -> Result<Arc<dyn StandbyTarget>>;
 }

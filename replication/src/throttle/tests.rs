@@ -164,6 +164,20 @@ fn a_consumer_that_reports_in_bursts_is_followed_too() {
     assert_settles(&simulation, 0, drain);
 }
 
+/// Once, an archive that had only ever been given a trickle was thought to be that slow, and a burst was held back.
+#[test]
+fn a_burst_after_a_trickle_is_not_held_back() {
+    let mut simulation = Simulation::new(ConsumerKind::Archive, Limits::lag_time(Duration::from_secs(10)));
+    simulation.report_every = 1_000;
+    let capacity = (200 * MIB) as f64;
+    simulation.run(20_000, capacity, 5 << 10);
+    simulation.run(1_000, capacity, MIB / 8);
+    let burst = simulation.rates(20_000)[0];
+    assert!(burst > 0.99 * 125.0 * MIB as f64 * 0.99, "{burst:.0} bytes entered in the burst's second");
+    simulation.run(5_000, capacity, 5 << 10);
+    assert_eq!(simulation.throttle.counters().pauses, 0);
+}
+
 #[test]
 fn a_frozen_standby_slows_then_pauses_and_commits_resume_at_the_target() {
     let mut simulation = Simulation::new(ConsumerKind::Standby, bytes(32 * MIB, 128 * MIB));
