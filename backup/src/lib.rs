@@ -1,4 +1,24 @@
 //! Seawall's archive, base backups and point-in-time restore.
+//!
+//! A [`repository`] is a bucket or a directory; an [`Archive`] is one that belongs to a cluster, with objects as described
+//! in [`format`](mod@format). An [`Archiver`] follows a database's log into it; [`Archive::create_backup`] adds the tables of
+//! a checkpoint; [`Archive::plan_restore`] and [`Archive::restore`] make a database of any moment since;
+//! [`Archive::verify`] says whether they could. Standbys are fed from it through [`ArchiveSource`] and [`ArchiveTables`], and
+//! promotions are decided in it through [`ArchiveAuthority`].
+//!
+//! ```no_run
+//! use seawall_backup::repository::RepositoryConfig;
+//! use seawall_backup::{Archive, RestoreOptions, RestoreTarget};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let archive = Archive::open(RepositoryConfig::parse("s3://backups/prod?region=eu-central-1")?.open().await?).await?;
+//! let target: RestoreTarget = "2026-11-21T08:15:00Z".parse()?;
+//! let plan = archive.plan_restore(&target, None).await?;
+//! println!("{} objects, up to {}", plan.objects(), plan.target);
+//! archive.restore(&plan, "restored".as_ref(), &RestoreOptions::default()).await?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod archive;
 pub mod archiver;

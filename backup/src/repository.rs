@@ -311,29 +311,20 @@ impl Request<'_> {
         .map_err(|reason| self.invalid(reason))
     }
 
-    /// Refuses an object larger than the caller's limit, before anything is allocated for it.
-    pub(crate) fn check_size(&self, size: u64, size_max: u64) -> Result<(), RepositoryError> {
-        if size > size_max {
-            return Err(self.failed(RepositoryErrorKind::TooLarge { size, size_max }));
-        }
-        Ok(())
-    }
-
-    /// Refuses a range that is not wholly inside an object of `size` bytes.
-    pub(crate) fn check_range(&self, range: &Range<u64>, size: u64) -> Result<(), RepositoryError> {
-        if range.start >= range.end || range.end > size {
-            return Err(self.outside(range));
-        }
-        Ok(())
-    }
-
-    pub(crate) fn outside(&self, range: &Range<u64>) -> RepositoryError {
-        self.failed(RepositoryErrorKind::RangeOutside { start: range.start, end: range.end })
-    }
-
     fn invalid(&self, reason: &'static str) -> RepositoryError {
         self.failed(RepositoryErrorKind::InvalidKey { reason })
     }
+}
+
+/// Refuses an object larger than the caller's limit, before anything is allocated for it.
+pub(crate) fn check_size(size: u64, size_max: u64) -> Result<(), RepositoryErrorKind> {
+    if size > size_max { Err(RepositoryErrorKind::TooLarge { size, size_max }) } else { Ok(()) }
+}
+
+/// Refuses a range that is not wholly inside an object of `size` bytes.
+pub(crate) fn check_range(range: &Range<u64>, size: u64) -> Result<(), RepositoryErrorKind> {
+    let (start, end) = (range.start, range.end);
+    if start >= end || end > size { Err(RepositoryErrorKind::RangeOutside { start, end }) } else { Ok(()) }
 }
 
 /// The key rules of the module's head; also used for prefixes of repositories.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use seawall_backup::repository::faulty::Fault;
 use seawall_backup::repository::memory::{Conditions, MemoryRepository};
 use seawall_backup::repository::{ConditionalWrites, Operation, Repository};
-use seawall_backup::{Archive, ArchiverConfig, ArchiverState, Error, Gaps};
+use seawall_backup::{Archive, ArchiveAuthority, ArchiverConfig, ArchiverState, Error, Gaps, LogOwner};
 use seawall_wal::{
-    ClusterId, FenceOutcome, LogConsumer, LogMode, Lsn, Position, SegmentNumber, TimelineClaim, TimelineId,
-    TimelineNonce, Timestamp,
+    ClusterId, FenceOutcome, LogConsumer, LogMode, Lsn, Position, SegmentNumber, TimelineAuthority, TimelineClaim,
+    TimelineId, TimelineNonce, Timestamp,
 };
 use support::{FIRST, Node, SIZE, Store, caught_up, cluster, ended, hasty, history, until};
 
@@ -69,6 +69,28 @@ async fn an_archiver_stopped_anywhere_goes_on_where_it_stopped() {
     }
     assert_eq!(store.archive_all(&node).await, node.log.end());
     assert_eq!(store.archived(FIRST, Lsn::ZERO).await, (joined(&node), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archiver_lost_in_any_request_leaves_an_archive_that_another_one_completes() {
+    for operation in [Operation::Put, Operation::Get] {
+        for count in 0..16 {
+            for fault in [Fault::Hang, Fault::DoneThenInternal] {
+                let (store, node) = (Store::new().await, Node::new(1));
+                node.commit(1, 40);
+                store.faulty.fail_after(operation, count, fault.clone());
+                let patient = ArchiverConfig { call_timeout: Duration::from_secs(60), ..hasty() };
+                let archiver = store.archiver_with(&node, patient);
+                // Lost while that request is under way, or long after if it never comes.
+                tokio::time::sleep(Duration::from_millis(15)).await;
+                drop(archiver);
+                store.faulty.heal();
+                node.commit(2, 10);
+                assert_eq!(store.archive_all(&node).await, node.log.end(), "{operation} {count} {fault:?}");
+                assert_eq!(store.archived(FIRST, Lsn::ZERO).await, (joined(&node), None));
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,6 +276,34 @@ async fn a_promotion_fetches_what_it_lacks_then_fences_then_claims_and_the_old_p
     // And it restarts there.
     standby.commit(5, 10);
     assert_eq!(store.archive_all(&standby).await, standby.log.end());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_may_block_fences_and_claims_through_the_logs_own_trait() {
+    let (store, old) = (Store::new().await, Node::new(1));
+    old.commit(1, 20);
+    let standby = old.copy(2);
+    let runtime = tokio::runtime::Handle::current();
+    let log: std::sync::Arc<dyn LogOwner> = standby.log.clone();
+    let authority = ArchiveAuthority::new(store.archive.clone(), runtime, standby.id, "standby").with_log(log);
+    let (claim, next) = promoted(&standby, 7);
+    let (at, nonce) = (standby.log.end(), history().current().nonce);
+    let asked = next.clone();
+    let (before, fenced, after, rival) = tokio::task::spawn_blocking(move || {
+        let before = authority.newest().unwrap();
+        let fenced = authority.fence(FIRST, nonce, at).unwrap();
+        authority.claim(&claim, &asked).unwrap();
+        let mut rival = asked.entries().to_vec();
+        rival[1].nonce = TimelineNonce::from_bytes([8; 16]);
+        let rival = seawall_wal::TimelineHistory::from_entries(rival, SIZE).unwrap();
+        let rivals = TimelineClaim { entry: *rival.current(), ..claim };
+        (before, fenced, authority.newest().unwrap(), authority.claim(&rivals, &rival).unwrap_err())
+    })
+    .await
+    .unwrap();
+    assert_eq!((before, after), (None, Some(next)));
+    assert_eq!(fenced, FenceOutcome::Fenced(at.lsn));
+    assert!(matches!(rival, seawall_wal::Error::TimelineTaken { timeline: TimelineId(2) }), "{rival:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

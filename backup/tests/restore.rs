@@ -82,7 +82,32 @@ async fn it_works_through_s3_over_http_and_tells_how_far_it_is() {
     let server = S3Server::start(dir.path(), "ak", "sk", ([127, 0, 0, 1], 0).into()).await.unwrap();
     server.create_bucket("backups").unwrap();
     let config = RepositoryConfig::parse("s3://backups/prod").unwrap().with_endpoint(server.endpoint());
-    let repository = config.with_credentials("ak", "sk").open().await.unwrap();
+    there_and_back(config.with_credentials("ak", "sk").open().await.unwrap()).await;
+    let counters = server.counters();
+    assert!(counters.put > 0 && counters.get > 0 && counters.bytes_out > 0, "{counters:?}");
+}
+
+/// As the conformance suite: `SEAWALL_TEST_S3=http://host:port/bucket`.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_through_the_s3_store_of_the_environment() {
+    let Ok(place) = std::env::var("SEAWALL_TEST_S3") else {
+        eprintln!("SEAWALL_TEST_S3 names no store: nothing to test");
+        return;
+    };
+    let (endpoint, bucket) = place.rsplit_once('/').expect("SEAWALL_TEST_S3 is endpoint/bucket");
+    let run = BackupId::new(seawall_wal::Clock::now(&seawall_wal::SystemClock));
+    let config = RepositoryConfig::parse(&format!("s3://{bucket}/seawall-restore/{run}")).unwrap();
+    there_and_back(config.with_endpoint(endpoint).open().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_through_a_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RepositoryConfig::parse(&format!("file://{}", dir.path().join("archive").display())).unwrap();
+    there_and_back(config.open().await.unwrap()).await;
+}
+
+async fn there_and_back(repository: Arc<dyn Repository>) {
     let archive = Archive::create_or_open(repository, cluster(), SIZE, Timestamp(1)).await.unwrap();
     let life = lived(&archive, 3, 6).await;
     let plan = archive.plan_restore(&RestoreTarget::Latest, None).await.unwrap();
@@ -97,10 +122,12 @@ async fn it_works_through_s3_over_http_and_tells_how_far_it_is() {
     let expected = moment_of_open(&life.db);
     assert_eq!(moment_of(&life.path("copy")), expected);
     assert_eq!(report.digest, Some(blake3::Hash::from_bytes(expected.digest).to_hex().to_string()));
-    let seen = seen.lock();
+    let seen = std::mem::take(&mut *seen.lock());
     let tables: u64 = plan.backup.tables.iter().map(|table| table.size).sum();
     assert_eq!(seen.iter().map(|(done, _)| *done).max(), Some(tables + plan.log_bytes));
     assert!(seen.iter().all(|(done, bytes)| done <= bytes));
+    let report = archive.verify(&VerifyOptions::new(VerifyDepth::Content)).await.unwrap();
+    assert!(report.is_sound(), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +135,8 @@ async fn a_second_backup_sends_only_what_is_new() {
     let store = Store::new().await;
     let mut life = Database::new(5);
     life.write(300);
+    // So that nothing is merged between the backups.
+    life.db.compact().unwrap();
     let first = life.backup(&store.archive).await;
     assert_eq!((first.files_present, first.files_sent), (0, first.manifest.tables.len() + 1));
     let again = life.backup(&store.archive).await;
@@ -322,8 +351,8 @@ async fn a_table_that_does_not_match_its_name_is_not_backed_up() {
     let store = Store::new().await;
     let mut life = Database::new(29);
     life.write(200);
-    life.db.flush().unwrap();
-    let table = std::fs::read_dir(life.path("primary/tables")).unwrap().next().unwrap().unwrap().path();
+    life.db.compact().unwrap();
+    let table = life.db.pin_checkpoint(true).unwrap().tables()[0].path.clone();
     let bytes = std::fs::read(&table).unwrap();
     let middle = bytes.len() / 2;
     // In place: the engine has the file mapped.

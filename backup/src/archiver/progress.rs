@@ -18,6 +18,7 @@ const SAMPLES: usize = 1024;
 /// Shared with whoever asks; outlives the archiver.
 pub struct ArchiverProgress {
     log: Arc<dyn LogOwner>,
+    created: Instant,
     archived: LsnWatch,
     inner: Mutex<Inner>,
 }
@@ -107,7 +108,7 @@ pub(super) struct Confirmed {
 
 impl ArchiverProgress {
     pub(super) fn new(log: Arc<dyn LogOwner>) -> Self {
-        ArchiverProgress { log, archived: LsnWatch::new(Lsn::ZERO), inner: Mutex::default() }
+        ArchiverProgress { log, created: Instant::now(), archived: LsnWatch::new(Lsn::ZERO), inner: Mutex::default() }
     }
 
     pub(super) fn archived(&self, confirmed: &Confirmed) {
@@ -152,8 +153,8 @@ impl ArchiverProgress {
             (0, _, _) => Duration::ZERO,
             (_, Some(oldest), _) => oldest,
             (_, None, Some(since)) => since.elapsed(),
-            // Not started yet: all that is known is how old the archive's last record is.
-            (_, None, None) => Duration::from_micros(now().micros_since(inner.last_time.max(Timestamp(1)))),
+            // Not started yet: at least since somebody wanted it to.
+            (_, None, None) => self.created.elapsed(),
         };
         let mut exposures: Vec<Duration> = inner.exposures.iter().copied().collect();
         exposures.sort_unstable();

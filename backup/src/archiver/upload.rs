@@ -113,13 +113,23 @@ pub(super) async fn compare(shared: &Arc<Shared>, before: Position, found: Chunk
     let local = shared.clone();
     let fork = history.end_of(timeline);
     let flushed = shared.log().flushed().value();
-    if let Some(Agreement::Differs { at }) = blocking(move || compare_with_local(&local, &chunk, fork)).await? {
+    let compared = blocking(move || {
+        let mut last_time = Timestamp(0);
+        chunk.for_each_record(|record| {
+            if record.lsn <= fork {
+                last_time = record.header.time;
+            }
+        });
+        Ok::<_, Error>((compare_with_local(&local, &chunk, fork)?, last_time))
+    });
+    let (agreement, last_time) = compared.await?;
+    if let Some(Agreement::Differs { at }) = agreement {
         return Err(fenced(at, format!("node {} archived another history", about.node)));
     }
     if about.end > fork {
         // An old primary went on beyond our fork before it knew; the part before the fork is ours too.
         let next = history.entries().iter().find(|entry| entry.fork.lsn == fork).expect("an end is a fork");
-        return Ok(Cursor::new(next.fork, Timestamp(0)));
+        return Ok(Cursor::new(next.fork, last_time));
     }
     if about.end > flushed {
         let by = format!("the archive holds its log up to {}, more than this node has; fetch it first", about.end);

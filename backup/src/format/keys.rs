@@ -49,7 +49,7 @@ pub fn backup(id: &BackupId) -> String {
     format!("{BACKUPS}{id}")
 }
 
-/// Names a backup: the second it began and a random number. Ids sort by time.
+/// Names a backup: the microsecond it began and a random number. Ids sort by time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupId(String);
 
@@ -65,7 +65,8 @@ impl BackupId {
     pub fn new(started: Timestamp) -> Self {
         let micros = i64::try_from(started.0).unwrap_or(i64::MAX);
         let time = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
-        BackupId(format!("{}-{:08x}", time.strftime("%Y%m%dT%H%M%SZ"), rand::random::<u32>()))
+        let random = rand::random::<u16>() & 0xFFF;
+        BackupId(format!("{}-{:05x}{random:03x}", time.strftime("%Y%m%dT%H%M%SZ"), micros.rem_euclid(1_000_000)))
     }
 }
 
@@ -114,6 +115,7 @@ mod tests {
         let early = BackupId::new(Timestamp(1_700_000_000_000_000));
         let late = BackupId::new(Timestamp(1_700_000_001_000_000));
         assert!(early < late);
+        assert!(BackupId::new(Timestamp(1_700_000_000_000_001)) > early, "also within a second");
         assert!(early.to_string().starts_with("20231114T221320Z-"), "{early}");
         assert_eq!(early.to_string().parse(), Ok(early));
         for wrong in ["", "latest", "../../../../etc/passwd0000", "20231114T221320Z-ABCDEF01"] {

@@ -18,7 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{
     Condition, Etag, Fetched, LIST_PAGE_MAX, ListPage, ListedObject, ObjectInfo, Operation, PutOutcome, Repository,
-    RepositoryError, RepositoryErrorKind, Request,
+    RepositoryError, RepositoryErrorKind, Request, check_range, check_size,
 };
 
 const TEMPORARY: &str = ".tmp";
@@ -281,13 +281,11 @@ fn read(path: &Path, range: Option<Range<u64>>, size_max: u64) -> Result<Option<
         return Ok(None);
     }
     let wanted = range.clone().unwrap_or(0..meta.len());
-    if range.is_some() && (wanted.start >= wanted.end || wanted.end > meta.len()) {
-        return Err(RepositoryErrorKind::RangeOutside { start: wanted.start, end: wanted.end }.into());
+    if range.is_some() {
+        check_range(&wanted, meta.len())?;
     }
     let size = wanted.end - wanted.start;
-    if size > size_max {
-        return Err(RepositoryErrorKind::TooLarge { size, size_max }.into());
-    }
+    check_size(size, size_max)?;
     file.seek(SeekFrom::Start(wanted.start))?;
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     file.take(size).read_to_end(&mut bytes)?;

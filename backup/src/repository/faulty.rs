@@ -50,6 +50,7 @@ pub struct FaultyRepository {
 struct Script {
     next: VecDeque<(Operation, String, Fault)>,
     always: HashMap<Operation, Fault>,
+    at: HashMap<(Operation, u64), Fault>,
     calls: HashMap<Operation, u64>,
 }
 
@@ -69,6 +70,13 @@ impl FaultyRepository {
         self.script.lock().next.push_back((operation, prefix.to_owned(), fault));
     }
 
+    /// The call of this operation after `count` others from now on meets this fault.
+    pub fn fail_after(&self, operation: Operation, count: u64, fault: Fault) {
+        let mut script = self.script.lock();
+        let at = script.calls.get(&operation).copied().unwrap_or(0) + count + 1;
+        script.at.insert((operation, at), fault);
+    }
+
     /// Every call of this operation meets this fault until [`heal`](Self::heal).
     pub fn fail_always(&self, operation: Operation, fault: Fault) {
         self.script.lock().always.insert(operation, fault);
@@ -79,6 +87,7 @@ impl FaultyRepository {
         let mut script = self.script.lock();
         script.next.clear();
         script.always.clear();
+        script.at.clear();
     }
 
     /// Calls of this operation so far, failed ones included.
@@ -88,7 +97,12 @@ impl FaultyRepository {
 
     fn fault(&self, key: &str, operation: Operation) -> Option<Fault> {
         let mut script = self.script.lock();
-        *script.calls.entry(operation).or_default() += 1;
+        let calls = script.calls.entry(operation).or_default();
+        *calls += 1;
+        let number = *calls;
+        if let Some(fault) = script.at.remove(&(operation, number)) {
+            return Some(fault);
+        }
         match script.next.iter().position(|(of, prefix, _)| *of == operation && key.starts_with(prefix)) {
             Some(at) => script.next.remove(at).map(|(.., fault)| fault),
             None => script.always.get(&operation).cloned(),

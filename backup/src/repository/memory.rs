@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{
     Condition, Etag, Fetched, LIST_PAGE_MAX, ListPage, ListedObject, ObjectInfo, Operation, PutOutcome, Repository,
-    RepositoryError, RepositoryErrorKind, Request,
+    RepositoryError, RepositoryErrorKind, Request, check_range, check_size,
 };
 
 /// How a store treats conditions.
@@ -80,14 +80,15 @@ impl Repository for MemoryRepository {
     async fn get(&self, key: &str, range: Option<Range<u64>>, size_max: u64) -> Result<Fetched, RepositoryError> {
         let request = Request { repository: self.location(), key, operation: Operation::Get };
         request.check_key()?;
+        let failed = |kind| request.failed(kind);
         let object = self.objects.lock().get(key).cloned();
         let object = object.ok_or_else(|| request.failed(RepositoryErrorKind::NotFound))?;
         let Some(range) = range else {
-            request.check_size(object.len() as u64, size_max)?;
+            check_size(object.len() as u64, size_max).map_err(failed)?;
             return Ok(Fetched { etag: Some(etag_of(&object)), bytes: object });
         };
-        request.check_range(&range, object.len() as u64)?;
-        request.check_size(range.end - range.start, size_max)?;
+        check_range(&range, object.len() as u64).map_err(failed)?;
+        check_size(range.end - range.start, size_max).map_err(failed)?;
         let bytes = object.slice(range.start as usize..range.end as usize);
         Ok(Fetched { bytes, etag: None })
     }

@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use super::config::{Checksums, Credentials, S3Options, S3Timeouts};
 use super::{
     Condition, Etag, Fetched, LIST_PAGE_MAX, ListPage, ListedObject, ObjectInfo, Operation, PutOutcome, Repository,
-    RepositoryError, RepositoryErrorKind, Request,
+    RepositoryError, RepositoryErrorKind, Request, check_range, check_size,
 };
 
 /// A transfer this slow or slower for the stall time is given up; attempts are allowed time accordingly.
@@ -102,7 +102,7 @@ impl S3Repository {
             Ok(answer) => answer,
             Err(error) => {
                 return Err(match (status_of(&error), range) {
-                    (Some(416), Some(range)) => request.outside(range),
+                    (Some(416), Some(range)) => request.failed(outside(range)),
                     _ => self.failed(request, started, error),
                 });
             }
@@ -117,10 +117,10 @@ impl S3Repository {
             }
             // A store cuts a range at the object's end rather than refuse it.
             if size != range.end - range.start {
-                return Err(request.outside(range));
+                return Err(request.failed(outside(range)));
             }
         }
-        request.check_size(size, size_max)?;
+        check_size(size, size_max).map_err(|kind| request.failed(kind))?;
         let bytes = self.collect(request, answer.body, size).await?;
         let etag = match range {
             None => answer.e_tag.map(Etag),
@@ -204,8 +204,8 @@ impl Repository for S3Repository {
         let request = Request { repository: &self.location, key, operation: Operation::Get };
         request.check_key()?;
         if let Some(range) = &range {
-            request.check_range(range, u64::MAX)?;
-            request.check_size(range.end - range.start, size_max)?;
+            let checked = check_range(range, u64::MAX).and_then(|()| check_size(range.end - range.start, size_max));
+            checked.map_err(|kind| request.failed(kind))?;
         }
         let started = Instant::now();
         let bound = bound(self.timeouts.operation, range.as_ref().map_or(size_max, |range| range.end - range.start));
@@ -299,6 +299,10 @@ impl Repository for S3Repository {
         }
         Ok(ListPage { objects, more: answer.is_truncated().unwrap_or(false) })
     }
+}
+
+fn outside(range: &Range<u64>) -> RepositoryErrorKind {
+    RepositoryErrorKind::RangeOutside { start: range.start, end: range.end }
 }
 
 fn location(bucket: &str, prefix: &str, options: &S3Options) -> String {
