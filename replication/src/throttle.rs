@@ -377,12 +377,28 @@ impl Throttle {
             return Verdict::Admit { reserved: size };
         }
         let (reason, subject, wait) = blocked.expect("checked above");
+        self.pause_if_full(reason, &subject, view, now);
         if deadline.is_some_and(|deadline| deadline <= now) {
             self.counters.refused += 1;
             return Verdict::Refuse(Backpressure { reason, subject, retry_after: wait });
         }
         let until = now + wait.min(WAIT_MAX);
         Verdict::Wait { until: deadline.map_or(until, |deadline| until.min(deadline)) }
+    }
+
+    /// A commit did not fit under a ceiling that is near: that is a pause, also if smaller commits would still fit. Who
+    /// creeps up on the ceiling commit by commit would never be told that ingestion stands still.
+    fn pause_if_full(&mut self, reason: Reason, subject: &Arc<str>, view: &View<'_>, now: Instant) {
+        let by_name = |consumer: &&Consumer| consumer.name == *subject && self.limits.bytes(consumer.kind).0 == reason;
+        let Some(consumer) = self.consumers.iter().find(by_name) else { return };
+        let Some(bound) = self.limits.bytes(consumer.kind).1 else { return };
+        let lag = self.lag_bytes(consumer, view) as f64;
+        let pressure = law::pressure(lag, bound.target as f64, bound.ceiling as f64);
+        if pressure >= law::STEEP && !matches!(self.mode, Mode::Paused(_)) {
+            self.mode = Mode::Paused(Limit { reason, subject: subject.clone(), pressure, allowed: 0.0 });
+            self.counters.pauses += 1;
+            self.paused_since = Some(now);
+        }
     }
 
     /// A record of the node itself enters. It always may; false says that the reserve is used up and that a record which

@@ -162,7 +162,7 @@ pub struct ReplicationSection {
     /// None takes no standbys.
     #[serde(with = "values::optional")]
     pub listen: Option<SocketAddr>,
-    /// `host:port`, or empty.
+    /// `host:port`, several with commas between, or empty.
     pub upstream: String,
     /// Allows addresses that are not loopback.
     pub insecure_plaintext: bool,
@@ -180,6 +180,13 @@ pub struct ReplicationSection {
     pub commit_level: Level,
     /// Of a standby.
     pub apply_delay: Span,
+}
+
+impl ReplicationSection {
+    /// The upstreams, in the order in which they are tried.
+    pub fn upstreams(&self) -> impl Iterator<Item = &str> {
+        self.upstream.split(',').map(str::trim).filter(|upstream| !upstream.is_empty())
+    }
 }
 
 /// A commit level as settings and requests write it: `local`, `remote_flush(1)`.

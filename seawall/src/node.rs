@@ -361,7 +361,10 @@ impl Inner {
         };
         match promoted {
             Ok(promoted) => {
-                drop(feeding);
+                // Its standbys come back to the same port, where the table that counts them is now.
+                if let Some(server) = feeding.and_then(|feeding| feeding.server) {
+                    let _ = server.drain(Duration::from_secs(1)).await;
+                }
                 let primary = Primary::start(self, &db, true).await?;
                 self.adopt_feeding(&primary.feeding, true);
                 *part = Part::Primary(primary);

@@ -9,7 +9,7 @@ const GAIN: f64 = 0.08;
 /// Midway between target and ceiling: where lag settles.
 const SETPOINT: f64 = 0.5;
 /// Beyond this the share falls to nothing at [`PAUSE`].
-const STEEP: f64 = 0.75;
+pub(super) const STEEP: f64 = 0.75;
 /// The share just before the pause. Not nothing, or a standby that stands still would be crept up on for ever.
 const LAST: f64 = 0.05;
 

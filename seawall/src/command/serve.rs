@@ -178,9 +178,8 @@ fn tell_systemd(states: &[NotifyState<'_>]) {
 pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptions, Failure> {
     let wrong = |message: String| Failure::new(Kind::Config, message);
     let name = |text: &str| text.parse::<StandbyName>().map_err(|error| wrong(format!("the name `{text}`: {error}")));
-    let upstreams = config.replication.upstream.split(',').map(str::trim).filter(|upstream| !upstream.is_empty());
     let role = match config.node.role {
-        crate::config::Role::Standby => Role::Standby { upstreams: upstreams.map(str::to_owned).collect() },
+        crate::config::Role::Standby => Role::Standby { upstreams: config.replication.upstreams().map(str::to_owned).collect() },
         crate::config::Role::Primary | crate::config::Role::Standalone => Role::Primary,
     };
     let repository = config.archive.repository().map_err(|error| wrong(error.to_string()))?;

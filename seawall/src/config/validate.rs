@@ -63,10 +63,11 @@ fn names(config: &Config) -> Result<(), Broken> {
             return broken("replication.required", format!("has the name `{name}`: {error}"));
         }
     }
-    let upstream = &config.replication.upstream;
-    let port = upstream.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
-    if !upstream.is_empty() && !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-        return broken("replication.upstream", format!("is `{upstream}`; expected host:port"));
+    for upstream in config.replication.upstreams() {
+        let port = upstream.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+        if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
+            return broken("replication.upstream", format!("is `{upstream}`; expected host:port, several with commas between"));
+        }
     }
     Ok(())
 }
@@ -106,13 +107,14 @@ fn listeners(config: &Config) -> Result<(), Broken> {
             ),
         );
     }
-    if !config.replication.insecure_plaintext && leaves_this_machine(&config.replication.upstream) {
+    let away = config.replication.upstreams().find(|upstream| leaves_this_machine(upstream));
+    if let Some(away) = away.filter(|_| !config.replication.insecure_plaintext) {
         return broken(
             "replication.upstream",
             format!(
                 "is {}, another machine, to which replication runs in the clear; use a tunnel that ends at a loopback \
                  address, or set replication.insecure_plaintext = true on a network you trust",
-                config.replication.upstream
+                away
             ),
         );
     }

@@ -67,7 +67,16 @@ impl Feeding {
                     peers_max: options.standbys_max,
                     ..ServerConfig::new(listen, db.cluster(), db.node(), size)
                 };
-                Some(ReplicationServer::start(config, owner, registry.clone()).await?)
+                // The port may have been this node's until a moment ago, in another role.
+                let mut tries = 0;
+                loop {
+                    match ReplicationServer::start(config.clone(), owner.clone(), registry.clone()).await {
+                        Ok(server) => break Some(server),
+                        Err(_) if tries < 20 => tokio::time::sleep(Duration::from_millis(100)).await,
+                        Err(error) => return Err(error.into()),
+                    }
+                    tries += 1;
+                }
             }
         };
         Ok(Self { registry, server })

@@ -12,9 +12,9 @@ use crate::http::api::BatchRequest;
 use crate::input::{Format, Input, InputError, Keys};
 
 /// The largest file taken as one value; larger ones are left out.
-const RECORD_BYTES_MAX: u64 = 1 << 20;
+const RECORD_BYTES_MAX: u64 = 512 << 10;
 /// Bytes of keys and values in a batch, about.
-const BATCH_BYTES: usize = 512 << 10;
+const BATCH_BYTES: usize = 384 << 10;
 
 /// Batches from an input that begins anew when it ends.
 pub struct Feeder {

@@ -1,0 +1,62 @@
+//! What an embedder relies on: the example does what it says, and a local store brings neither tokio nor the AWS SDK.
+
+use std::path::Path;
+use std::process::Command;
+
+use seawall::Db;
+
+
+/// The example binary that cargo builds along with the tests.
+fn example(name: &str) -> std::path::PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let built = tests.parent().and_then(Path::parent).unwrap();
+    built.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+}
+
+#[test]
+fn the_embedding_example_does_what_it_says_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for round in ["made", "reopened"] {
+        let output = Command::new(example("embed")).arg(&data).output().unwrap();
+        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{round}: {errors}");
+        assert!(text.contains("ann is Some(\"Ann\")"), "{round}: {text}");
+        assert!(text.contains("bob is None now, and was Some(\"Bob\")"), "{round}: {text}");
+        assert!(text.contains("ann/0001: 3 apples\nann/0002: 1 pear\n"), "{round}: {text}");
+        assert!(text.contains("ann's last order is Some(\"ann/0002\")"), "{round}: {text}");
+        assert!(text.contains("the database has 2 keyspaces"), "{round}: {text}");
+        let flushes = text.lines().find_map(|line| line.strip_prefix("1000 commits took ")).unwrap();
+        let flushes: u64 = flushes.split(' ').next().unwrap().parse().unwrap();
+        assert!(flushes < 1000, "tickets did not share flushes: {flushes}");
+    }
+    let db = Db::open(&data).unwrap();
+    assert_eq!(db.keyspace("orders").unwrap().prefix("carl/").count(), 1000);
+    assert_eq!(db.keyspace("users").unwrap().get("visits").unwrap().as_deref(), Some(&b"17"[..]));
+}
+
+#[test]
+fn a_local_store_compiles_neither_tokio_nor_the_aws_sdk() {
+    let tree = |arguments: &[&str]| {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--manifest-path"])
+            .arg(manifest)
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let heavy = ["tokio v", "aws-sdk-s3 v", "hyper v", "clap v", "seawall-replication v", "seawall-backup v"];
+    let local = tree(&["--no-default-features"]);
+    assert!(local.contains("seawall-engine v"), "{local}");
+    for name in heavy {
+        assert!(!local.lines().any(|line| line.starts_with(name)), "a local store depends on {name}");
+    }
+    // The check can fail: the whole of Seawall has them all.
+    let whole = tree(&[]);
+    for name in heavy {
+        assert!(whole.lines().any(|line| line.starts_with(name)), "{name} is looked for under a wrong name");
+    }
+}
