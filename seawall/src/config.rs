@@ -118,6 +118,8 @@ pub struct NodeSection {
     pub data_dir: PathBuf,
     /// What it is to be.
     pub role: Role,
+    /// Whose data; empty if the data directory or the archive says so.
+    pub cluster: String,
 }
 
 /// What a node is to be.

@@ -16,6 +16,8 @@ pub use seawall_engine::{
     Admission, Backpressure, Batch, Builder, Commit, CommitLevel, CommitTicket, Confirmations, Create, Db, Error,
     Keyspace, LevelStats, Permit, Range, Result, Snapshot, Stats,
 };
+#[cfg(feature = "node")]
+pub use {seawall_backup as backup, seawall_replication as replication};
 pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 
 #[cfg(feature = "cli")]

@@ -244,7 +244,12 @@ fn settings_are_shown_with_their_origin_and_defaults_are_a_settings_file() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let output = cli.command(&["config", "show"]).env("SEAWALL_HTTP__CONNECTIONS_MAX", "7").output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(shown.lines().any(|line| line.starts_with("connections_max = 7 ") && line.ends_with("# SEAWALL_HTTP__CONNECTIONS_MAX")), "{shown}");
+    assert!(
+        shown
+            .lines()
+            .any(|line| line.starts_with("connections_max = 7 ") && line.ends_with("# SEAWALL_HTTP__CONNECTIONS_MAX")),
+        "{shown}"
+    );
     assert!(shown.lines().any(|line| line.starts_with("data_dir = ") && line.ends_with("# --data-dir")), "{shown}");
     let shown = cli.json(&["config", "show"]);
     assert_eq!(shown["config"]["http"]["listen"], "127.0.0.1:7700");
@@ -254,7 +259,13 @@ fn settings_are_shown_with_their_origin_and_defaults_are_a_settings_file() {
 #[test]
 fn a_reader_that_goes_away_ends_a_command_quietly() {
     let cli = Cli::made();
-    cli.ok(&["import", "--number", "--format", "jsonl", Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").to_str().unwrap()]);
+    cli.ok(&[
+        "import",
+        "--number",
+        "--format",
+        "jsonl",
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml").to_str().unwrap(),
+    ]);
     let mut child = cli.command(&["config", "defaults"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();

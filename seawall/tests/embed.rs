@@ -5,12 +5,13 @@ use std::process::Command;
 
 use seawall::Db;
 
-
-/// The example binary that cargo builds along with the tests.
+/// The example, which cargo builds along with all tests, but not for a single one.
 fn example(name: &str) -> std::path::PathBuf {
     let tests = std::env::current_exe().unwrap();
     let built = tests.parent().and_then(Path::parent).unwrap();
-    built.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    let example = built.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(example.exists(), "there is no {}: `cargo build -p seawall --example {name}` first", example.display());
+    example
 }
 
 #[test]
@@ -33,6 +34,18 @@ fn the_embedding_example_does_what_it_says_twice() {
     let db = Db::open(&data).unwrap();
     assert_eq!(db.keyspace("orders").unwrap().prefix("carl/").count(), 1000);
     assert_eq!(db.keyspace("users").unwrap().get("visits").unwrap().as_deref(), Some(&b"17"[..]));
+}
+
+#[cfg(feature = "node")]
+#[test]
+fn the_replicated_example_does_what_it_says() {
+    let output = Command::new(example("replicated")).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{errors}");
+    assert!(text.contains("on the standby's disk\nann has 100 on the standby\n"), "{text}");
+    assert!(text.contains("writing there: this node is read-only"), "{text}");
+    assert!(text.contains("held back: not admitted: standby lag in bytes (standby)"), "{text}");
+    assert!(text.contains("stopped; standby standby lacks"), "{text}");
 }
 
 #[test]

@@ -74,7 +74,16 @@ fn every_service_is_hardened() {
 #[test]
 fn what_needs_a_reason_has_one() {
     let plain = [
-        "Description", "Documentation", "Type", "User", "Group", "ExecStart", "WantedBy", "Wants", "After", "OnCalendar",
+        "Description",
+        "Documentation",
+        "Type",
+        "User",
+        "Group",
+        "ExecStart",
+        "WantedBy",
+        "Wants",
+        "After",
+        "OnCalendar",
     ];
     for unit in units() {
         let text = std::fs::read_to_string(&unit).unwrap();

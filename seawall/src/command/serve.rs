@@ -182,6 +182,10 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
         crate::config::Role::Standby => Role::Standby { upstreams: config.replication.upstreams().map(str::to_owned).collect() },
         crate::config::Role::Primary | crate::config::Role::Standalone => Role::Primary,
     };
+    let cluster = match config.node.cluster.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|error| wrong(format!("node.cluster: {error}")))?),
+    };
     let repository = config.archive.repository().map_err(|error| wrong(error.to_string()))?;
     let archive = repository.map(|repository| ArchiveOptions {
         repository,
@@ -191,6 +195,7 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
     let advertise = config.http.listen.map(|listen| format!("http://{listen}")).unwrap_or_default();
     Ok(NodeOptions {
         role,
+        cluster,
         segment_size: config.log.segment_size(),
         log_buffer_bytes: usize::try_from(config.log.buffer_max.0).unwrap_or(usize::MAX),
         memtable_bytes: config.engine.memtable_size.0,
