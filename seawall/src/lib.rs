@@ -16,9 +16,9 @@ pub use seawall_engine::{
     Admission, Backpressure, Batch, Builder, Commit, CommitLevel, CommitTicket, Confirmations, Create, Db, Error,
     Keyspace, LevelStats, Permit, Range, Result, Snapshot, Stats,
 };
+pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 #[cfg(feature = "node")]
 pub use {seawall_backup as backup, seawall_replication as replication};
-pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 
 #[cfg(feature = "cli")]
 pub mod client;
@@ -38,9 +38,9 @@ pub mod input;
 pub mod kv;
 #[cfg(feature = "cli")]
 mod logging;
-#[cfg(feature = "cli")]
-pub mod output;
 #[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "cli")]
+pub mod output;
 #[cfg(feature = "cli")]
 pub mod sandbox;

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use seawall_backup::repository::Repository;
 use seawall_backup::backup::{BackupOptions, BackupReport};
+use seawall_backup::repository::Repository;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
 use seawall_engine::{Builder, Create, Db, LogRetention, Role as DataRole};
 use seawall_replication::driver::{Registry, StandbyReport, ThrottleReport};
@@ -30,9 +30,9 @@ use tokio::runtime::Runtime;
 pub use error::{Error, Result};
 pub use options::{ArchiveOptions, NodeOptions, Role};
 pub use promotion::{PromoteOptions, Promotion};
+pub use standby::Following;
 #[cfg(feature = "cli")]
 pub(crate) use status::backup_summary;
-pub use standby::Following;
 
 use primary::{Feeding, Primary};
 use standby::Standby;
@@ -108,7 +108,10 @@ struct Inner {
 #[derive(Debug)]
 enum Part {
     Primary(Primary),
-    Standby { following: Standby, feeding: Option<Feeding> },
+    Standby {
+        following: Standby,
+        feeding: Option<Feeding>,
+    },
     /// A restored copy: it only reads until it is promoted.
     Restored,
     Stopped,
@@ -274,7 +277,8 @@ impl Inner {
                 let options = self.options.clone();
                 let fresh = !options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists();
                 let opened = tokio::task::spawn_blocking(move || builder(&options).open()).await;
-                let db = opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
+                let db =
+                    opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
                 self.adopt_database(db.clone());
                 match db.role() {
                     DataRole::Normal => {
@@ -416,8 +420,13 @@ impl Inner {
                     }
                 );
                 if let Err(standbys) = drained {
-                    remaining.standbys = standbys.into_iter().map(|(name, bytes)| (name.to_string(), bytes)).collect();
+                    tracing::warn!(?standbys, "the deadline came before these standbys had everything");
                 }
+                // Those that are not there count too: what they lack is in this node's log only.
+                let lacking =
+                    primary.feeding.registry.report().into_iter().filter(|standby| standby.lag.flush.bytes > 0);
+                remaining.standbys =
+                    lacking.map(|standby| (standby.name.to_string(), standby.lag.flush.bytes)).collect();
                 if let Some((progress, stopped)) = archived {
                     remaining.archive_bytes = progress.status().lag_bytes;
                     if let Err(error) = stopped {

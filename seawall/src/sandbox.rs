@@ -75,9 +75,9 @@ fn start_archive(runtime: &Runtime, folder: &Path, options: &Options) -> Result<
     let failed = |what: &str, error: &dyn std::fmt::Display| Failure::new(Kind::Failed, format!("{what}: {error}"));
     let prefix = format!("sandbox-{}", std::process::id());
     if let Some(s3) = &options.s3 {
-        let Some((endpoint, bucket)) = s3.rsplit_once('/').filter(|(endpoint, bucket)| {
-            endpoint.contains("://") && !bucket.is_empty()
-        }) else {
+        let Some((endpoint, bucket)) =
+            s3.rsplit_once('/').filter(|(endpoint, bucket)| endpoint.contains("://") && !bucket.is_empty())
+        else {
             return Err(Failure::new(Kind::Usage, format!("--s3 {s3} is not of the form http://host:port/bucket")));
         };
         let settings = settings(&format!("s3://{bucket}/{prefix}"), endpoint);

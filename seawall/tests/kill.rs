@@ -42,7 +42,8 @@ fn fifty_kills_under_load_lose_no_acknowledged_write_and_leave_equal_nodes() {
                 while !stop.load(Ordering::Relaxed) {
                     let pairs = pairs(&number);
                     let operations = pairs.iter().map(|(key, value)| Entry::new(key, value)).collect();
-                    let written = Api::new(address).write("load", &BatchRequest { operations }, "local", Duration::from_secs(5));
+                    let written =
+                        Api::new(address).write("load", &BatchRequest { operations }, "local", Duration::from_secs(5));
                     match written {
                         Ok(_) => acknowledged.lock().unwrap().extend(pairs),
                         Err(_) => std::thread::sleep(Duration::from_millis(5)),

@@ -16,7 +16,8 @@ fn the_sandbox_tells_its_story_and_every_check_holds() {
     let report: serde_json::Value = serde_json::from_str(printed.lines().last().unwrap()).unwrap();
     assert_eq!(report["ok"], true, "{report}");
     let checks = report["checks"].as_array().unwrap();
-    let held: Vec<&str> = checks.iter().filter(|check| check["ok"] == true).filter_map(|check| check["name"].as_str()).collect();
+    let held: Vec<&str> =
+        checks.iter().filter(|check| check["ok"] == true).filter_map(|check| check["name"].as_str()).collect();
     for name in [
         "digests_after_ingest",
         "missed_log_recycled",

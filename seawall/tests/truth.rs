@@ -102,15 +102,17 @@ fn command_words(line: &str) -> Option<Vec<&str>> {
         Some(&"cargo") if words.get(1) == Some(&"run") && !words.contains(&"--example") => {
             words.iter().position(|word| *word == "--")? + 1
         }
-        _ => words.iter().position(|word| name(word.trim_start_matches("ExecStart=")))? + 1,
+        _ => {
+            let user = |place: usize| place > 0 && words[place - 1] == "-u";
+            let named = |place: &usize| name(words[*place].trim_start_matches("ExecStart=")) && !user(*place);
+            (0..words.len()).find(named)? + 1
+        }
     };
-    // Otherwise it is a sentence about seawall, or a path.
-    let before = &words[..start - 1];
-    let runs = before.iter().all(|word| {
-        matches!(*word, "$" | "#" | "sudo" | "-u" | "cargo" | "run" | "--release" | "ExecStart=") || word.contains('=')
-    });
-    let asked = before.windows(2).any(|pair| pair == ["-u", "seawall"]);
-    if !runs && !asked {
+    // What stands before it runs it, or this is a sentence about seawall.
+    let runs = |word: &&str| {
+        matches!(*word, "$" | "#" | "sudo" | "-u" | "seawall" | "cargo" | "run" | "--release") || word.contains('=')
+    };
+    if !words[..start - 1].iter().all(runs) {
         return None;
     }
     let stop = |word: &&&str| !matches!(**word, "|" | ">" | "2>" | "&&" | ";" | "#" | "&" | "||");
@@ -163,18 +165,42 @@ fn find_option<'a>(whole: &'a Command, current: &'a Command, option: &str) -> Op
 
 /// Options of other programs that our documents name.
 const FOREIGN_OPTIONS: [&str; 24] = [
-    "--release", "--workspace", "--all-targets", "--check", "--example", "--bench", "--test", "--lib", "--locked",
-    "--features", "--no-default-features", "--no-deps", "--document-private-items", "--now", "--man", "--user",
-    "--offline", "--threshold", "--fail", "--data-binary", "--request", "--header", "--system", "--ignored",
+    "--release",
+    "--workspace",
+    "--all-targets",
+    "--check",
+    "--example",
+    "--bench",
+    "--test",
+    "--lib",
+    "--locked",
+    "--features",
+    "--no-default-features",
+    "--no-deps",
+    "--document-private-items",
+    "--now",
+    "--man",
+    "--user",
+    "--offline",
+    "--threshold",
+    "--fail",
+    "--data-binary",
+    "--request",
+    "--header",
+    "--system",
+    "--ignored",
 ];
 
 /// Settings, environment variables, paths of the API, metrics, units and options, wherever they stand in a piece of code.
 fn word_lies(code: &str) -> Vec<String> {
-    let separators = |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | '"' | '\'' | '<' | '>' | '[' | ']');
+    let separators =
+        |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '(' | ')' | '"' | '\'' | '<' | '>' | '[' | ']');
     let mut lies = Vec::new();
     for word in code.split(separators) {
         let word = word.trim_end_matches(['.', ':', '?']);
-        lies.extend(setting_lie(word).or_else(|| path_lie(word)).or_else(|| metric_lie(word)).or_else(|| unit_lie(word)));
+        lies.extend(
+            setting_lie(word).or_else(|| path_lie(word)).or_else(|| metric_lie(word)).or_else(|| unit_lie(word)),
+        );
         // An option that stands alone; those of a command line are checked with their command.
         if code.trim().starts_with("--") && word.starts_with("--") && word.len() > 2 {
             let option = word.split('=').next().unwrap_or_default();

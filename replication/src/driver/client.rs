@@ -374,8 +374,14 @@ impl Feeding {
         let (done, mut events) = mpsc::unbounded_channel();
         let mut hands = Hands::start(&self.target, self.config.delay, &done)?;
         let ended = self.converse(&mut wire, &mut hands, &done, &mut events).await;
-        // First the threads: what they still write is written before anybody asks where the log ends.
-        blocking(move || hands.finish()).await?;
+        // First the threads: what they still write is written before anybody asks where the log ends. What they wrote is
+        // made durable even though nobody is there to hear of it.
+        let target = self.target.clone();
+        blocking(move || {
+            hands.finish()?;
+            target.flush().map(drop)
+        })
+        .await?;
         wire.finish(Duration::from_secs(2)).await;
         self.tell_positions();
         ended

@@ -328,14 +328,14 @@ impl Registry {
         let flush = inner.clock.flush();
         let mut oldest = flush;
         for (name, standby) in &mut inner.standbys {
-            let lag = inner.clock.lag(standby.positions.replay, &inner.history, now);
-            standby.window.observe(lag);
+            standby.window.observe(inner.clock.lag(standby.positions.replay, &inner.history, now));
             oldest = oldest.min(standby.positions.replay);
-            if standby.should_leave(lag.bytes, self.config.leave_after, now) {
+            let lag_bytes = inner.history.bytes_between(standby.positions.flush, flush);
+            if standby.should_leave(lag_bytes, self.config.leave_after, now) {
                 standby.counted = false;
                 inner.throttle.discount(ConsumerKind::Standby, name.as_str());
-                tracing::warn!(standby = %name, state = %standby.state(lag.bytes, self.config.leave_after, now),
-                    "a standby that is not required counts no more; commits no longer wait for it");
+                let state = standby.state(lag_bytes, true, self.config.leave_after, now);
+                tracing::warn!(standby = %name, %state, "a standby that is not required counts no more; commits no longer wait for it");
             }
         }
         inner.clock.forget_before(oldest);
@@ -379,7 +379,7 @@ impl Registry {
     }
 
     /// Whether a standby that lags so much may count without holding anybody back at once.
-    fn is_caught_up(&self, lag: Lag, limits: &Limits) -> bool {
+    pub(super) fn is_caught_up(&self, lag: Lag, limits: &Limits) -> bool {
         let bytes = limits.standby_bytes.map_or(u64::MAX, |bound| bound.target);
         let time = limits.standby_time.map_or(Duration::MAX, |bound| bound.target);
         lag.bytes <= self.config.caught_up_bytes.min(bytes) && lag.time <= time

@@ -243,7 +243,7 @@ fn the_nodes_own_records_enter_when_nothing_else_does() {
     let (reserved, fits) = simulation.throttle.admit_internal(0, &view);
     assert!(reserved > 0 && fits);
     // Even they do not use up more than their reserve without being told.
-    let told = (0..1_000).any(|_| !simulation.throttle.admit_internal(0, &view).1);
+    let told = (0..100_000).any(|_| !simulation.throttle.admit_internal(0, &view).1);
     assert!(told);
 }
 

@@ -55,7 +55,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     let told = progress.clone();
     let options = RestoreOptions {
         digest: true,
-        progress: Some(Arc::new(move |at: &RestoreProgress| told.lock().iter_mut().for_each(|progress| progress.report(0, at.bytes_done, Some(at.bytes))))),
+        progress: Some(Arc::new(move |at: &RestoreProgress| {
+            told.lock().iter_mut().for_each(|progress| progress.report(0, at.bytes_done, Some(at.bytes)))
+        })),
         ..RestoreOptions::default()
     };
     let restored = runtime.block_on(archive.restore(&plan, &arguments.target, &options));

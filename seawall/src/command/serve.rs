@@ -179,7 +179,9 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
     let wrong = |message: String| Failure::new(Kind::Config, message);
     let name = |text: &str| text.parse::<StandbyName>().map_err(|error| wrong(format!("the name `{text}`: {error}")));
     let role = match config.node.role {
-        crate::config::Role::Standby => Role::Standby { upstreams: config.replication.upstreams().map(str::to_owned).collect() },
+        crate::config::Role::Standby => {
+            Role::Standby { upstreams: config.replication.upstreams().map(str::to_owned).collect() }
+        }
         crate::config::Role::Primary | crate::config::Role::Standalone => Role::Primary,
     };
     let cluster = match config.node.cluster.as_str() {

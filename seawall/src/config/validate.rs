@@ -66,7 +66,10 @@ fn names(config: &Config) -> Result<(), Broken> {
     for upstream in config.replication.upstreams() {
         let port = upstream.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
         if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            return broken("replication.upstream", format!("is `{upstream}`; expected host:port, several with commas between"));
+            return broken(
+                "replication.upstream",
+                format!("is `{upstream}`; expected host:port, several with commas between"),
+            );
         }
     }
     Ok(())

@@ -128,7 +128,10 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
                 Err(error) => {
                     tracing::warn!(%error, "the archive cannot be reached; trying again");
                     if !confirmed {
-                        inner.set_state(State::ReadOnly, &format!("the archive must say whether a newer timeline exists: {error}"));
+                        inner.set_state(
+                            State::ReadOnly,
+                            &format!("the archive must say whether a newer timeline exists: {error}"),
+                        );
                     }
                     tokio::time::sleep(RETRY).await;
                 }
@@ -296,7 +299,8 @@ fn keep_versions(db: &Db, registry: &Arc<Registry>) {
 }
 
 fn is_final(error: &super::Error) -> bool {
-    matches!(error, super::Error::Archive(error) if is_final_archive(error)) || matches!(error, super::Error::RepositorySettings(_))
+    matches!(error, super::Error::Archive(error) if is_final_archive(error))
+        || matches!(error, super::Error::RepositorySettings(_))
 }
 
 /// Whether trying again cannot help.

@@ -79,7 +79,9 @@ fn promote_restored(inner: &Inner, db: &Db, archive: Option<Archive>, request: &
         if !request.unfenced {
             return Err(seawall_replication::promotion::PromotionRefused::NoArchive.into());
         }
-        let history = ours.forked(ours.current().id.next(), request.nonce, end, size).map_err(seawall_replication::promotion::PromotionRefused::from)?;
+        let history = ours
+            .forked(ours.current().id.next(), request.nonce, end, size)
+            .map_err(seawall_replication::promotion::PromotionRefused::from)?;
         db.promote(&history)?;
         return Ok(Promotion { history, fenced: false });
     };
@@ -87,7 +89,9 @@ fn promote_restored(inner: &Inner, db: &Db, archive: Option<Archive>, request: &
     let newest = parts.authority.newest()?.unwrap_or_else(|| ours.clone());
     let newest_id = newest.current().id.max(ours.current().id);
     parts.end_newest(&newest)?;
-    let history = ours.forked(newest_id.next(), request.nonce, end, size).map_err(seawall_replication::promotion::PromotionRefused::from)?;
+    let history = ours
+        .forked(newest_id.next(), request.nonce, end, size)
+        .map_err(seawall_replication::promotion::PromotionRefused::from)?;
     let claim = TimelineClaim {
         entry: *history.current(),
         parent: ours.current().id,
@@ -111,7 +115,8 @@ impl ArchiveParts {
     fn new(inner: &Inner, db: &Db, archive: Archive) -> Self {
         let runtime = inner.runtime.clone();
         let name = inner.options.name.to_string();
-        let authority = ArchiveAuthority::new(archive.clone(), runtime.clone(), db.node(), name).with_log(Arc::new(db.clone()));
+        let authority =
+            ArchiveAuthority::new(archive.clone(), runtime.clone(), db.node(), name).with_log(Arc::new(db.clone()));
         let source = ArchiveSource::new(archive.clone(), runtime.clone());
         Self { authority, source, archive, runtime }
     }
@@ -120,7 +125,8 @@ impl ArchiveParts {
     fn end_newest(&self, newest: &TimelineHistory) -> Result<()> {
         let current = newest.current();
         // Without this node's log: it is not to be archived there.
-        let authority = ArchiveAuthority::new(self.archive.clone(), self.runtime.clone(), seawall_wal::NodeId::random(), "restore");
+        let authority =
+            ArchiveAuthority::new(self.archive.clone(), self.runtime.clone(), seawall_wal::NodeId::random(), "restore");
         for _ in 0..100 {
             let end = self.runtime.block_on(self.archive.end_of_timeline(current.id))?;
             let at = end.unwrap_or(current.fork);

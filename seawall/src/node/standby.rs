@@ -157,12 +157,11 @@ fn start_client(inner: &Arc<Inner>, upstream: Option<&String>, archive: Option<A
         connect_timeout: inner.options.replication_timeout,
         ..ClientConfig::new(db.cluster(), db.node(), inner.options.name.clone(), size)
     };
-    let source = archive.clone().map(|archive| {
-        Arc::new(ArchiveSource::new(archive, inner.runtime.clone())) as Arc<dyn SegmentSource>
-    });
-    let backups = archive.map(|archive| {
-        Arc::new(NodeBackups { inner: inner.clone(), archive }) as Arc<dyn BaseBackups>
-    });
+    let source = archive
+        .clone()
+        .map(|archive| Arc::new(ArchiveSource::new(archive, inner.runtime.clone())) as Arc<dyn SegmentSource>);
+    let backups =
+        archive.map(|archive| Arc::new(NodeBackups { inner: inner.clone(), archive }) as Arc<dyn BaseBackups>);
     StandbyClient::start(config, Arc::new(db), source, backups)
 }
 
@@ -180,7 +179,8 @@ impl fmt::Debug for NodeBackups {
 
 impl BaseBackups for NodeBackups {
     fn offers(&self) -> seawall_replication::Result<Vec<BackupOffer>> {
-        let backups = self.inner.runtime.block_on(self.archive.backups()).map_err(|error| failed("list base backups", &error))?;
+        let backups =
+            self.inner.runtime.block_on(self.archive.backups()).map_err(|error| failed("list base backups", &error))?;
         let readable = backups.into_iter().filter_map(|(id, manifest)| match manifest {
             Ok(manifest) => Some(BackupOffer { id: id.to_string(), redo: manifest.redo.lsn, stop: manifest.stop }),
             Err(error) => {
@@ -221,7 +221,9 @@ async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> 
         let inner = inner.clone();
         move || -> Result<Db> {
             inner.exchange_database(|| {
-                let io = |error: std::io::Error| seawall_engine::Error::from(seawall_wal::Error::io("exchange", &data, error));
+                let io = |error: std::io::Error| {
+                    seawall_engine::Error::from(seawall_wal::Error::io("exchange", &data, error))
+                };
                 std::fs::rename(&data, &old).map_err(io)?;
                 std::fs::rename(&fresh, &data).map_err(io)?;
                 if let Some(parent) = data.parent() {
@@ -234,7 +236,8 @@ async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> 
         }
     };
     let exchanged = tokio::task::spawn_blocking(exchange).await;
-    let db = exchanged.map_err(|_| Error::WrongState { operation: "install a base backup", actual: "stopping".to_owned() })??;
+    let db = exchanged
+        .map_err(|_| Error::WrongState { operation: "install a base backup", actual: "stopping".to_owned() })??;
     inner.restart_feeding().await?;
     Ok(db)
 }

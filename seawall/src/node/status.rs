@@ -112,7 +112,11 @@ impl HttpNode for Node {
     fn backups(&self) -> Result<Vec<BackupSummary>, Failure> {
         let archive = self.archive("list base backups")?;
         let backups = self.runtime().block_on(archive.backups()).map_err(super::Error::from)?;
-        Ok(backups.into_iter().filter_map(|(_, manifest)| manifest.ok()).map(|manifest| backup_summary(&manifest)).collect())
+        Ok(backups
+            .into_iter()
+            .filter_map(|(_, manifest)| manifest.ok())
+            .map(|manifest| backup_summary(&manifest))
+            .collect())
     }
 }
 
@@ -134,7 +138,9 @@ impl Node {
             ClientState::Streaming => ("streaming", "stream"),
             ClientState::FromArchive => ("catching_up", "archive"),
             ClientState::BaseBackup { .. } => ("catching_up", "base_backup"),
-            ClientState::Waiting { .. } | ClientState::Diverged { .. } | ClientState::Refused { .. } => ("waiting", "none"),
+            ClientState::Waiting { .. } | ClientState::Diverged { .. } | ClientState::Refused { .. } => {
+                ("waiting", "none")
+            }
             ClientState::Stopped => ("stopped", "none"),
         };
         let behind = Self::db(self).history().bytes_between(status.positions.replay, status.upstream_flush);
@@ -281,8 +287,8 @@ pub(crate) fn backup_summary(manifest: &BackupManifest) -> BackupSummary {
 
 impl From<super::Error> for Failure {
     fn from(error: super::Error) -> Self {
-        use seawall_replication::promotion::PromotionRefused as R;
         use super::Error as E;
+        use seawall_replication::promotion::PromotionRefused as R;
         let kind = match &error {
             E::Engine(_) => {
                 let E::Engine(error) = error else { unreachable!("it was just matched") };
@@ -294,7 +300,9 @@ impl From<super::Error> for Failure {
             E::NoArchive { .. } | E::ClusterUnknown | E::RepositorySettings(_) => Kind::Config,
             E::Archive(error) => archive_kind(error),
             E::Repository(error) => repository_kind(error),
-            E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => Kind::VerificationFailed,
+            E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {
+                Kind::VerificationFailed
+            }
             _ => Kind::Failed,
         };
         Self::new(kind, crate::failure::chain(&error))
@@ -308,9 +316,11 @@ pub(crate) fn archive_kind(error: &seawall_backup::Error) -> Kind {
         E::Repository(error) => repository_kind(error),
         E::Object { .. } => Kind::VerificationFailed,
         E::Fenced { .. } | E::TimelineTaken { .. } => Kind::Fenced,
-        E::NoArchive { .. } | E::NoBackup { .. } | E::UnknownBackup { .. } | E::OutsideArchive { .. } | E::Gap { .. } => {
-            Kind::NotFound
-        }
+        E::NoArchive { .. }
+        | E::NoBackup { .. }
+        | E::UnknownBackup { .. }
+        | E::OutsideArchive { .. }
+        | E::Gap { .. } => Kind::NotFound,
         E::NotEmpty { .. } | E::Target { .. } => Kind::Usage,
         E::ForeignRepository { .. } | E::SegmentSize { .. } => Kind::Config,
         _ => Kind::Failed,

@@ -22,7 +22,9 @@ pub struct Api {
 impl Api {
     /// Of the node at `address`.
     pub fn new(address: SocketAddr) -> Self {
-        Self { client: Client::new(&format!("http://{address}")).expect("an address makes a url, and a runtime starts") }
+        Self {
+            client: Client::new(&format!("http://{address}")).expect("an address makes a url, and a runtime starts"),
+        }
     }
 
     /// `GET /v1/replication/status`

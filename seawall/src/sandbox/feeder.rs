@@ -158,7 +158,10 @@ impl Oracle {
     }
 
     /// Compares with everything a node has, given in order. Says what is missing, wrong or too much.
-    pub fn compare(&self, found: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Failure>>) -> Result<Difference, Failure> {
+    pub fn compare(
+        &self,
+        found: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Failure>>,
+    ) -> Result<Difference, Failure> {
         let known = self.known.lock();
         let mut difference = Difference::default();
         let mut expected = known.iter().peekable();

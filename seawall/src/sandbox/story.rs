@@ -109,10 +109,13 @@ impl<'a> Story<'a> {
     }
 
     fn start_nodes(&mut self) -> Result<(), Failure> {
-        eprintln!("starting a primary, two standbys and {}", match self.archive.server {
-            Some(_) => "an embedded S3 server",
-            None => "an archive in the given S3 store",
-        });
+        eprintln!(
+            "starting a primary, two standbys and {}",
+            match self.archive.server {
+                Some(_) => "an embedded S3 server",
+                None => "an archive in the given S3 store",
+            }
+        );
         let common = format!(
             "[log]\nsegment_size = \"4MiB\"\n\n[engine]\nmemtable_size = \"8MiB\"\n\n{}\n\
              [backpressure]\nmax_replication_lag_bytes = {CEILING_BYTES}\nmax_replication_lag_seconds = 60\n\
@@ -123,7 +126,8 @@ impl<'a> Story<'a> {
         let configured = self.primary.configure("primary", &policy, &common);
         configured.map_err(|error| failed("writing settings", &error))?;
         self.start(Who::Primary)?;
-        let upstreams = format!("upstream = \"{}, {}\"\ntimeout = \"4s\"\n", self.primary.replication, self.required.replication);
+        let upstreams =
+            format!("upstream = \"{}, {}\"\ntimeout = \"4s\"\n", self.primary.replication, self.required.replication);
         // Once promoted it has no standby it must wait for.
         let configured = self.required.configure("standby", &upstreams, &common);
         configured.map_err(|error| failed("writing settings", &error))?;
@@ -180,7 +184,11 @@ impl<'a> Story<'a> {
         self.wait_for_standbys()?;
         self.report.figure("rejoin_seconds", round(started.elapsed().as_secs_f64()));
         let fetched = self.status(Who::Other)?.upstream.map_or(0, |upstream| upstream.archive_bytes_total);
-        self.report.check("rejoined_through_archive", fetched > 0, format!("{fetched} bytes of log came from the archive"));
+        self.report.check(
+            "rejoined_through_archive",
+            fetched > 0,
+            format!("{fetched} bytes of log came from the archive"),
+        );
         Ok(())
     }
 
@@ -228,7 +236,8 @@ impl<'a> Story<'a> {
         let detail = format!("{:.1} s because of {reason} ({subject})", seen.pause_max.as_secs_f64());
         let named = subject.contains(REQUIRED);
         self.report.check("ingestion_paused", seen.pause_max >= Duration::from_secs(2) && named, detail);
-        let detail = format!("{} more records were acknowledged in {:.1} s", ingested.records, ingested.took.as_secs_f64());
+        let detail =
+            format!("{} more records were acknowledged in {:.1} s", ingested.records, ingested.took.as_secs_f64());
         self.report.check("ingestion_resumed", ingested.bytes >= 2 * CEILING_BYTES, detail);
         self.wait_for_standbys()?;
         self.check_digests("digests_after_thaw", &[Who::Primary, Who::Required, Who::Other])
@@ -260,7 +269,14 @@ impl<'a> Story<'a> {
         let lsn = before.lsn.to_string();
         let started = Instant::now();
         let settings = self.primary.settings();
-        self.command(&["restore", "--config", &settings.display().to_string(), "--to", &lsn, &target.display().to_string()])?;
+        self.command(&[
+            "restore",
+            "--config",
+            &settings.display().to_string(),
+            "--to",
+            &lsn,
+            &target.display().to_string(),
+        ])?;
         self.report.figure("restore_seconds", round(started.elapsed().as_secs_f64()));
         let digest = self.command(&["--json", "digest", "--data-dir", &target.display().to_string()])?;
         let digest: serde_json::Value = serde_json::from_str(digest.trim()).unwrap_or_default();
@@ -306,7 +322,8 @@ impl<'a> Story<'a> {
         self.report.figure("promote_seconds", round(started.elapsed().as_secs_f64()));
         let detail = format!("timeline {} forks at {}, fenced: {}", promoted.timeline, promoted.fork, promoted.fenced);
         self.report.check("promoted_and_fenced", promoted.timeline == 2 && promoted.fenced, detail);
-        let detail = format!("{acknowledged} records acknowledged by a standby up to the kill, {unknown} without an answer");
+        let detail =
+            format!("{acknowledged} records acknowledged by a standby up to the kill, {unknown} without an answer");
         self.report.check("writes_before_the_kill", acknowledged > 0, detail);
         self.ingest_to(Who::Required, false, |_, bytes| bytes < SEGMENT_BYTES)?;
         self.start(Who::Primary)?;
@@ -337,7 +354,11 @@ impl<'a> Story<'a> {
         let difference = self.oracle.compare(promoted.scan_all(KEYSPACE))?;
         let detail = format!(
             "{} acknowledged, {} there: {} missing, {} wrong, {} never answered",
-            self.oracle.len(), difference.seen, difference.missing, difference.wrong, difference.unexpected
+            self.oracle.len(),
+            difference.seen,
+            difference.missing,
+            difference.wrong,
+            difference.unexpected
         );
         let complete = difference.missing == 0 && difference.wrong == 0 && !self.oracle.is_empty();
         self.report.check("nothing_acknowledged_is_missing", complete, detail);
@@ -362,7 +383,11 @@ impl<'a> Story<'a> {
         self.report.figure("pause_seconds_max", round(seen.pause_max.as_secs_f64()));
         self.report.figure("required_lag_bytes_max", seen.required_lag_bytes_max);
         let within = seen.required_lag_bytes_max <= CEILING_BYTES;
-        let detail = format!("at most {} bytes in {} samples, ceiling {CEILING_BYTES}", seen.required_lag_bytes_max, archive.len());
+        let detail = format!(
+            "at most {} bytes in {} samples, ceiling {CEILING_BYTES}",
+            seen.required_lag_bytes_max,
+            archive.len()
+        );
         self.report.check("lag_within_ceiling", within && !archive.is_empty(), detail);
     }
 
@@ -423,7 +448,12 @@ impl<'a> Story<'a> {
         let rate = bytes as f64 / started.elapsed().as_secs_f64() / f64::from(1 << 20);
         let lags = self.api(&self.primary).replicas().map(|replicas| {
             let lag = |replica: &crate::http::api::ReplicaStatus| {
-                format!("{} {:.1} MiB / {:.2} s", replica.name, replica.replay.lag.bytes as f64 / f64::from(1 << 20), replica.replay.lag.seconds)
+                format!(
+                    "{} {:.1} MiB / {:.2} s",
+                    replica.name,
+                    replica.replay.lag.bytes as f64 / f64::from(1 << 20),
+                    replica.replay.lag.seconds
+                )
             };
             replicas.replicas.iter().map(lag).collect::<Vec<_>>().join(", ")
         });
@@ -458,7 +488,8 @@ impl<'a> Story<'a> {
     fn flush_of(&self, standby: &str) -> Result<u64, Failure> {
         let replicas = self.api(&self.primary).replicas()?.replicas;
         let replica = replicas.iter().find(|replica| replica.name == standby);
-        let replica = replica.ok_or_else(|| Failure::new(Kind::Failed, format!("the primary does not know {standby}")))?;
+        let replica =
+            replica.ok_or_else(|| Failure::new(Kind::Failed, format!("the primary does not know {standby}")))?;
         Ok(replica.flush.lsn.0.offset())
     }
 

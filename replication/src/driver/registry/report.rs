@@ -98,11 +98,12 @@ impl Registry {
                 flush: lag_of(flush, missing),
                 replay: lag_of(replay, missing),
             };
+            let caught_up = self.is_caught_up(lag.flush, inner.throttle.limits());
             StandbyReport {
                 name: name.clone(),
                 node: standby.node,
                 address: standby.address.clone(),
-                state: standby.state(lag.replay.bytes, self.config.leave_after, now),
+                state: standby.state(lag.flush.bytes, caught_up, self.config.leave_after, now),
                 since,
                 required: standby.required,
                 counted: standby.counted,

@@ -13,9 +13,9 @@ use crate::message::{Positions, Status};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StandbyState {
-    /// It is there, and has not caught up since it joined.
+    /// It is there, and lacks more than a little.
     CatchUp,
-    /// It is there and follows.
+    /// It is there and follows closely.
     Streaming,
     /// It is there, lags, and does not move.
     Stalled,
@@ -109,10 +109,13 @@ impl Standby {
         Moved { any, flush: self.positions.flush != before.flush, corruption_known }
     }
 
-    pub(super) fn state(&self, lag_bytes: u64, stall: Duration, now: Instant) -> StandbyState {
-        match (self.is_connected(), self.counted) {
+    /// What it is doing, if it lacks `lag_bytes` on its disk and `caught_up` says whether that is little. (Replay may be
+    /// late on purpose.)
+    pub(super) fn state(&self, lag_bytes: u64, caught_up: bool, stall: Duration, now: Instant) -> StandbyState {
+        let still = now.saturating_duration_since(self.moved) > stall;
+        match (self.is_connected(), caught_up) {
             (false, _) => StandbyState::Missing,
-            (true, _) if lag_bytes > 0 && now.saturating_duration_since(self.moved) > stall => StandbyState::Stalled,
+            (true, _) if lag_bytes > 0 && still => StandbyState::Stalled,
             (true, false) => StandbyState::CatchUp,
             (true, true) => StandbyState::Streaming,
         }
@@ -123,7 +126,7 @@ impl Standby {
         if lag_bytes == 0 {
             self.moved = now;
         }
-        let gone = match self.state(lag_bytes, after, now) {
+        let gone = match self.state(lag_bytes, true, after, now) {
             StandbyState::Missing => now.saturating_duration_since(self.since) > after,
             StandbyState::Stalled => true,
             StandbyState::CatchUp | StandbyState::Streaming => false,
