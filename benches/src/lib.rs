@@ -1,1 +1,182 @@
-//! Criterion benches of Seawall.
+//! What the benches measure. Each workload is a function of a size, so that criterion runs it large and the tests run it
+//! small: a bench that no longer works is a failing test, not a surprise.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use seawall_engine::{CommitLevel, Create, Db, Error, Keyspace, Result};
+use seawall_wal::storage::Disk;
+use seawall_wal::{
+    ClusterId, Log, LogMode, LogOptions, NodeId, OpenAt, Position, RecordKind, SystemClock, TimelineHistory,
+    TimelineNonce, Timestamp,
+};
+
+/// Of keys: a number in hex, spread over the key space.
+pub const KEY_LEN: usize = 16;
+
+/// The key with a number: neighbours in number are far apart in order.
+pub fn key(number: u64) -> [u8; KEY_LEN] {
+    let spread = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut key = [0; KEY_LEN];
+    for (place, byte) in key.iter_mut().enumerate() {
+        *byte = b"0123456789abcdef"[(spread >> (60 - 4 * place) & 15) as usize];
+    }
+    key
+}
+
+/// A value of so many bytes, different for each number.
+pub fn value(number: u64, len: usize) -> Vec<u8> {
+    number.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+/// Commits `commits` puts from each of `threads` threads, each waiting for its own.
+pub fn commit(keyspace: &Keyspace, db: &Db, threads: u64, commits: u64, level: CommitLevel) -> Result<()> {
+    std::thread::scope(|scope| {
+        let committer = |thread: u64| {
+            move || -> Result<()> {
+                for number in 0..commits {
+                    let mut batch = db.batch();
+                    batch.put(keyspace, key(thread << 32 | number), value(number, 112));
+                    batch.commit_with(level)?;
+                }
+                Ok(())
+            }
+        };
+        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(committer(thread))).collect();
+        running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Error::Closed)))
+    })
+}
+
+/// Commits `commits` puts with all tickets open at once, then waits for all.
+pub fn commit_pipelined(keyspace: &Keyspace, db: &Db, commits: u64) -> Result<()> {
+    let ticket = |number| {
+        let mut batch = db.batch();
+        batch.put(keyspace, key(number), value(number, 112));
+        batch.commit_ticket()
+    };
+    let tickets: Vec<_> = (0..commits).map(ticket).collect::<Result<_>>()?;
+    tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))
+}
+
+/// A database with so many keys, all in tables if `settled`, else in memory.
+pub fn filled(dir: &Path, keys: u64, value_len: usize, settled: bool) -> Result<(Db, Keyspace)> {
+    let db = Db::builder(dir).create(Create::Always).open()?;
+    let keyspace = db.keyspace("bench")?;
+    for first in (0..keys).step_by(1000) {
+        let mut batch = db.batch();
+        for number in first..keys.min(first + 1000) {
+            batch.put(&keyspace, key(number), value(number, value_len));
+        }
+        batch.commit_with(CommitLevel::Buffered)?;
+    }
+    db.sync()?;
+    if settled {
+        db.compact()?;
+    }
+    Ok((db, keyspace))
+}
+
+/// A log of so many records and nothing else, for replay. Says where it ends.
+pub fn written_log(
+    dir: &Path,
+    options: &LogOptions,
+    history: &TimelineHistory,
+    records: u64,
+    len: usize,
+) -> Result<Position> {
+    let (log, _) = open_log(dir, options, history, |_| Ok(()))?;
+    for number in 0..records {
+        // The log flushes what nobody waits for.
+        let _ = log.append(RecordKind::Commit, &value(number, len))?;
+    }
+    log.flush()?;
+    let end = log.end();
+    log.close()?;
+    Ok(end)
+}
+
+/// Reads a whole log as recovery does; says how many records it has.
+pub fn replay(dir: &Path, options: &LogOptions, history: &TimelineHistory) -> Result<u64> {
+    let mut records = 0;
+    let (log, _) = open_log(dir, options, history, |_| {
+        records += 1;
+        Ok(())
+    })?;
+    log.close()?;
+    Ok(records)
+}
+
+fn open_log(
+    dir: &Path,
+    options: &LogOptions,
+    history: &TimelineHistory,
+    on_record: impl FnMut(&seawall_wal::Record<'_>) -> Result<(), seawall_wal::Error>,
+) -> Result<(Log, seawall_wal::Recovery)> {
+    let at = OpenAt {
+        history: history.clone(),
+        start: Position::ZERO,
+        time_floor: Timestamp(0),
+        watermark: Position::ZERO.lsn,
+    };
+    let storage = Arc::new(Disk::new());
+    Ok(Log::open(storage, Arc::new(SystemClock), dir, *options, &at, LogMode::Append, on_record)?)
+}
+
+/// Whose log the replay bench reads.
+pub fn log_identity() -> (LogOptions, TimelineHistory) {
+    (LogOptions::new(ClusterId::random(), NodeId::random()), TimelineHistory::first(TimelineNonce::random()))
+}
+
+/// Gets `gets` keys, in an order that is not that of the keys; says how many were there.
+pub fn get(keyspace: &Keyspace, keys: u64, gets: u64) -> Result<u64> {
+    let mut found = 0;
+    for number in 0..gets {
+        found += u64::from(keyspace.get(key(number.wrapping_mul(7919) % keys))?.is_some());
+    }
+    Ok(found)
+}
+
+/// Walks over `entries` entries from the start; says how many bytes they have.
+pub fn scan(keyspace: &Keyspace, entries: usize) -> Result<usize> {
+    let mut bytes = 0;
+    for pair in keyspace.iter().take(entries) {
+        let (key, value) = pair?;
+        bytes += key.len() + value.len();
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_workload_does_what_it_says_when_it_is_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, keyspace) = filled(&dir.path().join("db"), 500, 100, true).unwrap();
+        assert_eq!(get(&keyspace, 500, 500).unwrap(), 500);
+        assert_eq!(get(&keyspace, 1000, 1000).unwrap(), 500, "half of these keys are not there");
+        assert_eq!(scan(&keyspace, 1000).unwrap(), 500 * (KEY_LEN + 100));
+        let before = db.stats().log.records;
+        commit(&keyspace, &db, 2, 5, CommitLevel::Local).unwrap();
+        commit_pipelined(&keyspace, &db, 20).unwrap();
+        assert_eq!(db.stats().log.records - before, 30);
+        db.close().unwrap();
+    }
+
+    #[test]
+    fn a_written_log_is_replayed_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (options, history) = log_identity();
+        let end = written_log(dir.path(), &options, &history, 1000, 96).unwrap();
+        assert!(end.lsn.offset() > 1000 * 144);
+        assert_eq!(replay(dir.path(), &options, &history).unwrap(), 1000);
+    }
+
+    #[test]
+    fn keys_are_distinct_and_spread() {
+        let keys: std::collections::BTreeSet<_> = (0..1000).map(key).collect();
+        assert_eq!(keys.len(), 1000);
+        assert!(keys.iter().map(|key| key[0]).collect::<std::collections::BTreeSet<_>>().len() == 16);
+    }
+}
