@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use crate::archive::{Archive, blocking};
 use crate::error::{Error, Result};
 use crate::format::documents::FrontierDocument;
+use crate::format::envelope::Kind;
 
 mod cursor;
 mod progress;
@@ -25,12 +26,17 @@ use progress::Confirmed;
 pub use progress::{ArchiverProgress, ArchiverState, ArchiverStatus};
 use upload::{Taken, Upload, Uploaded};
 
+/// The most log one chunk is meant to hold; only a single record may make it larger.
+pub const CHUNK_BYTES_MAX: usize = 8 << 20;
+
+const _: () = assert!(CHUNK_BYTES_MAX < Kind::Chunk.plaintext_len_max());
+
 /// How the archiver works.
 #[derive(Debug, Clone)]
 pub struct ArchiverConfig {
     /// Flushed log waits at most so long before it is uploaded.
     pub interval: Duration,
-    /// So many bytes of log are uploaded without waiting. At most 8 MiB.
+    /// So many bytes of log are uploaded without waiting; at most [`CHUNK_BYTES_MAX`] count.
     pub chunk_bytes: usize,
     /// Uploads on their way at once.
     pub uploads: usize,
@@ -86,6 +92,7 @@ impl Archiver {
     /// Starts archiving `log` for the node of this name. What is in the archive already is found out first; a failing
     /// store is waited for. Runs on the current tokio runtime.
     pub fn start(archive: Archive, log: Arc<dyn LogOwner>, node: NodeId, name: &str, config: ArchiverConfig) -> Self {
+        let config = ArchiverConfig { chunk_bytes: config.chunk_bytes.clamp(1, CHUNK_BYTES_MAX), ..config };
         let progress = Arc::new(ArchiverProgress::new(log.clone()));
         let (stop, stopping) = watch::channel(Stop::No);
         let worker = Worker {

@@ -158,6 +158,10 @@ impl Archive {
                 }
             };
             progress(piece.len() as u64);
+            if bytes.is_empty() {
+                // Only now: the first piece has proven that there is such a file.
+                bytes.reserve_exact(usize::try_from(file.size).unwrap_or(0));
+            }
             bytes.extend_from_slice(&piece);
         }
         let expected = file.hash;

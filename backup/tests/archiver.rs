@@ -4,13 +4,15 @@ mod support;
 
 use std::time::Duration;
 
+use seawall_backup::format::chunk::ChunkObject;
 use seawall_backup::repository::faulty::Fault;
 use seawall_backup::repository::memory::{Conditions, MemoryRepository};
 use seawall_backup::repository::{ConditionalWrites, Operation, Repository};
-use seawall_backup::{Archive, ArchiveAuthority, ArchiverConfig, ArchiverState, Error, Gaps, LogOwner};
+use seawall_backup::{Archive, ArchiveAuthority, Archiver, ArchiverConfig, ArchiverState, Error, Gaps, LogOwner};
+use seawall_wal::storage::MemoryDisk;
 use seawall_wal::{
-    ClusterId, FenceOutcome, LogConsumer, LogMode, Lsn, Position, SegmentNumber, TimelineAuthority, TimelineClaim,
-    TimelineId, TimelineNonce, Timestamp,
+    ClusterId, FenceOutcome, LogConsumer, LogMode, Lsn, Position, RecordKind, SegmentNumber, SegmentSize,
+    TimelineAuthority, TimelineClaim, TimelineId, TimelineNonce, Timestamp,
 };
 use support::{FIRST, Node, SIZE, Store, caught_up, cluster, ended, hasty, history, until};
 
@@ -320,13 +322,7 @@ async fn a_standby_ahead_of_the_archive_archives_the_rest_before_it_fences() {
     let (archived, fenced) = store.archived(FIRST, Lsn::ZERO).await;
     assert_eq!((archived, fenced.as_deref()), (joined(&standby), Some("node 2")));
     // A late standby that has less fetches the rest from the archive, whole or not.
-    let late = Node::open(
-        3,
-        std::sync::Arc::new(seawall_wal::storage::MemoryDisk::new()),
-        &history(),
-        Position::ZERO,
-        LogMode::Receive,
-    );
+    let late = Node::open(3, std::sync::Arc::new(MemoryDisk::new()), &history(), Position::ZERO, LogMode::Receive);
     let outcome = store.fence(&late).await.unwrap();
     assert!(matches!(outcome, FenceOutcome::MoreLog(log) if log.start == Lsn::ZERO));
     // One that has more than was fenced is told that its rest is nobody's.
@@ -413,6 +409,24 @@ async fn log_that_was_recycled_before_it_was_archived_is_a_gap_and_only_left_whe
     caught_up(&archiver, &node).await;
     archiver.stop(Duration::from_secs(5)).await.unwrap();
     assert_eq!(store.archived(FIRST, third).await, (joined(&node), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_largest_record_there_can_be_is_one_chunk() {
+    let size = SegmentSize::DEFAULT;
+    let disk = std::sync::Arc::new(MemoryDisk::new());
+    let node = Node::sized(1, size, disk, &history(), Position::ZERO, LogMode::Append);
+    let repository = std::sync::Arc::new(MemoryRepository::new());
+    let archive = Archive::create_or_open(repository, cluster(), size, Timestamp(1)).await.unwrap();
+    let max = seawall_wal::format::payload_len_max(size);
+    let payload: Vec<u8> = (0..max).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for _ in 0..2 {
+        node.log.append(RecordKind::Commit, &payload).unwrap().wait().unwrap();
+    }
+    let archiver = Archiver::start(archive.clone(), node.log.clone(), node.id, "test", ArchiverConfig::default());
+    assert_eq!(archiver.stop(Duration::from_secs(60)).await.unwrap(), node.log.end());
+    let ChunkObject::Chunk(chunk) = archive.chunk(FIRST, Lsn::ZERO).await.unwrap().unwrap() else { panic!("a fence") };
+    assert_eq!((chunk.about.records, chunk.bytes.len()), (1, 512 + 48 + max));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -45,8 +45,19 @@ impl Node {
     }
 
     pub fn open(number: u8, disk: Arc<dyn Storage>, history: &TimelineHistory, redo: Position, mode: LogMode) -> Self {
+        Self::sized(number, SIZE, disk, history, redo, mode)
+    }
+
+    pub fn sized(
+        number: u8,
+        size: SegmentSize,
+        disk: Arc<dyn Storage>,
+        history: &TimelineHistory,
+        redo: Position,
+        mode: LogMode,
+    ) -> Self {
         let id = NodeId::from_bytes([number; 16]);
-        let options = LogOptions { segment_size: SIZE, threads: Threads::Background, ..LogOptions::new(cluster(), id) };
+        let options = LogOptions { segment_size: size, threads: Threads::Background, ..LogOptions::new(cluster(), id) };
         let at = OpenAt { history: history.clone(), start: redo, time_floor: Timestamp(0), watermark: Lsn::ZERO };
         let clock = Arc::new(SystemClock);
         let nothing = |_: &seawall_wal::Record<'_>| Ok::<_, seawall_wal::Error>(());
