@@ -311,7 +311,13 @@ impl Connection {
                 },
                 _ = phase.changed() => match *phase.borrow_and_update() {
                     Phase::Serving => continue,
-                    Phase::Draining => vec![Event::Drain],
+                    Phase::Draining => {
+                        // Everything flushed by now is to be sent, told of it or not. In this order, as in the news.
+                        let flush = shared.owner.log().flushed().value();
+                        known = Arc::new(shared.owner.log().history());
+                        let history = TimelineHistory::clone(&known);
+                        vec![Event::History(history), Event::Flushed(flush), Event::Drain]
+                    }
                     Phase::Stopped => vec![Event::Stop("the node stops")],
                 },
                 () = sleep_until(deadline.into()) => vec![self.look_at_the_clock()],

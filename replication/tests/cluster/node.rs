@@ -60,7 +60,10 @@ pub(crate) fn key_of(number: u32) -> String {
 pub(crate) fn put(db: &Db, from: u32, to: u32) -> Lsn {
     let keyspace = db.keyspace("k").unwrap();
     for key in from..to {
-        keyspace.insert(key_of(key), format!("value {key}")).unwrap();
+        let mut batch = db.batch();
+        batch.put(&keyspace, key_of(key), format!("value {key}"));
+        // Waited for all at once below; a test has better things to wait for.
+        batch.commit_ticket().unwrap();
     }
     db.sync().unwrap()
 }
