@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use seawall_wal::{ClusterId, Lsn, TimelineId};
+use seawall_wal::{Lsn, TimelineId};
 
 use crate::frame::NotAFrame;
 use crate::message::Refusal;
@@ -150,16 +150,6 @@ pub enum Error {
     Diverged {
         /// The last common position.
         common: Lsn,
-    },
-    /// Peers of another cluster.
-    #[error("{peer} belongs to cluster {found}, this node to {expected}; check the address")]
-    WrongCluster {
-        /// Its address.
-        peer: String,
-        /// Theirs.
-        found: ClusterId,
-        /// Ours.
-        expected: ClusterId,
     },
     /// A slot file that cannot be used.
     #[error("the slot file {} cannot be used ({why}); remove it and standbys will take new slots", path.display())]

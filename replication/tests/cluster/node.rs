@@ -63,7 +63,7 @@ pub(crate) fn put(db: &Db, from: u32, to: u32) -> Lsn {
         let mut batch = db.batch();
         batch.put(&keyspace, key_of(key), format!("value {key}"));
         // Waited for all at once below; a test has better things to wait for.
-        batch.commit_ticket().unwrap();
+        drop(batch.commit_ticket().unwrap());
     }
     db.sync().unwrap()
 }
