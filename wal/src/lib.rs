@@ -28,7 +28,7 @@ pub use clock::{Clock, SystemClock, Timestamp};
 pub use error::{Error, Result};
 pub use format::{Chain, Position, Record, RecordHeader, RecordKind};
 pub use identity::{ClusterId, NodeId, ParseIdentityError, TimelineId, TimelineNonce};
-pub use log::{Log, LogMode, LogOptions, LogStats, Threads};
+pub use log::{Log, LogMode, LogOptions, LogOwner, LogStats, Threads};
 pub use lsn::{Lsn, ParseLsnError, SegmentNumber, SegmentSize};
 pub use open::OpenAt;
 pub use reader::LogReader;

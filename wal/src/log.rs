@@ -81,6 +81,18 @@ impl LogMode {
     }
 }
 
+/// Something that has a log: a database, or a log alone.
+pub trait LogOwner: Send + Sync + 'static {
+    /// Its log.
+    fn log(&self) -> &Log;
+}
+
+impl LogOwner for Log {
+    fn log(&self) -> &Log {
+        self
+    }
+}
+
 /// A snapshot of a log's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogStats {
@@ -312,10 +324,16 @@ impl Log {
         }
     }
 
-    /// Flushes everything appended so far and waits for it.
+    /// Flushes everything appended or received so far and waits for it.
     pub fn flush(&self) -> Result<Lsn> {
-        let end = self.end().lsn;
-        self.shared.flush_until(end, None)
+        let (mode, end) = {
+            let tail = self.shared.tail.lock();
+            (tail.mode, tail.end.lsn)
+        };
+        match mode {
+            LogMode::Append => self.shared.flush_until(end, None),
+            LogMode::Receive => self.flush_received(),
+        }
     }
 
     /// Asks for everything appended so far to be flushed soon, without waiting.
@@ -335,7 +353,7 @@ impl Log {
     /// [`Error::Discontinuous`] if the history does not fork exactly at the end.
     pub fn begin_timeline(&self, history: &TimelineHistory) -> Result<()> {
         let shared = &self.shared;
-        shared.flush_until(self.end().lsn, None)?;
+        self.flush()?;
         let mut tail = shared.tail.lock();
         let fork = history.current().fork;
         if fork != tail.end || shared.flushed.value() != tail.end.lsn {

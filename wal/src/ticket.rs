@@ -26,7 +26,7 @@ pub struct Ticket {
 
 impl Ticket {
     pub(crate) fn new(shared: Arc<Shared>, position: Position, time: Timestamp) -> Self {
-        Self { shared, position, time, registration: Registration::New }
+        Self { shared, position, time, registration: Registration::default() }
     }
 
     /// The record's LSN.
@@ -66,12 +66,20 @@ impl Future for Ticket {
     type Output = Result<Lsn>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let registration = std::mem::replace(&mut self.registration, Registration::Known);
-        let polled = self.shared.flushed.poll(self.position.lsn, context.waker(), registration);
+        let Self { shared, position, registration, .. } = &mut *self;
+        let polled = shared.flushed.poll(position.lsn, context.waker(), registration);
         if polled.is_pending() {
-            self.shared.request_flush();
+            shared.request_flush();
         }
-        polled.map_ok(|_| self.position.lsn)
+        polled.map_ok(|_| position.lsn)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.is_flushed() {
+            self.shared.flushed.forget(&self.registration);
+        }
     }
 }
 

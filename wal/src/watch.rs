@@ -23,9 +23,18 @@ pub struct LsnWatch {
 
 #[derive(Debug, Default)]
 struct Inner {
-    waiters: Vec<(Lsn, Waker)>,
+    waiters: Vec<Waiter>,
+    /// Numbers given to waiters so far.
+    numbers: u64,
     /// Set once; from then on nothing rises and every wait fails with it.
     stopped: Option<Error>,
+}
+
+#[derive(Clone, Debug)]
+struct Waiter {
+    number: u64,
+    lsn: Lsn,
+    waker: Waker,
 }
 
 impl LsnWatch {
@@ -47,19 +56,13 @@ impl LsnWatch {
         let mut woken = Vec::new();
         {
             let mut inner = self.inner.lock();
-            if inner.waiters.iter().all(|(lsn, _)| *lsn <= to) {
+            if inner.waiters.iter().all(|waiter| waiter.lsn <= to) {
                 std::mem::swap(&mut inner.waiters, &mut woken);
             } else {
-                inner.waiters.retain(|(lsn, waker)| {
-                    let still = *lsn > to;
-                    if !still {
-                        woken.push((*lsn, waker.clone()));
-                    }
-                    still
-                });
+                woken = inner.waiters.extract_if(.., |waiter| waiter.lsn <= to).collect();
             }
         }
-        woken.into_iter().for_each(|(_, waker)| waker.wake());
+        woken.into_iter().for_each(|waiter| waiter.waker.wake());
     }
 
     /// Ends it: every wait for a position not reached fails with `error`, now and later. The first error stays.
@@ -69,7 +72,7 @@ impl LsnWatch {
             inner.stopped.get_or_insert(error);
             std::mem::take(&mut inner.waiters)
         };
-        waiters.into_iter().for_each(|(_, waker)| waker.wake());
+        waiters.into_iter().for_each(|waiter| waiter.waker.wake());
     }
 
     /// The error it was stopped with.
@@ -83,14 +86,15 @@ impl LsnWatch {
     /// [`Error::TimedOut`], or what it was stopped with.
     pub fn wait_for(&self, lsn: Lsn, deadline: Option<Instant>) -> Result<Lsn> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut registration = Registration::default();
         loop {
-            match self.poll(lsn, &waker, Registration::Known) {
+            match self.poll(lsn, &waker, &mut registration) {
                 Poll::Ready(result) => return result,
                 Poll::Pending => match deadline {
                     None => std::thread::park(),
                     Some(deadline) => {
                         let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                            self.forget(&waker);
+                            self.forget(&registration);
                             return Err(Error::TimedOut { lsn });
                         };
                         std::thread::park_timeout(left);
@@ -102,11 +106,11 @@ impl LsnWatch {
 
     /// Completes when it stands at `lsn` or beyond. Works with any runtime.
     pub fn reached(&self, lsn: Lsn) -> Reached<'_> {
-        Reached { watch: self, lsn, registration: Registration::New }
+        Reached { watch: self, lsn, registration: Registration::default() }
     }
 
     /// One look, leaving `waker` behind if it is too early.
-    pub(crate) fn poll(&self, lsn: Lsn, waker: &Waker, registration: Registration) -> Poll<Result<Lsn>> {
+    pub(crate) fn poll(&self, lsn: Lsn, waker: &Waker, registration: &mut Registration) -> Poll<Result<Lsn>> {
         if self.value() >= lsn {
             return Poll::Ready(Ok(self.value()));
         }
@@ -118,26 +122,31 @@ impl LsnWatch {
         if let Some(error) = &inner.stopped {
             return Poll::Ready(Err(error.clone()));
         }
-        let mut waiters = inner.waiters.iter();
-        let known = registration == Registration::Known
-            && waiters.any(|(waiting, known)| *waiting == lsn && known.will_wake(waker));
-        if !known {
-            inner.waiters.push((lsn, waker.clone()));
+        let inner = &mut *inner;
+        let known = registration.0.and_then(|number| inner.waiters.iter_mut().find(|waiter| waiter.number == number));
+        match known {
+            Some(waiter) => waiter.waker.clone_from(waker),
+            None => {
+                inner.numbers += 1;
+                registration.0 = Some(inner.numbers);
+                inner.waiters.push(Waiter { number: inner.numbers, lsn, waker: waker.clone() });
+            }
         }
         Poll::Pending
     }
 
-    fn forget(&self, waker: &Waker) {
-        self.inner.lock().waiters.retain(|(_, known)| !known.will_wake(waker));
+    /// Takes back what `poll` left behind, if it is still there.
+    pub(crate) fn forget(&self, registration: &Registration) {
+        if let Some(number) = registration.0 {
+            self.inner.lock().waiters.retain(|waiter| waiter.number != number);
+        }
     }
 }
 
-/// Whether a waiter may already be registered. A thousand tasks that each poll once must not each search the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Registration {
-    New,
-    Known,
-}
+/// What a waiter left behind, so that it can be renewed and taken back. A thousand tasks that each poll once must not each
+/// search the others.
+#[derive(Debug, Default)]
+pub(crate) struct Registration(Option<u64>);
 
 struct Unpark(Thread);
 
@@ -159,8 +168,14 @@ impl Future for Reached<'_> {
     type Output = Result<Lsn>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let registration = std::mem::replace(&mut self.registration, Registration::Known);
-        self.watch.poll(self.lsn, context.waker(), registration)
+        let Self { watch, lsn, registration } = &mut *self;
+        watch.poll(*lsn, context.waker(), registration)
+    }
+}
+
+impl Drop for Reached<'_> {
+    fn drop(&mut self) {
+        self.watch.forget(&self.registration);
     }
 }
 

@@ -103,7 +103,8 @@ fn a_wait_with_a_deadline_ends_and_says_that_the_outcome_is_unknown() {
     let opener = Opener { threads: Threads::Background, ..Opener::primary() };
     let (log, ..) = opener.open(Arc::new(faulty.clone()), Path::new(DIR)).unwrap();
     put(&log, b"first");
-    faulty.fail(FaultyOperation::Sync, 0, Fault::Delay(Duration::from_millis(300)));
+    // Several, because the next segment may be synced meanwhile.
+    (0..4).for_each(|nth| faulty.fail(FaultyOperation::Sync, nth, Fault::Delay(Duration::from_millis(300))));
     let slow = log.append(RecordKind::Commit, b"slow").unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| slow.wait().unwrap());
@@ -194,6 +195,19 @@ fn a_standby_receives_the_same_bytes_and_goes_on_alone_on_a_new_timeline() {
     let (log, _, found) = reopened.open(Arc::new(disk), Path::new(DIR)).unwrap();
     assert_eq!(found, written);
     put(&log, b"and on");
+}
+
+#[test]
+fn a_standby_that_is_dropped_makes_what_it_received_durable() {
+    let (primary, ..) = Opener::primary().open(Arc::new(MemoryDisk::new()), Path::new(DIR)).unwrap();
+    let written = put(&primary, b"received, not flushed");
+    let disk = MemoryDisk::new();
+    let opener = Opener { threads: Threads::Background, ..Opener::standby() };
+    let (standby, ..) = opener.open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    standby.receive::<Error>(&primary.read(Lsn::ZERO, 5000).unwrap().unwrap(), |_| Ok(())).unwrap();
+    drop(standby);
+    let (_, _, found) = opener.open(Arc::new(disk.crashed_losing_all()), Path::new(DIR)).unwrap();
+    assert_eq!(found, [written]);
 }
 
 #[test]
