@@ -78,12 +78,14 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         lsn: plan.target.to_string(),
         time: rfc3339(plan.target_time),
         digest: report.digest.clone(),
+        equals_backup: plan.backup.digest.is_some() && plan.target == plan.backup.stop && report.digest == plan.backup.digest,
         seconds: report.took.as_secs_f64(),
         cluster: cluster.to_string(),
     };
     context.output.document(&done, |out| {
         writeln!(out, "restored to {} ({}) in {:.1} s: {}", done.lsn, done.time, done.seconds, done.target)?;
-        writeln!(out, "digest {}", done.digest.as_deref().unwrap_or("not computed"))?;
+        let proof = if done.equals_backup { ", as recorded with the backup" } else { "" };
+        writeln!(out, "digest {}{proof}", done.digest.as_deref().unwrap_or("not computed"))?;
         match arguments.clone {
             true => writeln!(out, "it is a cluster of its own, {}", done.cluster),
             false => writeln!(out, "it is read-only until it is promoted"),
@@ -154,6 +156,8 @@ struct Restored {
     lsn: String,
     time: String,
     digest: Option<String>,
+    /// Whether the backup recorded a digest, this is its moment, and they are the same.
+    equals_backup: bool,
     seconds: f64,
     cluster: String,
 }

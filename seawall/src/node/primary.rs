@@ -154,7 +154,8 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
         let needed = inner.options.synchronous.as_ref().map_or(1, |policy| policy.names().len().div_ceil(2));
         let report = registry.report();
         let connected = report.iter().filter(|standby| standby.is_connected()).count();
-        if report.is_empty() || connected >= needed.min(report.len()) {
+        confirmed = report.is_empty() || connected >= needed.min(report.len());
+        if confirmed {
             break;
         }
         let detail = format!("{connected} of {needed} standbys have confirmed that no newer timeline exists");

@@ -88,7 +88,9 @@ impl HttpNode for Node {
             label: request.label.clone().unwrap_or_default(),
             digest: request.digest,
             // A listener that is slow misses some.
-            progress: Some(std::sync::Arc::new(move |at: &BackupProgress| drop(told.try_send(*at)))),
+            progress: Some(std::sync::Arc::new(move |at: &BackupProgress| {
+                let _ = told.try_send(*at);
+            })),
             ..BackupOptions::default()
         };
         let report = std::thread::scope(|scope| {

@@ -17,7 +17,7 @@ const RECORD_BYTES_MAX: u64 = 512 << 10;
 const BATCH_BYTES: usize = 384 << 10;
 
 /// Batches from an input that begins anew when it ends.
-pub struct Feeder {
+pub(super) struct Feeder {
     path: PathBuf,
     format: Format,
     limit_bytes: u64,
@@ -34,18 +34,18 @@ struct Reading {
 }
 
 /// A batch and what it holds.
-pub struct FedBatch {
+pub(super) struct FedBatch {
     /// As it is sent.
-    pub request: BatchRequest,
+    pub(super) request: BatchRequest,
     /// Keys with the hash of their values.
-    pub hashes: Vec<(Vec<u8>, [u8; 32])>,
+    pub(super) hashes: Vec<(Vec<u8>, [u8; 32])>,
     /// Of keys and values.
-    pub bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Feeder {
     /// Of `path`, or of the sources that the build of this very program downloaded. Each round takes at most `limit_bytes`.
-    pub fn open(path: Option<&Path>, limit_bytes: u64) -> Result<Self, Failure> {
+    pub(super) fn open(path: Option<&Path>, limit_bytes: u64) -> Result<Self, Failure> {
         let path = path.map_or_else(build_sources, |path| Ok(path.to_owned()))?;
         let format = Format::of(&path).map_err(unreadable)?;
         let input = open(&path, format)?;
@@ -54,22 +54,22 @@ impl Feeder {
     }
 
     /// Where the input comes from.
-    pub fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Which time the input is being read, from 0.
-    pub fn round(&self) -> u64 {
+    pub(super) fn round(&self) -> u64 {
         self.reading.lock().round
     }
 
     /// Records left out because they were too large.
-    pub fn skipped(&self) -> u64 {
+    pub(super) fn skipped(&self) -> u64 {
         self.reading.lock().skipped
     }
 
     /// The next batch. From the second round on the keys carry the number of the round, so every key is written once.
-    pub fn next_batch(&self) -> Result<FedBatch, Failure> {
+    pub(super) fn next_batch(&self) -> Result<FedBatch, Failure> {
         let mut reading = self.reading.lock();
         let mut batch = FedBatch { request: BatchRequest::default(), hashes: Vec::new(), bytes: 0 };
         while (batch.bytes as usize) < BATCH_BYTES {
@@ -115,34 +115,36 @@ impl Feeder {
 
 /// What was acknowledged: key to the hash of its value.
 #[derive(Default)]
-pub struct Oracle {
+pub(super) struct Oracle {
     known: Mutex<BTreeMap<Vec<u8>, [u8; 32]>>,
 }
 
 impl Oracle {
     /// These writes were acknowledged.
-    pub fn acknowledged(&self, hashes: Vec<(Vec<u8>, [u8; 32])>) {
+    pub(super) fn acknowledged(&self, hashes: Vec<(Vec<u8>, [u8; 32])>) {
         self.known.lock().extend(hashes);
     }
 
     /// These deletions were acknowledged.
-    pub fn deleted(&self, keys: &[Vec<u8>]) {
+    pub(super) fn deleted(&self, keys: &[Vec<u8>]) {
         let mut known = self.known.lock();
-        keys.iter().for_each(|key| drop(known.remove(key)));
+        keys.iter().for_each(|key| {
+            known.remove(key);
+        });
     }
 
     /// Keys that should be there.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.known.lock().len()
     }
 
     /// Whether nothing should be there.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.known.lock().is_empty()
     }
 
     /// The first path component that most keys share, and those keys: what the accident deletes.
-    pub fn largest_prefix(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
+    pub(super) fn largest_prefix(&self) -> (Vec<u8>, Vec<Vec<u8>>) {
         let known = self.known.lock();
         // Two components: the first may be the same for all, as a registry's name is.
         let prefix_of = |key: &[u8]| {
@@ -158,7 +160,7 @@ impl Oracle {
     }
 
     /// Compares with everything a node has, given in order. Says what is missing, wrong or too much.
-    pub fn compare(
+    pub(super) fn compare(
         &self,
         found: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), Failure>>,
     ) -> Result<Difference, Failure> {
@@ -184,15 +186,15 @@ impl Oracle {
 
 /// How a node's content differs from what was acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Difference {
+pub(super) struct Difference {
     /// Keys the node has.
-    pub seen: usize,
+    pub(super) seen: usize,
     /// Acknowledged and not there.
-    pub missing: usize,
+    pub(super) missing: usize,
     /// There with another value.
-    pub wrong: usize,
+    pub(super) wrong: usize,
     /// There, but never acknowledged: allowed for writes whose answer did not arrive.
-    pub unexpected: usize,
+    pub(super) unexpected: usize,
 }
 
 /// Where cargo keeps the sources it downloaded for this build.

@@ -169,6 +169,6 @@ fn free_addresses() -> io::Result<[SocketAddr; 2]> {
 }
 
 /// A string as TOML writes it.
-pub fn toml_string(text: &str) -> String {
+fn toml_string(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }

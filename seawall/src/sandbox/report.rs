@@ -64,16 +64,16 @@ impl Report {
 
 /// Samples of which percentiles are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Samples(Vec<f64>);
+pub(super) struct Samples(Vec<f64>);
 
 impl Samples {
     /// Adds one.
-    pub fn add(&mut self, value: f64) {
+    pub(super) fn add(&mut self, value: f64) {
         self.0.push(value);
     }
 
     /// The smallest value that `part` of all samples do not exceed; `None` without samples.
-    pub fn percentile(&self, part: f64) -> Option<f64> {
+    pub(super) fn percentile(&self, part: f64) -> Option<f64> {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let index = ((sorted.len() as f64 * part).ceil() as usize).clamp(1, sorted.len().max(1)) - 1;
@@ -81,17 +81,17 @@ impl Samples {
     }
 
     /// The largest.
-    pub fn max(&self) -> Option<f64> {
+    pub(super) fn max(&self) -> Option<f64> {
         self.percentile(1.0)
     }
 
     /// How many.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

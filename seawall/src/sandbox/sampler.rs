@@ -15,23 +15,23 @@ use crate::http::api::ThrottleMode;
 
 /// What was seen so far.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(super) struct Seen {
     /// Replay lag of each standby, seconds.
-    pub lag_seconds: BTreeMap<String, Samples>,
+    pub(super) lag_seconds: BTreeMap<String, Samples>,
     /// Of the archive: what a disaster would have lost, seconds.
-    pub archive_lag_seconds: Samples,
+    pub(super) archive_lag_seconds: Samples,
     /// The largest `end - flush` of the required standby, bytes.
-    pub required_lag_bytes_max: u64,
+    pub(super) required_lag_bytes_max: u64,
     /// When the pause that is on began.
     paused_since: Option<Instant>,
     /// The longest pause.
-    pub pause_max: Duration,
+    pub(super) pause_max: Duration,
     /// Reason and subject of the last pause.
-    pub pause_reason: Option<(String, String)>,
+    pub(super) pause_reason: Option<(String, String)>,
 }
 
 /// The watcher's thread.
-pub struct Sampler {
+pub(super) struct Sampler {
     seen: Arc<Mutex<Seen>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -39,7 +39,7 @@ pub struct Sampler {
 
 impl Sampler {
     /// Watches the node behind `api` until dropped. `required` is the standby whose lag is bounded.
-    pub fn start(api: Api, required: &str) -> Self {
+    pub(super) fn start(api: Api, required: &str) -> Self {
         let (seen, stop) = (Arc::<Mutex<Seen>>::default(), Arc::new(AtomicBool::new(false)));
         let thread = {
             let (seen, stop, required) = (seen.clone(), stop.clone(), required.to_owned());
@@ -54,7 +54,7 @@ impl Sampler {
     }
 
     /// What was seen so far.
-    pub fn seen(&self) -> Seen {
+    pub(super) fn seen(&self) -> Seen {
         self.seen.lock().clone()
     }
 }

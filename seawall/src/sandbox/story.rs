@@ -31,7 +31,7 @@ const WRITERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Everything that is running, and what is known of it.
-pub struct Story<'a> {
+pub(super) struct Story<'a> {
     options: &'a Options,
     folder: PathBuf,
     archive: Archive,
@@ -55,7 +55,12 @@ struct Ingested {
 
 impl<'a> Story<'a> {
     /// Makes folders and settings; nothing runs yet.
-    pub fn new(options: &'a Options, folder: &Path, archive: Archive, runtime: &'a Runtime) -> Result<Self, Failure> {
+    pub(super) fn new(
+        options: &'a Options,
+        folder: &Path,
+        archive: Archive,
+        runtime: &'a Runtime,
+    ) -> Result<Self, Failure> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => std::env::current_exe().map_err(|error| failed("this program's path", &error))?,
@@ -71,7 +76,7 @@ impl<'a> Story<'a> {
     }
 
     /// Tells it all.
-    pub fn tell(&mut self) -> Result<Report, Failure> {
+    pub(super) fn tell(&mut self) -> Result<Report, Failure> {
         let started = Instant::now();
         self.start_nodes()?;
         let sampler = Sampler::start(self.api(&self.primary), REQUIRED);
@@ -97,7 +102,7 @@ impl<'a> Story<'a> {
     }
 
     /// Leaves everything running until Ctrl-C.
-    pub fn keep_running(&self) {
+    pub(super) fn keep_running(&self) {
         eprintln!("\nstill running; Ctrl-C ends it");
         for node in [&self.required, &self.other, &self.primary] {
             eprintln!("  {:<10} http://{}  {}", node.name, node.http, node.folder.display());
