@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seawall_wal::{Clock as _, Log, Lsn, NodeId, Position, SystemClock, Timestamp};
+use seawall_wal::{Clock as _, Log, LogOwner, Lsn, NodeId, Position, SystemClock, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -140,24 +140,6 @@ impl Archiver {
 impl Drop for Archiver {
     fn drop(&mut self) {
         self.running.abort();
-    }
-}
-
-/// Whoever has an open log: the log itself, or the database that appends to it.
-pub trait LogOwner: Send + Sync + 'static {
-    /// The log.
-    fn log(&self) -> &Log;
-}
-
-impl LogOwner for Log {
-    fn log(&self) -> &Log {
-        self
-    }
-}
-
-impl LogOwner for seawall_engine::Db {
-    fn log(&self) -> &Log {
-        seawall_engine::Db::log(self)
     }
 }
 

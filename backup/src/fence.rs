@@ -5,10 +5,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use seawall_wal::{FenceOutcome, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
+use seawall_wal::{FenceOutcome, LogOwner, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
 
 use crate::archive::Archive;
-use crate::archiver::{Archiver, ArchiverConfig, LogOwner};
+use crate::archiver::{Archiver, ArchiverConfig};
 use crate::error::{Error, Result, written};
 use crate::format::chunk::{ChunkAbout, ChunkObject, ChunkOrigin, encode_fence};
 use crate::format::keys;

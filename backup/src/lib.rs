@@ -38,7 +38,7 @@ pub mod timelines;
 pub mod verify;
 
 pub use archive::Archive;
-pub use archiver::{Archiver, ArchiverConfig, ArchiverProgress, ArchiverState, ArchiverStatus, Gaps, LogOwner};
+pub use archiver::{Archiver, ArchiverConfig, ArchiverProgress, ArchiverState, ArchiverStatus, Gaps};
 pub use backup::BackupOptions;
 pub use error::{Error, Result};
 pub use fence::FenceRequest;

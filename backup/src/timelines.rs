@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_wal::{
-    FenceOutcome, Lsn, NodeId, Position, TimelineAuthority, TimelineClaim, TimelineHistory, TimelineId, TimelineNonce,
-    Timestamp,
+    FenceOutcome, LogOwner, Lsn, NodeId, Position, TimelineAuthority, TimelineClaim, TimelineHistory, TimelineId,
+    TimelineNonce, Timestamp,
 };
 use tokio::runtime::Handle;
 
 use crate::archive::Archive;
-use crate::archiver::LogOwner;
 use crate::error::{Error, Result};
 use crate::fence::FenceRequest;
 use crate::format::documents::TimelineDocument;

@@ -8,10 +8,10 @@ use seawall_backup::format::chunk::ChunkObject;
 use seawall_backup::repository::faulty::Fault;
 use seawall_backup::repository::memory::{Conditions, MemoryRepository};
 use seawall_backup::repository::{ConditionalWrites, Operation, Repository};
-use seawall_backup::{Archive, ArchiveAuthority, Archiver, ArchiverConfig, ArchiverState, Error, Gaps, LogOwner};
+use seawall_backup::{Archive, ArchiveAuthority, Archiver, ArchiverConfig, ArchiverState, Error, Gaps};
 use seawall_wal::storage::MemoryDisk;
 use seawall_wal::{
-    ClusterId, FenceOutcome, LogConsumer, LogMode, Lsn, Position, RecordKind, SegmentNumber, SegmentSize,
+    ClusterId, FenceOutcome, LogConsumer, LogMode, LogOwner, Lsn, Position, RecordKind, SegmentNumber, SegmentSize,
     TimelineAuthority, TimelineClaim, TimelineId, TimelineNonce, Timestamp,
 };
 use support::{FIRST, Node, SIZE, Store, caught_up, cluster, ended, hasty, history, until};

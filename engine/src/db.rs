@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use seawall_wal::{ClusterId, Log, Lsn, NodeId, Position, RecordKind, Recovery, Timestamp};
+use seawall_wal::{ClusterId, Log, LogOwner, Lsn, NodeId, Position, RecordKind, Recovery, Timestamp};
 
 use crate::batch::Batch;
 use crate::catalogue::KeyspaceState;
@@ -63,6 +63,12 @@ impl Drop for Handle {
         if let Err(error) = self.close() {
             tracing::error!(path = %self.core.path.display(), %error, "the database was not shut down cleanly; opening it recovers");
         }
+    }
+}
+
+impl LogOwner for Db {
+    fn log(&self) -> &Log {
+        Self::log(self)
     }
 }
 

@@ -28,4 +28,4 @@ pub use registry::{
 };
 pub use server::{ReplicationServer, ServerConfig};
 pub use slots::SlotFile;
-pub use target::{BaseBackups, LogOwner, StandbyTarget};
+pub use target::{BaseBackups, StandbyTarget};

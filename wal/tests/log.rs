@@ -103,12 +103,15 @@ fn a_wait_with_a_deadline_ends_and_says_that_the_outcome_is_unknown() {
     let opener = Opener { threads: Threads::Background, ..Opener::primary() };
     let (log, ..) = opener.open(Arc::new(faulty.clone()), Path::new(DIR)).unwrap();
     put(&log, b"first");
-    // Several, because the next segment may be synced meanwhile.
-    (0..4).for_each(|nth| faulty.fail(FaultyOperation::Sync, nth, Fault::Delay(Duration::from_millis(300))));
+    // So that the preparer is done and the next write is the flush's.
+    std::thread::sleep(Duration::from_millis(50));
+    faulty.fail(FaultyOperation::Write, 0, Fault::Delay(Duration::from_millis(300)));
     let slow = log.append(RecordKind::Commit, b"slow").unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| slow.wait().unwrap());
-        std::thread::sleep(Duration::from_millis(50));
+        while faulty.hits() == 0 {
+            std::thread::yield_now();
+        }
         let late = log.append(RecordKind::Commit, b"late").unwrap();
         let error = late.wait_until(Instant::now() + Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Error::TimedOut { lsn } if lsn == late.lsn()), "{error}");
@@ -151,7 +154,9 @@ fn a_full_disk_stops_writes_and_they_come_back_with_room() {
         }
     };
     assert!(matches!(full, Error::DiskFull { .. }), "{full}");
-    assert_eq!(full.to_string(), "the disk of /wal/spare-0003.tmp is full; free space, and writes go on by themselves");
+    let message = full.to_string();
+    assert!(message.starts_with("the disk of /wal/spare-"), "{message}");
+    assert!(message.ends_with(" is full; free space, and writes go on by themselves"), "{message}");
     assert!(log.read(Lsn::ZERO, 1000).unwrap().is_some(), "reads go on");
     disk.set_capacity(10 * 65536);
     let deadline = Instant::now() + Duration::from_secs(10);

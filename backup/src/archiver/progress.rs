@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use seawall_wal::{LogConsumer, Lsn, LsnWatch, Position, Timestamp};
+use seawall_wal::{LogConsumer, LogOwner, Lsn, LsnWatch, Position, Timestamp};
 
-use super::{LogOwner, now};
+use super::now;
 use crate::archive::Archive;
 use crate::error::Error;
 use crate::timelines::to_log_error;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_backup::backup::BackupReport;
-use seawall_backup::{Archive, Archiver, ArchiverConfig, BackupOptions, LogOwner};
+use seawall_backup::{Archive, Archiver, ArchiverConfig, BackupOptions};
 use seawall_engine::{Db, Keyspace, LogRetention};
 use seawall_wal::storage::Storage;
-use seawall_wal::{Lsn, NodeId, Timestamp};
+use seawall_wal::{LogOwner, Lsn, NodeId, Timestamp};
 
 use super::{SIZE, cluster, hasty};
 

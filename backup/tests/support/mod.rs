@@ -13,11 +13,11 @@ use seawall_backup::format::chunk::ChunkObject;
 use seawall_backup::repository::Repository;
 use seawall_backup::repository::faulty::FaultyRepository;
 use seawall_backup::repository::memory::MemoryRepository;
-use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState, FenceRequest, LogOwner};
+use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState, FenceRequest};
 use seawall_wal::storage::{MemoryDisk, Storage};
 use seawall_wal::{
-    ClusterId, FenceOutcome, Log, LogMode, LogOptions, Lsn, NodeId, OpenAt, Position, RecordKind, SegmentSize,
-    SystemClock, Threads, TimelineHistory, TimelineId, TimelineNonce, Timestamp,
+    ClusterId, FenceOutcome, Log, LogMode, LogOptions, LogOwner, Lsn, NodeId, OpenAt, Position, RecordKind,
+    SegmentSize, SystemClock, Threads, TimelineHistory, TimelineId, TimelineNonce, Timestamp,
 };
 
 pub const SIZE: SegmentSize = SegmentSize::MIN;

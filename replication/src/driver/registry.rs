@@ -15,13 +15,13 @@ use seawall_wal::{Clock, LogConsumer, Lsn, LsnWatch, NodeId, TimelineHistory};
 use tokio::sync::watch;
 
 use super::slots::SlotFile;
-use super::target::LogOwner;
 use crate::error::{Error, Result};
 use crate::lag::{Lag, LagClock, SAMPLES_DEFAULT};
 use crate::message::{Positions, Refusal, StandbyName, Status};
 use crate::quorum::{QuorumPolicy, QuorumRule, Stage, TooFewNamed, Voter};
 use crate::slot::{Hold, SLOTS_MAX, SlotCaps, Slots};
 use crate::throttle::{ConsumerKind, Limits, Throttle, View};
+use seawall_wal::LogOwner;
 use standby::Standby;
 
 pub use report::{StageLag, StandbyReport, ThrottleReport};

@@ -16,11 +16,11 @@ use tokio::time::{sleep_until, timeout};
 use super::conversation::{Moved, Side, Wire};
 use super::registry::{ConnectionId, Registry};
 use super::socket::prepare;
-use super::target::LogOwner;
 use crate::ended::Ended;
 use crate::error::{Error, Result};
 use crate::message::{GROUP_BYTES_MAX, Refusal, StandbyName};
 use crate::sender::{Action, Check, Event, LogState, ReadOutcome, Sender, SenderConfig};
+use seawall_wal::LogOwner;
 
 /// How a node feeds standbys.
 #[derive(Clone, Debug)]

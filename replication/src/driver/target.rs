@@ -6,30 +6,12 @@ use std::sync::Arc;
 
 use seawall_engine::Db;
 use seawall_wal::storage::IoPath as StorageIoPath;
-use seawall_wal::{Log, LogBytes, Lsn, Position, TimelineHistory};
+use seawall_wal::{LogBytes, Lsn, Position, TimelineHistory};
 
 use crate::error::{Error, Result};
 use crate::feed::BackupOffer;
 use crate::message::{IoPath, Positions};
 use crate::receiver::LocalFacts;
-
-/// Something with a log that can be read.
-pub trait LogOwner: Send + Sync + 'static {
-    /// The log.
-    fn log(&self) -> &Log;
-}
-
-impl LogOwner for Db {
-    fn log(&self) -> &Log {
-        Db::log(self)
-    }
-}
-
-impl LogOwner for Log {
-    fn log(&self) -> &Log {
-        self
-    }
-}
 
 /// Where a standby's log and state live. All methods block; writes come from one thread, flushes from another, applies
 /// from a third.
