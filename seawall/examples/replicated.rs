@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use seawall::node::{Node, NodeOptions, Role};
 use seawall::replication::throttle::{Bound, Limits};
-use seawall::{ClusterId, CommitLevel, Error};
+use seawall::{CommitLevel, Error};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = tempfile::tempdir()?;
-    let cluster = ClusterId::random();
     let ceiling = 64 << 20;
 
     let primary = Node::start(NodeOptions {
-        cluster: Some(cluster),
         replication_listen: Some("127.0.0.1:0".parse()?),
         synchronous: Some("any 1 (standby)".parse()?),
         required: vec!["standby".parse()?],
@@ -24,7 +22,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     })?;
     let upstream = primary.replication_address().expect("it listens").to_string();
     let standby = Node::start(NodeOptions {
-        cluster: Some(cluster),
         role: Role::Standby { upstreams: vec![upstream] },
         ..NodeOptions::new("standby".parse()?, folder.path().join("standby"))
     })?;

@@ -275,7 +275,7 @@ impl Inner {
         match &self.options.role {
             Role::Primary => {
                 let options = self.options.clone();
-                let fresh = !options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists();
+                let fresh = !has_control(&options.data_dir);
                 let opened = tokio::task::spawn_blocking(move || builder(&options).open()).await;
                 let db =
                     opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
@@ -303,11 +303,7 @@ impl Inner {
                 }
             }
             Role::Standby { upstreams } => {
-                let archive = match &self.options.archive {
-                    Some(_) if !self.has_data() => Some(self.open_archive_of_any_cluster().await?),
-                    _ => None,
-                };
-                let db = standby::open(&self.options, archive.as_ref()).await?;
+                let db = standby::open(self, upstreams).await?;
                 self.adopt_database(db.clone());
                 let feeding = Feeding::start(self, &db, false).await?;
                 self.adopt_feeding(&feeding, false);
@@ -317,10 +313,6 @@ impl Inner {
             }
         }
         Ok(())
-    }
-
-    fn has_data(&self) -> bool {
-        self.options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists()
     }
 
     async fn become_part(&self, part: Part) {
@@ -515,11 +507,19 @@ impl Inner {
         }
     }
 
-    /// Another node took over: nothing is written here any more.
-    fn fence(&self, db: &Db, why: &str) {
+    /// Another node took over: nothing is written here any more, and nobody is fed from here.
+    fn fence(self: &Arc<Self>, db: &Db, why: &str) {
         db.hold_writes(true);
         tracing::error!(why, "this node has been superseded and is read-only from now on");
         self.set_state(State::Fenced, why);
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            if let Part::Primary(primary) = &mut *inner.part.lock().await {
+                // Its standbys are to find the new primary.
+                drop(primary.feeding.server.take());
+                inner.seen.lock().replication_address = None;
+            }
+        });
     }
 
     fn where_writes_go(&self) -> String {

@@ -27,10 +27,8 @@ fn fifty_kills_under_load_lose_no_acknowledged_write_and_leave_equal_nodes() {
                  max_replication_lag_bytes = \"256MiB\"\nwal_disk_free_min = \"16MiB\"\n";
     primary.configure("primary", "timeout = \"2s\"\n", small).unwrap();
     start(&mut primary);
-    let cluster = Api::new(primary.http).status().unwrap().cluster;
     let upstream = format!("upstream = \"{}\"\ntimeout = \"2s\"\n", primary.replication);
-    standby.configure("standby", &upstream, &format!("{small}\n")).unwrap();
-    standby.add_setting(&format!("node.cluster={cluster}"));
+    standby.configure("standby", &upstream, small).unwrap();
     start(&mut standby);
 
     let acknowledged: Mutex<BTreeMap<Vec<u8>, Vec<u8>>> = Mutex::default();

@@ -78,7 +78,9 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         lsn: plan.target.to_string(),
         time: rfc3339(plan.target_time),
         digest: report.digest.clone(),
-        equals_backup: plan.backup.digest.is_some() && plan.target == plan.backup.stop && report.digest == plan.backup.digest,
+        equals_backup: plan.backup.digest.is_some()
+            && plan.target == plan.backup.stop
+            && report.digest == plan.backup.digest,
         seconds: report.took.as_secs_f64(),
         cluster: cluster.to_string(),
     };

@@ -101,7 +101,11 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
         };
         let stage =
             |stage: &StageStatus| format!("-{} -{}", human_bytes(stage.lag.bytes), human_seconds(stage.lag.seconds));
-        let heard = replica.last_contact_seconds.map_or(String::from("never"), |s| format!("{} ago", human_seconds(s)));
+        let heard = match (&replica.address, replica.last_contact_seconds) {
+            (Some(_), _) => String::from("connected"),
+            (None, Some(seconds)) => format!("{} ago", human_seconds(seconds)),
+            (None, None) => String::from("never"),
+        };
         table.row([
             replica.name.clone(),
             replica.state.clone(),

@@ -322,7 +322,7 @@ pub struct ReplicaStatus {
     pub io_path: Option<String>,
     /// On its log's disk.
     pub disk_free_bytes: Option<u64>,
-    /// Since it was heard of; none if never.
+    /// While it is missing: since it was heard of; none if never.
     pub last_contact_seconds: Option<f64>,
     /// Of log.
     pub sent_bytes_total: u64,

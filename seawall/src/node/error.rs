@@ -45,10 +45,11 @@ pub enum Error {
         advice: &'static str,
     },
     /// A new standby does not know whose it is.
-    #[error(
-        "a new standby must know its cluster: give it the archive, or the cluster's id as `seawall status` shows it on the primary"
-    )]
-    ClusterUnknown,
+    #[error("a new standby must know its cluster, and nobody told it ({why}); start its upstream, or set node.cluster")]
+    ClusterUnknown {
+        /// What was tried last.
+        why: String,
+    },
     /// Something that needs an archive.
     #[error("this node has no archive, so it cannot {operation}; set archive.url")]
     NoArchive {

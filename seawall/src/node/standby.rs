@@ -11,16 +11,20 @@ use parking_lot::Mutex;
 use seawall_backup::restore::{RestoreOptions, RestoreTarget};
 use seawall_backup::{Archive, ArchiveSource};
 use seawall_engine::{Create, Db, OpenAs};
-use seawall_replication::driver::{BaseBackups, ClientConfig, ClientState, ClientStatus, StandbyClient, StandbyTarget};
+use seawall_replication::driver::{
+    BaseBackups, ClientConfig, ClientState, ClientStatus, StandbyClient, StandbyTarget, identify,
+};
 use seawall_replication::feed::BackupOffer;
-use seawall_wal::{Lsn, SegmentSource};
+use seawall_wal::{ClusterId, Lsn, SegmentSize, SegmentSource};
 
 use super::error::{Error, Result};
-use super::primary::keep_log_short;
+use super::primary::{is_final_archive, keep_log_short};
 use super::{Inner, State};
 
 /// An upstream that does not let us follow for so long is left for the next one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A new standby asks for so long whose it is.
+const INTRODUCTION: Duration = Duration::from_secs(60);
 /// How often the log is kept short, and the upstream looked after.
 const MAINTENANCE: Duration = Duration::from_millis(500);
 
@@ -269,21 +273,48 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Opens a standby's database, making an empty one of the right cluster if there is none.
-pub(super) async fn open(inner_options: &super::NodeOptions, archive: Option<&Archive>) -> Result<Db> {
-    let options = inner_options;
+/// Opens a standby's database, making an empty one if there is none: of the cluster that the options, the archive or an
+/// upstream name.
+pub(super) async fn open(inner: &Inner, upstreams: &[String]) -> Result<Db> {
+    let options = &inner.options;
     finish_exchange(&options.data_dir)?;
     let mut builder = super::builder(options).open_as(OpenAs::Standby);
-    if !options.data_dir.join(seawall_engine::control::CONTROL_NAME).exists() {
-        let (cluster, size) = match (archive, options.cluster) {
-            (Some(archive), _) => (archive.cluster().cluster, archive.cluster().segment_size),
-            (None, Some(cluster)) => (cluster, options.segment_size),
-            (None, None) => return Err(Error::ClusterUnknown),
-        };
+    if !super::has_control(&options.data_dir) {
+        let (cluster, size) = whose(inner, upstreams).await?;
         builder = builder.cluster(cluster).segment_size(size).create(Create::IfMissing);
     }
     let opened = tokio::task::spawn_blocking(move || builder.open()).await;
-    Ok(opened.map_err(|_| Error::ClusterUnknown)??)
+    opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })?.map_err(Error::from)
+}
+
+/// Whose standby this is to be. The primary may be starting at the same time, so it is asked for a while.
+async fn whose(inner: &Inner, upstreams: &[String]) -> Result<(ClusterId, SegmentSize)> {
+    let options = &inner.options;
+    if let (Some(cluster), None) = (options.cluster, &options.archive) {
+        return Ok((cluster, options.segment_size));
+    }
+    let until = Instant::now() + INTRODUCTION;
+    loop {
+        let mut why = String::from("neither an archive nor an upstream is set");
+        if options.archive.is_some() {
+            match inner.open_archive_of_any_cluster().await {
+                Ok(archive) => return Ok((archive.cluster().cluster, archive.cluster().segment_size)),
+                Err(Error::Archive(error)) if is_final_archive(&error) => return Err(error.into()),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        for upstream in upstreams {
+            match identify(upstream, Duration::from_secs(2)).await {
+                Ok(identity) => return Ok((identity.cluster, identity.segment_size)),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        if Instant::now() >= until {
+            return Err(Error::ClusterUnknown { why });
+        }
+        tracing::info!(why, "waiting for somebody who knows which cluster this standby is of");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// The furthest position an upstream ever told this node of.

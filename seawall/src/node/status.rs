@@ -299,7 +299,7 @@ impl From<super::Error> for Failure {
             E::NotPromoted(R::Superseded { .. }) => Kind::Fenced,
             E::NotPromoted(R::Unreachable { .. }) => Kind::Unreachable,
             E::WrongData { .. } | E::WrongState { .. } => Kind::ReadOnly,
-            E::NoArchive { .. } | E::ClusterUnknown | E::RepositorySettings(_) => Kind::Config,
+            E::NoArchive { .. } | E::ClusterUnknown { .. } | E::RepositorySettings(_) => Kind::Config,
             E::Archive(error) => archive_kind(error),
             E::Repository(error) => repository_kind(error),
             E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {

@@ -23,7 +23,6 @@ pub struct NodeProcess {
     /// Where standbys connect.
     pub replication: SocketAddr,
     binary: PathBuf,
-    more_settings: Vec<String>,
     child: Option<Child>,
 }
 
@@ -33,7 +32,7 @@ impl NodeProcess {
         std::fs::create_dir_all(folder)?;
         let [http, replication] = free_addresses()?;
         let (binary, folder, name) = (binary.to_owned(), folder.to_owned(), name.to_owned());
-        Ok(Self { name, folder, http, replication, binary, more_settings: Vec::new(), child: None })
+        Ok(Self { name, folder, http, replication, binary, child: None })
     }
 
     /// Its data directory.
@@ -62,11 +61,6 @@ impl NodeProcess {
         std::fs::write(self.settings(), text)
     }
 
-    /// Adds a setting, `section.key=value`, on the command line from the next start on.
-    pub fn add_setting(&mut self, assignment: &str) {
-        self.more_settings.push(assignment.to_owned());
-    }
-
     /// Starts it. Its output is added to [`output`](Self::output).
     pub fn start(&mut self, environment: &[(&str, &str)]) -> io::Result<()> {
         assert!(self.child.is_none(), "{} runs already", self.name);
@@ -76,7 +70,6 @@ impl NodeProcess {
             .arg("--config")
             .arg(self.settings())
             .arg("--die-with-parent")
-            .args(self.more_settings.iter().flat_map(|assignment| ["--set", assignment]))
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
