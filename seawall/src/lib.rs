@@ -40,6 +40,8 @@ pub mod kv;
 mod logging;
 #[cfg(feature = "node")]
 pub mod node;
+#[cfg(feature = "node")]
+pub use node::Node;
 #[cfg(feature = "cli")]
 pub mod output;
 #[cfg(feature = "cli")]
