@@ -25,7 +25,7 @@ use crate::output::{Progress, human_bytes, human_seconds};
 /// A batch is committed when it has this many bytes.
 const BATCH_BYTES: usize = 1 << 20;
 /// Over HTTP, where a batch is JSON.
-const BATCH_BYTES_HTTP: usize = 256 << 10;
+const BATCH_BYTES_HTTP: usize = 192 << 10;
 /// Batches under way.
 const TICKETS_MAX: usize = 16;
 /// What a key and its value cost in a batch beyond their bytes, and a batch beyond its operations.
@@ -104,10 +104,11 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         }
     }
     // What was read before something went wrong is kept, and said.
-    let finished = sink.finish();
+    let failed = failed.or(sink.finish().err());
     progress.done();
     done.elapsed_seconds = started.elapsed().as_secs_f64();
-    done.lsn = finished?;
+    let Confirmed { records, lsn } = sink.confirmed();
+    (done.records, done.lsn) = (*records, lsn.clone());
     if let Data::Directory(db) = data {
         db.close()?;
     }
@@ -126,6 +127,13 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     }
 }
 
+/// What is known to have been committed.
+#[derive(Debug, Default)]
+struct Confirmed {
+    records: u64,
+    lsn: Option<String>,
+}
+
 /// Where records go.
 enum Sink<'a> {
     Directory {
@@ -133,8 +141,9 @@ enum Sink<'a> {
         keyspace: Keyspace,
         level: CommitLevel,
         batch: Batch,
-        tickets: VecDeque<CommitTicket>,
-        lsn: Option<String>,
+        /// With the records of each.
+        tickets: VecDeque<(CommitTicket, u64)>,
+        confirmed: Confirmed,
     },
     Node {
         node: &'a Client,
@@ -142,7 +151,7 @@ enum Sink<'a> {
         query: String,
         entries: Vec<Entry>,
         bytes: usize,
-        lsn: Option<String>,
+        confirmed: Confirmed,
     },
 }
 
@@ -156,11 +165,16 @@ impl<'a> Sink<'a> {
                 level: level.level.unwrap_or_default().0,
                 batch: db.batch(),
                 tickets: VecDeque::new(),
-                lsn: None,
+                confirmed: Confirmed::default(),
             },
-            Data::Node(node) => {
-                Self::Node { node, place, query: level.query(), entries: Vec::new(), bytes: 0, lsn: None }
-            }
+            Data::Node(node) => Self::Node {
+                node,
+                place,
+                query: level.query(),
+                entries: Vec::new(),
+                bytes: 0,
+                confirmed: Confirmed::default(),
+            },
         })
     }
 
@@ -183,64 +197,100 @@ impl<'a> Sink<'a> {
                 }
                 batch.put(keyspace, record.key, record.value);
             }
-            Self::Node { node, place, query, entries, bytes, lsn } => {
+            Self::Node { entries, bytes, .. } => {
                 // Alone, and as it is, if it would not be much of a batch with others.
                 if size > BATCH_BYTES_HTTP {
-                    let path = format!("{}{query}", place.key_path(&record.key));
-                    let value = Some(Bytes::from(record.value));
-                    let answer = node.bytes(Method::PUT, &path, value, Duration::from_secs(60))?;
-                    let written: Written =
-                        serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?;
-                    *lsn = Some(written.lsn);
-                    return Ok(());
+                    self.commit()?;
+                    return self.put_alone(record);
+                }
+                if *bytes + size > BATCH_BYTES_HTTP {
+                    self.commit()?;
+                    return self.put(record);
                 }
                 *bytes += size;
                 entries.push(Entry::new(&record.key, &record.value));
-                if *bytes >= BATCH_BYTES_HTTP {
-                    self.commit()?;
-                }
             }
         }
         Ok(())
     }
 
+    /// For what is large.
+    fn put_alone(&mut self, record: Record) -> Result<(), Failure> {
+        let Self::Node { node, place, query, confirmed, .. } = self else { return self.put(record) };
+        let path = format!("{}{query}", place.key_path(&record.key));
+        let value = Some(Bytes::from(record.value));
+        let answer = node.bytes(Method::PUT, &path, value, Duration::from_secs(60))?;
+        let written: Written = serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?;
+        confirmed.records += 1;
+        confirmed.lsn = Some(written.lsn);
+        Ok(())
+    }
+
     fn commit(&mut self) -> Result<(), Failure> {
         match self {
-            Self::Directory { db, level, batch, tickets, lsn, .. } => {
+            Self::Directory { db, level, batch, tickets, confirmed, .. } => {
                 let full = std::mem::replace(batch, db.batch());
                 if !full.is_empty() {
-                    tickets.push_back(full.commit_ticket_with(*level)?);
+                    let records = full.len() as u64;
+                    tickets.push_back((full.commit_ticket_with(*level)?, records));
                 }
                 while tickets.len() > TICKETS_MAX
                     && let Some(oldest) = tickets.pop_front()
                 {
-                    *lsn = Some(oldest.wait()?.lsn.to_string());
+                    confirmed.add(oldest)?;
                 }
             }
-            Self::Node { node, place, query, entries, bytes, lsn } => {
+            Self::Node { node, place, query, entries, bytes, confirmed } => {
                 let operations = std::mem::take(entries);
                 *bytes = 0;
-                if !operations.is_empty() {
-                    let path = format!("{}{query}", place.path());
-                    let written: Written = node.post(&path, &BatchRequest { operations }, Duration::from_secs(60))?;
-                    *lsn = Some(written.lsn);
-                }
+                post(node, &format!("{}{query}", place.path()), operations, confirmed)?;
             }
         }
         Ok(())
     }
 
     /// Commits what is left and waits for everything.
-    fn finish(mut self) -> Result<Option<String>, Failure> {
+    fn finish(&mut self) -> Result<(), Failure> {
         self.commit()?;
-        match self {
-            Self::Directory { tickets, mut lsn, .. } => {
-                for ticket in tickets {
-                    lsn = Some(ticket.wait()?.lsn.to_string());
-                }
-                Ok(lsn)
-            }
-            Self::Node { lsn, .. } => Ok(lsn),
+        if let Self::Directory { tickets, confirmed, .. } = self {
+            return tickets.drain(..).try_for_each(|ticket| confirmed.add(ticket));
         }
+        Ok(())
+    }
+
+    fn confirmed(&self) -> &Confirmed {
+        match self {
+            Self::Directory { confirmed, .. } | Self::Node { confirmed, .. } => confirmed,
+        }
+    }
+}
+
+impl Confirmed {
+    fn add(&mut self, (ticket, records): (CommitTicket, u64)) -> Result<(), Failure> {
+        self.lsn = Some(ticket.wait()?.lsn.to_string());
+        self.records += records;
+        Ok(())
+    }
+}
+
+/// Commits a batch; one that is too large for the node's segments, in halves.
+fn post(node: &Client, path: &str, mut operations: Vec<Entry>, confirmed: &mut Confirmed) -> Result<(), Failure> {
+    if operations.is_empty() {
+        return Ok(());
+    }
+    let request = BatchRequest { operations };
+    match node.post::<_, Written>(path, &request, Duration::from_secs(60)) {
+        Ok(written) => {
+            confirmed.records += request.operations.len() as u64;
+            confirmed.lsn = Some(written.lsn);
+            Ok(())
+        }
+        Err(failure) if failure.kind == Kind::TooLarge && request.operations.len() > 1 => {
+            operations = request.operations;
+            let second = operations.split_off(operations.len() / 2);
+            post(node, path, operations, confirmed)?;
+            post(node, path, second, confirmed)
+        }
+        Err(failure) => Err(failure),
     }
 }
