@@ -87,7 +87,7 @@ pub fn written_log(
     let (log, _) = open_log(dir, options, history, |_| Ok(()))?;
     for number in 0..records {
         // The log flushes what nobody waits for.
-        let _ = log.append(RecordKind::Commit, &value(number, len))?;
+        drop(log.append(RecordKind::Commit, &value(number, len))?);
     }
     log.flush()?;
     let end = log.end();
