@@ -114,6 +114,8 @@ enum Part {
     },
     /// A restored copy: it only reads until it is promoted.
     Restored,
+    /// On its way from one to another.
+    Changing,
     Stopped,
 }
 
@@ -326,16 +328,20 @@ impl Inner {
 
     /// A standby, or a restored copy, becomes primary; if it cannot, it goes on as before.
     async fn promote(self: &Arc<Self>, options: PromoteOptions) -> Result<Promotion> {
-        let mut part = self.part.lock().await;
         let wrong = |actual: &str| Error::WrongState { operation: "be promoted", actual: actual.to_owned() };
-        let (restored, status, feeding) = match std::mem::replace(&mut *part, Part::Stopped) {
-            Part::Standby { following, feeding } => (false, following.stop().await, feeding),
-            Part::Restored => (true, None, None),
-            Part::Primary(primary) => {
-                *part = Part::Primary(primary);
-                return Err(wrong("the primary already"));
+        // Not locked while it goes on: a standby that is just being rebuilt needs the lock to come to its end.
+        let taken = {
+            let mut part = self.part.lock().await;
+            match &*part {
+                Part::Primary(_) => return Err(wrong("the primary already")),
+                Part::Changing => return Err(wrong("changing its role already")),
+                Part::Stopped => return Err(wrong("stopping")),
+                Part::Standby { .. } | Part::Restored => std::mem::replace(&mut *part, Part::Changing),
             }
-            Part::Stopped => return Err(wrong("stopping")),
+        };
+        let (restored, status, feeding) = match taken {
+            Part::Standby { following, feeding } => (false, following.stop().await, feeding),
+            _ => (true, None, None),
         };
         let db = self.db();
         let archive = match &self.options.archive {
@@ -352,7 +358,7 @@ impl Inner {
                 let (inner, database) = (self.clone(), db.clone());
                 let upstream_flush = standby::upstream_flush(status.as_ref());
                 let work = move || promotion::carry_out(&inner, &database, archive, options, upstream_flush);
-                tokio::task::spawn_blocking(work).await.map_err(|_| wrong("stopping"))?
+                tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(wrong("stopping")))
             }
         };
         match promoted {
@@ -363,17 +369,18 @@ impl Inner {
                 }
                 let primary = Primary::start(self, &db, true).await?;
                 self.adopt_feeding(&primary.feeding, true);
-                *part = Part::Primary(primary);
+                self.become_part(Part::Primary(primary)).await;
                 self.set_state(State::Running, "");
                 Ok(promoted)
             }
             Err(error) => {
-                *part = if restored {
-                    Part::Restored
-                } else {
-                    let Role::Standby { upstreams } = &self.options.role else { unreachable!("only standbys follow") };
-                    Part::Standby { following: Standby::start(self, upstreams.clone()).await, feeding }
+                let before = match &self.options.role {
+                    Role::Standby { upstreams } if !restored => {
+                        Part::Standby { following: Standby::start(self, upstreams.clone()).await, feeding }
+                    }
+                    _ => Part::Restored,
                 };
+                self.become_part(before).await;
                 Err(error)
             }
         }
@@ -428,6 +435,9 @@ impl Inner {
                     remaining.archive_bytes = db.log().flushed().value().offset();
                 }
                 primary.feeding.registry.close();
+                // They hold the table, and the table holds the database.
+                db.set_admission(None);
+                db.set_confirmations(None);
             }
             Part::Standby { following, feeding } => {
                 following.stop().await;
@@ -435,7 +445,7 @@ impl Inner {
                     let _ = server.drain(left().min(Duration::from_secs(2))).await;
                 }
             }
-            Part::Restored | Part::Stopped => {}
+            Part::Restored | Part::Changing | Part::Stopped => {}
         }
         *self.seen.lock() = Seen::default();
         drop(self.db.write().take());

@@ -1,0 +1,162 @@
+//! Nodes as programs embed them: a standby that can only be rebuilt from a base backup, a promotion that moves writes, and
+//! a restored copy that becomes the primary while the cluster it came from is fenced.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use seawall::backup::backup::BackupOptions;
+use seawall::backup::repository::RepositoryConfig;
+use seawall::backup::restore::{RestoreOptions, RestoreTarget};
+use seawall::node::{ArchiveOptions, Node, NodeOptions, PromoteOptions, Role, State};
+use seawall::{Error, SegmentSize};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn archive(folder: &Path) -> Option<ArchiveOptions> {
+    let url = format!("file://{}", folder.join("archive").display());
+    let repository = RepositoryConfig::parse(&url).unwrap();
+    Some(ArchiveOptions { repository, interval: Duration::from_millis(100), required: true })
+}
+
+fn options(folder: &Path, name: &str) -> NodeOptions {
+    NodeOptions {
+        segment_size: SegmentSize::MIN,
+        memtable_bytes: 128 << 10,
+        replication_listen: Some("127.0.0.1:0".parse().unwrap()),
+        replication_timeout: Duration::from_secs(2),
+        archive: archive(folder),
+        ..NodeOptions::new(name.parse().unwrap(), folder.join(name))
+    }
+}
+
+fn standby(folder: &Path, name: &str, upstreams: &[&Node]) -> Node {
+    let upstreams = upstreams.iter().map(|node| node.replication_address().unwrap().to_string()).collect();
+    Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options(folder, name) }).unwrap()
+}
+
+fn wait(what: &str, mut reached: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !reached() {
+        assert!(Instant::now() < until, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn fill(node: &Node, from: u32, to: u32) {
+    let keyspace = node.db().keyspace("numbers").unwrap();
+    (from..to).for_each(|number| keyspace.insert(number.to_be_bytes(), vec![7; 1000]).map(drop).unwrap());
+}
+
+fn numbers(node: &Node) -> Vec<u32> {
+    let keyspace = node.db().existing_keyspace("numbers").unwrap();
+    keyspace.iter().map(|pair| u32::from_be_bytes(pair.unwrap().0[..].try_into().unwrap())).collect()
+}
+
+fn digest(node: &Node) -> String {
+    node.db().snapshot().unwrap().digest().unwrap().to_string()
+}
+
+fn archived(node: &Node) -> bool {
+    node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+}
+
+#[test]
+fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let primary = Node::start(options(folder.path(), "primary")).unwrap();
+    fill(&primary, 0, 400);
+    wait("all is archived", || archived(&primary));
+    primary.create_backup(&BackupOptions::default()).unwrap();
+    fill(&primary, 400, 500);
+    primary.db().flush().unwrap();
+    wait("the first segments are recycled", || primary.db().log().oldest().offset() > 0);
+    // The archive loses its beginning, as an expiry would take it.
+    let chunks = folder.path().join("archive/wal/00000001");
+    let mut names: Vec<_> = std::fs::read_dir(&chunks).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    std::fs::remove_file(&names[0]).unwrap();
+
+    let standby = standby(folder.path(), "standby", &[&primary]);
+    wait("the standby has it all", || {
+        standby.db().existing_keyspace("numbers").is_ok() && standby.db().visible() >= primary.db().visible()
+    });
+    assert_eq!(standby.following().unwrap().status.base_backups, 1);
+    assert_eq!(digest(&standby), digest(&primary));
+    fill(&primary, 500, 510);
+    wait("it follows", || numbers(&standby).len() == 510);
+    standby.stop(PATIENCE).unwrap();
+    assert!(primary.stop(PATIENCE).unwrap().archive_bytes == 0);
+}
+
+#[test]
+fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let primary = Node::start(options(folder.path(), "primary")).unwrap();
+    fill(&primary, 0, 50);
+    let standby = standby(folder.path(), "standby", &[&primary]);
+    wait("the standby has it all", || standby.db().visible() >= primary.db().visible());
+    let refused = standby.db().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    primary.stop(PATIENCE).unwrap();
+
+    let promoted = standby.promote(PromoteOptions::default()).unwrap();
+    assert_eq!((promoted.history.current().id.0, promoted.fenced), (2, true));
+    fill(&standby, 50, 60);
+    assert_eq!(numbers(&standby).len(), 60);
+    let again = standby.promote(PromoteOptions::default()).unwrap_err();
+    assert_eq!(again.to_string(), "this node is the primary already, so it cannot be promoted");
+
+    let old = Node::start(options(folder.path(), "primary")).unwrap();
+    wait("the old primary knows", || old.state().0 == State::Fenced);
+    assert!(old.state().1.contains("timeline 2 took over at"), "{}", old.state().1);
+    let refused = old.db().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
+    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    assert_eq!(numbers(&old).len(), 50, "it still reads");
+    old.stop(PATIENCE).unwrap();
+    let follows = {
+        let upstreams = vec![standby.replication_address().unwrap().to_string()];
+        Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options(folder.path(), "primary") }).unwrap()
+    };
+    wait("it follows the new primary", || numbers(&follows).len() == 60);
+    assert_eq!(digest(&follows), digest(&standby));
+    follows.stop(PATIENCE).unwrap();
+    standby.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_fenced() {
+    let folder = tempfile::tempdir().unwrap();
+    let primary = Node::start(options(folder.path(), "primary")).unwrap();
+    fill(&primary, 0, 20);
+    wait("all is archived", || archived(&primary));
+    primary.create_backup(&BackupOptions::default()).unwrap();
+    fill(&primary, 20, 30);
+    let target = primary.db().visible();
+    fill(&primary, 30, 40);
+    wait("all is archived", || archived(&primary));
+
+    let store = primary.archive("restore").unwrap();
+    let copy = folder.path().join("copy");
+    primary
+        .runtime()
+        .block_on(async {
+            let plan = store.plan_restore(&RestoreTarget::Lsn(target), None).await?;
+            store.restore(&plan, &copy, &RestoreOptions::default()).await
+        })
+        .unwrap();
+    let restored = Node::start(NodeOptions { data_dir: copy, ..options(folder.path(), "restored") }).unwrap();
+    assert_eq!(restored.state().0, State::ReadOnly);
+    assert_eq!(numbers(&restored).len(), 30);
+    assert!(restored.db().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
+    restored.promote(PromoteOptions::default()).unwrap();
+    restored.db().existing_keyspace("numbers").unwrap().insert(1000u32.to_be_bytes(), "new").unwrap();
+    assert_eq!(numbers(&restored).len(), 31);
+
+    // The old primary is still running; the archive's fence ends it.
+    primary.db().existing_keyspace("numbers").unwrap().insert(2000u32.to_be_bytes(), "lost").unwrap();
+    wait("the old primary is fenced", || primary.state().0 == State::Fenced);
+    assert!(primary.db().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
+    wait("the new one archives", || archived(&restored));
+    restored.stop(PATIENCE).unwrap();
+    primary.stop(Duration::from_secs(1)).unwrap();
+}
