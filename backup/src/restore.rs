@@ -131,12 +131,11 @@ impl Archive {
         }
         let history = plan.history.clone();
         let installation = blocking(move || Installation::begin(&builder, &manifest, &history)).await;
-        let mut making = Making(Some(Arc::new(installation.map_err(|error| not_empty(path, error))?)));
-        let installation = making.0.as_ref().expect("it was just begun");
-        self.restore_tables(installation, options, &meter).await?;
-        self.restore_log(plan, installation, options, &meter).await?;
+        let installation = Arc::new(installation.map_err(|error| not_empty(path, error))?);
+        self.restore_tables(&installation, options, &meter).await?;
+        self.restore_log(plan, &installation, options, &meter).await?;
         let role = Role::ReadOnlyRestored { at: plan.target, time: plan.target_time, from: self.origin(plan) };
-        let installation = making.0.take().and_then(Arc::into_inner).expect("every task that used it has ended");
+        let installation = Arc::into_inner(installation).expect("every task that used it has ended");
         blocking(move || installation.finish(role)).await?;
         let digest = if options.check || options.digest { check(plan, path, options, &meter).await? } else { None };
         Ok(RestoreReport { plan: plan.clone(), path: path.to_owned(), digest, took: started.elapsed() })
@@ -221,16 +220,6 @@ impl Archive {
         }
         from.truncate(len);
         from
-    }
-}
-
-/// A directory that is not finished yet. If it never will be, it is left as it is: closing its log would wait for bytes
-/// to be flushed that were received and never will be.
-struct Making(Option<Arc<Installation>>);
-
-impl Drop for Making {
-    fn drop(&mut self) {
-        std::mem::forget(self.0.take());
     }
 }
 

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use seawall_backup::backup::{BackupOptions, BackupReport};
+use seawall_backup::format::documents::BackupManifest;
 use seawall_backup::repository::Repository;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
 use seawall_engine::{Builder, Create, Db, LogRetention, Role as DataRole};
@@ -100,6 +101,9 @@ struct Inner {
     state: RwLock<(State, String)>,
     archive: Mutex<Option<Archive>>,
     can_fence: Mutex<Option<bool>>,
+    last_backup: Mutex<Option<BackupManifest>>,
+    /// How long opening the database took, recovery included.
+    opening: Mutex<Duration>,
     /// Started by a task of the primary once the archive is open.
     archiver: Mutex<Option<Archiver>>,
 }
@@ -151,6 +155,8 @@ impl Node {
             state: RwLock::default(),
             archive: Mutex::new(None),
             can_fence: Mutex::new(None),
+            last_backup: Mutex::new(None),
+            opening: Mutex::default(),
             archiver: Mutex::new(None),
         });
         runtime.block_on(inner.start())?;
@@ -228,7 +234,19 @@ impl Node {
     /// Makes a base backup. Blocks.
     pub fn create_backup(&self, options: &BackupOptions) -> Result<BackupReport> {
         let archive = self.archive("make a base backup")?;
-        Ok(self.inner.runtime.block_on(archive.create_backup(&self.inner.db(), options))?)
+        let report = self.inner.runtime.block_on(archive.create_backup(&self.inner.db(), options))?;
+        *self.inner.last_backup.lock() = Some(report.manifest.clone());
+        Ok(report)
+    }
+
+    /// The newest base backup this node knows of: made here, or found in the archive when it was opened.
+    pub fn last_backup(&self) -> Option<BackupManifest> {
+        self.inner.last_backup.lock().clone()
+    }
+
+    /// How long opening the database took, recovery included.
+    pub fn opening(&self) -> Duration {
+        *self.inner.opening.lock()
     }
 
     /// Its archive, open.
@@ -274,6 +292,7 @@ impl Drop for Node {
 
 impl Inner {
     async fn start(self: &Arc<Self>) -> Result<()> {
+        let started = Instant::now();
         match &self.options.role {
             Role::Primary => {
                 let options = self.options.clone();
@@ -282,6 +301,7 @@ impl Inner {
                 let db =
                     opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
                 self.adopt_database(db.clone());
+                *self.opening.lock() = started.elapsed();
                 match db.role() {
                     DataRole::Normal => {
                         let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
@@ -307,6 +327,7 @@ impl Inner {
             Role::Standby { upstreams } => {
                 let db = standby::open(self, upstreams).await?;
                 self.adopt_database(db.clone());
+                *self.opening.lock() = started.elapsed();
                 let feeding = Feeding::start(self, &db, false).await?;
                 self.adopt_feeding(&feeding, false);
                 let following = Standby::start(self, upstreams.clone()).await;
@@ -561,6 +582,14 @@ impl Inner {
         *self.can_fence.lock() = Some(archive.conditions().await?.can_fence());
         *self.archive.lock() = Some(archive.clone());
         Ok(archive)
+    }
+
+    /// Finds the newest base backup, for status; a failure only leaves it unknown.
+    async fn look_for_backups(&self, archive: &Archive) {
+        match archive.backups().await {
+            Ok(backups) => *self.last_backup.lock() = backups.into_iter().rev().find_map(|(_, manifest)| manifest.ok()),
+            Err(error) => tracing::warn!(%error, "the base backups in the archive could not be listed"),
+        }
     }
 
     async fn open_archive_of_any_cluster(&self) -> Result<Archive> {

@@ -88,16 +88,26 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 
 /// Runs a node until a signal.
 fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
-    let node = Arc::new(Node::start(options(config, assume_primary)?)?);
-    let http = match config.http.listen {
+    // Bound first: the node tells its standbys where writes go, and a port of 0 tells nobody.
+    let listener = config.http.listen.map(|listen| {
+        let bound = std::net::TcpListener::bind(listen).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok((listener.local_addr()?, listener))
+        });
+        bound.map_err(|error| Failure::new(Kind::Failed, format!("cannot listen on {listen}: {error}")))
+    });
+    let listener = listener.transpose()?;
+    let advertise = listener.as_ref().map(|(address, _)| format!("http://{address}")).unwrap_or_default();
+    let options = NodeOptions { advertise, ..options(config, assume_primary)? };
+    let node = Arc::new(Node::start(options)?);
+    let http = match listener {
         None => None,
-        Some(listen) => {
+        Some((address, listener)) => {
             let settings = Settings::new(&config.http, config.replication.commit_level.0);
             let started = node.runtime().block_on(async {
-                let listener = tokio::net::TcpListener::bind(listen).await?;
-                Server::start(listener, node.clone(), settings)
+                Server::start(tokio::net::TcpListener::from_std(listener)?, node.clone(), settings)
             });
-            Some(started.map_err(|error| Failure::new(Kind::Failed, format!("cannot listen on {listen}: {error}")))?)
+            Some(started.map_err(|error| Failure::new(Kind::Failed, format!("cannot serve on {address}: {error}")))?)
         }
     };
     let address = http.as_ref().map_or_else(|| "nowhere".to_owned(), |http| http.address().to_string());
@@ -194,7 +204,6 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
         interval: config.archive.interval.0,
         required: config.archive.required,
     });
-    let advertise = config.http.listen.map(|listen| format!("http://{listen}")).unwrap_or_default();
     Ok(NodeOptions {
         role,
         cluster,
@@ -203,7 +212,6 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
         memtable_bytes: config.engine.memtable_size.0,
         cache_bytes: config.engine.cache_max.0,
         replication_listen: config.replication.listen,
-        advertise,
         replication_timeout: config.replication.timeout.0,
         standbys_max: config.replication.standbys_max,
         synchronous: config.replication.synchronous.clone(),

@@ -324,8 +324,6 @@ pub struct ReplicaStatus {
     pub disk_free_bytes: Option<u64>,
     /// While it is missing: since it was heard of; none if never.
     pub last_contact_seconds: Option<f64>,
-    /// Of log.
-    pub sent_bytes_total: u64,
 }
 
 /// `GET /v1/replication/replicas`

@@ -9,7 +9,7 @@ use super::api::{NodeRole, NodeState, NodeStats, NodeStatus, ReplicaStatus, Stag
 pub type Metric = (&'static str, &'static str, &'static str);
 
 /// Every metric there is.
-pub const METRICS: [Metric; 48] = [
+pub const METRICS: [Metric; 47] = [
     ("seawall_build_info", "gauge", "1, with the version as a label."),
     ("seawall_node_info", "gauge", "1, with name, role, cluster and I/O path as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
@@ -41,7 +41,6 @@ pub const METRICS: [Metric; 48] = [
     ("seawall_replica_connected", "gauge", "1 while the standby is connected, 0 while it is missing."),
     ("seawall_replica_lag_bytes", "gauge", "Bytes of log a standby lacks, by stage: write, flush, replay."),
     ("seawall_replica_lag_seconds", "gauge", "Age of the oldest log a standby lacks, by stage."),
-    ("seawall_replica_sent_bytes_total", "counter", "Bytes of log sent to a standby."),
     ("seawall_upstream_lag_bytes", "gauge", "Bytes of the upstream's log that this standby does not show yet."),
     ("seawall_upstream_lag_seconds", "gauge", "How far behind the primary this standby is."),
     ("seawall_upstream_last_contact_seconds", "gauge", "Since the upstream was heard of."),
@@ -190,7 +189,6 @@ fn standbys(page: &mut Page, replicas: &[ReplicaStatus]) {
     };
     page.samples("seawall_replica_lag_bytes", by_stage(|stage| stage.lag.bytes as f64));
     page.samples("seawall_replica_lag_seconds", by_stage(|stage| stage.lag.seconds));
-    page.samples("seawall_replica_sent_bytes_total", each(|replica| replica.sent_bytes_total as f64));
 }
 
 fn upstream_and_archive(page: &mut Page, status: &NodeStatus) {

@@ -167,6 +167,7 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
         inner.set_state(State::Running, "");
     }
     if let Some(archive) = archive {
+        inner.look_for_backups(&archive).await;
         archive_the_log(&inner, &db, &registry, archive).await;
     }
 }

@@ -52,11 +52,11 @@ impl HttpNode for Node {
             uptime_seconds: self.uptime().as_secs_f64(),
             io_path: stats.io_path.to_string(),
             log: LogStatus::of(&stats, db.log().oldest()),
-            recovery: recovery_status(&db),
+            recovery: RecoveryStatus { duration_seconds: self.opening().as_secs_f64(), ..recovery_status(&db) },
             upstream,
             archive: self.archive_status(),
             throttle: self.throttle_status(),
-            last_backup: None,
+            last_backup: self.last_backup().map(|manifest| backup_summary(&manifest)),
         }
     }
 
@@ -267,7 +267,6 @@ fn replica_status(report: &StandbyReport, synchronous: bool) -> ReplicaStatus {
         }),
         disk_free_bytes: report.disk_free,
         last_contact_seconds: Some(report.since.as_secs_f64()).filter(|_| !connected),
-        sent_bytes_total: 0,
     }
 }
 
@@ -323,7 +322,7 @@ pub(crate) fn archive_kind(error: &seawall_backup::Error) -> Kind {
         | E::UnknownBackup { .. }
         | E::OutsideArchive { .. }
         | E::Gap { .. } => Kind::NotFound,
-        E::NotEmpty { .. } | E::Target { .. } => Kind::Usage,
+        E::Target { .. } => Kind::Usage,
         E::ForeignRepository { .. } | E::SegmentSize { .. } => Kind::Config,
         _ => Kind::Failed,
     }
