@@ -1,7 +1,7 @@
 //! Seawall's write-ahead log: bytes, positions, durability. It knows no keys and no network.
 //!
 //! A [`Log`] is appended to with group commit, or receives another node's bytes verbatim; either way a position in it,
-//! an [`Lsn`], means the same byte on every node. What lies on disk is described in [`format`].
+//! an [`Lsn`], means the same byte on every node. What lies on disk is described in [`mod@format`].
 
 pub mod clock;
 mod error;
