@@ -59,9 +59,10 @@ impl Archive {
     pub async fn claim_timeline(&self, claim: &TimelineClaim, history: &TimelineHistory) -> Result<()> {
         self.require_fencing().await?;
         let current = history.current();
-        let numbered = current.id == claim.entry.id && current.id == claim.parent.next();
+        // Usually the parent's number plus one; more for a copy restored to before a later promotion.
+        let numbered = current.id == claim.entry.id && current.id > claim.parent;
         if !numbered {
-            let claimant = "the numbering: a claim takes its parent's number plus one".to_owned();
+            let claimant = "the numbering: a claim takes a number above its parent's".to_owned();
             return Err(Error::TimelineTaken { timeline: claim.entry.id, claimant });
         }
         let document = TimelineDocument {
