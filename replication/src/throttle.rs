@@ -194,6 +194,8 @@ pub struct Throttle {
     mode: Mode,
     /// When the pause that is on began.
     paused_since: Option<Instant>,
+    /// Up to when pauses are in the counters.
+    pause_counted: Instant,
     decided: Option<Decided>,
     counters: Counters,
 }
@@ -207,7 +209,7 @@ pub struct Counters {
     pub refused: u64,
     /// Pauses begun.
     pub pauses: u64,
-    /// Time in pauses that are over.
+    /// Time in pauses, the one that is on included.
     pub paused: Duration,
     /// The longest pause, the one that is on included.
     pub pause_max: Duration,
@@ -305,6 +307,7 @@ impl Throttle {
             reference: 0.0,
             mode: Mode::Free,
             paused_since: None,
+            pause_counted: now,
             decided: None,
             counters: Counters::default(),
         }
@@ -548,6 +551,11 @@ impl Throttle {
     fn turn(&mut self, limits: Vec<Limit>, now: Instant) {
         let lasted = self.paused_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
         self.counters.pause_max = self.counters.pause_max.max(lasted);
+        if let Some(since) = self.paused_since {
+            let counted = self.pause_counted.max(since);
+            self.counters.paused += now.saturating_duration_since(counted);
+            self.pause_counted = now;
+        }
         let binding = limits.iter().filter(|limit| limit.pressure > 0.0).min_by(|a, b| a.allowed.total_cmp(&b.allowed));
         // A pause ends only at the target of the limit that began it.
         if let Mode::Paused(pause) = &mut self.mode
@@ -569,7 +577,6 @@ impl Throttle {
             self.counters.pauses += 1;
             self.paused_since = Some(now);
         } else if was_paused && !paused {
-            self.counters.paused += lasted;
             self.paused_since = None;
         }
     }

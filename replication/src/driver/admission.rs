@@ -33,7 +33,9 @@ impl Admission for NodeAdmission {
     fn admit(&self, bytes: u64, deadline: Option<Instant>) -> Result<Permit, Backpressure> {
         let registry = &self.registry;
         let payload_len = (bytes as usize).saturating_sub(RECORD_HEADER_SIZE);
-        let deadline = deadline.or_else(|| registry.config.admission_timeout.map(|timeout| Instant::now() + timeout));
+        // The node's own bound holds for those who would wait longer, too: they are told why.
+        let bound = registry.config.admission_timeout.map(|timeout| Instant::now() + timeout);
+        let deadline = deadline.into_iter().chain(bound).min();
         let mut inner = registry.inner.lock();
         if inner.queue.is_empty() {
             let (throttle, view) = inner.look(&*registry.owner);
