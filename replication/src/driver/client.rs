@@ -173,6 +173,10 @@ impl Feeding {
                 Ok(Next::Again) => {}
                 Ok(Next::Wait(why)) => self.wait(why).await,
                 Ok(Next::WaitLong(state)) => {
+                    if let ClientState::Refused { why } | ClientState::Diverged { why, .. } = &state {
+                        tracing::error!(why, "this standby does not follow until somebody changes something");
+                        self.told.send_modify(|status| status.last_error = Some(why.clone()));
+                    }
                     self.told.send_modify(|status| status.state = state);
                     self.pause(Instant::now() + backoff::DELAY_MAX).await;
                 }
