@@ -34,7 +34,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// There are files of a database but no control file: making, copying or restoring it was not finished.
-    #[error("{} was not finished: it has {found} but no control file; remove it and make it again", path.display())]
+    #[error("{} has {found} but no control file: if making or restoring it was interrupted, remove it and do it again; if the file was lost, keep everything and restore this node from a standby or the archive", path.display())]
     Incomplete {
         /// The directory.
         path: PathBuf,
