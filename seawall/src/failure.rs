@@ -191,6 +191,9 @@ impl From<seawall_engine::Error> for Failure {
             E::Indeterminate { .. } => Kind::Indeterminate,
             E::DiskFull { .. } => Kind::DiskFull,
             E::Closed => Kind::Unavailable,
+            // A file that must be there and is not is damage.
+            E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Kind::VerificationFailed,
+            E::Log(seawall_wal::Error::Foreign { .. }) => Kind::VerificationFailed,
             E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {
                 Kind::VerificationFailed
             }
@@ -203,6 +206,10 @@ impl From<seawall_engine::Error> for Failure {
             }
             E::NotFound { path } => {
                 failure.hint = Some(format!("`seawall init --data-dir {}` makes one", path.display()));
+            }
+            E::Io { .. } if kind == Kind::VerificationFailed => {
+                failure.hint =
+                    Some(String::from("part of the data is missing; restore this node from a standby or the archive"));
             }
             E::Indeterminate { lsn, .. } => failure.lsn = Some(lsn.to_string()),
             E::Backpressure(held) => failure.retry_after_seconds = Some(held.retry_after.as_secs_f64()),

@@ -95,7 +95,12 @@ pub fn get(db: &Db, keyspace: &str, key: &[u8]) -> Result<Option<Bytes>, Failure
 pub fn write(db: &Db, keyspace: &str, operations: Operations, options: WriteOptions) -> Result<Written, Failure> {
     // To delete in a keyspace that is not there is a mistake; to put makes it.
     let puts = operations.iter().any(|(_, value)| value.is_some());
-    let keyspace = if puts { db.keyspace(keyspace)? } else { existing(db, keyspace)? };
+    let found = if puts { db.keyspace(keyspace).map_err(Failure::from) } else { existing(db, keyspace) };
+    // On a node that takes no writes that is what stands in the way, not that the keyspace is not there.
+    let keyspace = match found {
+        Err(_) if !db.takes_writes() => return Err(db.append_time().err().map_or_else(closed, Failure::from)),
+        found => found?,
+    };
     let mut batch = db.batch();
     if let Some(deadline) = options.deadline {
         batch.deadline(deadline);
@@ -107,6 +112,10 @@ pub fn write(db: &Db, keyspace: &str, operations: Operations, options: WriteOpti
         };
     }
     Ok(Written::new(batch.commit_with(options.level)?, options.level))
+}
+
+fn closed() -> Failure {
+    Failure::new(Kind::Unavailable, "the node changed its role at this moment; try again")
 }
 
 /// One page of a keyspace.

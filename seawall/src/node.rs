@@ -38,6 +38,9 @@ pub(crate) use status::backup_summary;
 use primary::{Feeding, Primary};
 use standby::Standby;
 
+/// A command that needs the archive waits so long for it to answer.
+const ARCHIVE_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a node is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -101,6 +104,8 @@ struct Inner {
     state: RwLock<(State, String)>,
     archive: Mutex<Option<Archive>>,
     can_fence: Mutex<Option<bool>>,
+    /// Why the archive could not be opened, while it could not.
+    archive_error: Mutex<Option<String>>,
     last_backup: Mutex<Option<BackupManifest>>,
     /// How long opening the database took, recovery included.
     opening: Mutex<Duration>,
@@ -155,6 +160,7 @@ impl Node {
             state: RwLock::default(),
             archive: Mutex::new(None),
             can_fence: Mutex::new(None),
+            archive_error: Mutex::new(None),
             last_backup: Mutex::new(None),
             opening: Mutex::default(),
             archiver: Mutex::new(None),
@@ -209,6 +215,11 @@ impl Node {
         self.inner.seen.lock().archiver.as_ref().map(|progress| progress.status())
     }
 
+    /// Why a primary's archive could not be opened yet, and since when nothing has been archived.
+    pub fn archive_error(&self) -> Option<(String, Duration)> {
+        self.inner.archive_error.lock().clone().map(|error| (error, self.uptime()))
+    }
+
     /// Whether the archive's store honours conditional writes, on which fencing rests; `None` while that is not known.
     pub fn can_fence(&self) -> Option<bool> {
         *self.inner.can_fence.lock()
@@ -257,7 +268,13 @@ impl Node {
         let known = self.inner.archive.lock().clone();
         match known {
             Some(archive) => Ok(archive),
-            None => self.inner.runtime.block_on(self.inner.open_archive_to_read(self.inner.db().cluster())),
+            None => self.inner.runtime.block_on(async {
+                let opening = self.inner.open_archive_to_read(self.inner.db().cluster());
+                match tokio::time::timeout(ARCHIVE_PATIENCE, opening).await {
+                    Ok(opened) => opened,
+                    Err(_) => Err(Error::ArchiveSilent { operation }),
+                }
+            }),
         }
     }
 

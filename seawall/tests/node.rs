@@ -8,7 +8,7 @@ use seawall::backup::backup::BackupOptions;
 use seawall::backup::repository::RepositoryConfig;
 use seawall::backup::restore::{RestoreOptions, RestoreTarget};
 use seawall::node::{ArchiveOptions, Node, NodeOptions, PromoteOptions, Role, State};
-use seawall::{Error, SegmentSize};
+use seawall::{Error, SegmentSize, TimelineId};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -161,6 +161,21 @@ fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_f
     wait("the old primary is fenced", || primary.state().0 == State::Fenced);
     assert!(primary.db().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
     wait("the new one archives", || archived(&restored));
-    restored.stop(PATIENCE).unwrap();
+
+    // Once more to the same moment, now that there is a newer timeline: that one is ended, and a third begins.
+    let again = folder.path().join("again");
+    let restoring = async {
+        let plan = store.plan_restore(&RestoreTarget::Lsn(target), Some(TimelineId(1))).await?;
+        store.restore(&plan, &again, &RestoreOptions::default()).await
+    };
+    primary.runtime().block_on(restoring).unwrap();
+    let third = Node::start(NodeOptions { data_dir: again, ..options(folder.path(), "again") }).unwrap();
+    let promoted = third.promote(PromoteOptions::default()).unwrap();
+    assert_eq!((promoted.history.current().id, promoted.fenced), (TimelineId(3), true));
+    restored.db().existing_keyspace("numbers").unwrap().insert(key(3000), "lost").unwrap();
+    wait("the second is fenced", || restored.state().0 == State::Fenced);
+    assert_eq!(numbers(&third).len(), 30);
+    third.stop(PATIENCE).unwrap();
+    restored.stop(Duration::from_secs(1)).unwrap();
     primary.stop(Duration::from_secs(1)).unwrap();
 }

@@ -120,9 +120,17 @@ fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
         node.runtime().block_on(http.stop(Duration::from_secs(2)));
     }
     let node = wait_for_last(node)?;
+    let (state, detail, is_primary) = (node.state().0, node.state().1, node.is_primary());
     let remaining = node.stop(drain)?;
+    if state == State::Fenced {
+        // What it holds beyond the fork is nobody's history, and is sent nowhere.
+        return Err(Failure::new(Kind::Fenced, format!("stopped; this node was fenced: {detail}")).hint(
+            "keep its data until it is clear that nothing in it is needed, then start it as a standby or rebuild it",
+        ));
+    }
     if remaining.is_nothing() {
-        tracing::info!("stopped; everything flushed has reached standbys and archive");
+        let handed_on = if is_primary { "; everything flushed has reached whoever was to get it" } else { "" };
+        tracing::info!("stopped{handed_on}");
         return Ok(());
     }
     Err(Failure::new(

@@ -56,6 +56,14 @@ pub enum Error {
         /// What was asked for.
         operation: &'static str,
     },
+    /// The archive does not answer.
+    #[error(
+        "the archive does not answer, so this node cannot {operation} now; check archive.url and archive.endpoint, and try again"
+    )]
+    ArchiveSilent {
+        /// What was asked for.
+        operation: &'static str,
+    },
     /// It is doing something else.
     #[error("this node is {actual}, so it cannot {operation}")]
     WrongState {

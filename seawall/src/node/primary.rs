@@ -116,6 +116,7 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
         loop {
             match inner.open_archive(&db).await {
                 Ok(opened) => {
+                    *inner.archive_error.lock() = None;
                     archive = Some(opened);
                     break;
                 }
@@ -127,6 +128,7 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the archive cannot be reached; trying again");
+                    *inner.archive_error.lock() = Some(error.to_string());
                     if !confirmed {
                         inner.set_state(
                             State::ReadOnly,

@@ -167,6 +167,13 @@ impl Node {
     fn archive_status(&self) -> Option<ArchiveStatus> {
         let options = self.options().archive.as_ref()?;
         let url = options.repository.to_string();
+        if let Some((error, since)) = self.archive_error() {
+            // Nothing is known to be archived, so everything since the start is at stake.
+            let bytes = Self::db(self).log().flushed().value().distance_from(Self::db(self).log().oldest());
+            let lag = Lag { bytes, seconds: since.as_secs_f64() };
+            let state = "failing".to_owned();
+            return Some(ArchiveStatus { url, state, lag, last_error: Some(error), ..ArchiveStatus::default() });
+        }
         let Some(status) = self.archiver() else {
             return Some(ArchiveStatus { url, state: "reading".to_owned(), ..ArchiveStatus::default() });
         };
@@ -296,7 +303,7 @@ impl From<super::Error> for Failure {
                 return error.into();
             }
             E::NotPromoted(R::Superseded { .. }) => Kind::Fenced,
-            E::NotPromoted(R::Unreachable { .. }) => Kind::Unreachable,
+            E::NotPromoted(R::Unreachable { .. }) | E::ArchiveSilent { .. } => Kind::Unreachable,
             E::WrongData { .. } | E::WrongState { .. } => Kind::ReadOnly,
             E::NoArchive { .. } | E::ClusterUnknown { .. } | E::RepositorySettings(_) => Kind::Config,
             E::Archive(error) => archive_kind(error),
