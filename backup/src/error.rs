@@ -146,7 +146,7 @@ pub enum Error {
         repository: String,
     },
     /// A restore's target directory holds something.
-    #[error("{} is not empty; restore into an empty directory", path.display())]
+    #[error("{} is not empty; restore into an empty directory, or remove this one if it holds nothing but a restore that died", path.display())]
     NotEmpty {
         /// The directory.
         path: PathBuf,

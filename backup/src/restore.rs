@@ -116,7 +116,8 @@ impl Archive {
     ///
     /// # Errors
     /// [`Error::NotEmpty`], [`Error::Object`] for a damaged object, [`Error::Gap`] for one that went missing since the plan.
-    /// What was written then cannot be opened, and can be removed.
+    /// What was fetched is removed again, so that another try finds the directory empty. Only a finished copy that the
+    /// check refuses, and what a process left that died while it restored, stay.
     pub async fn restore(&self, plan: &RestorePlan, path: &Path, options: &RestoreOptions) -> Result<RestoreReport> {
         if options.storage.is_none() {
             refuse_full(path)?;
@@ -132,8 +133,14 @@ impl Archive {
         let history = plan.history.clone();
         let installation = blocking(move || Installation::begin(&builder, &manifest, &history)).await;
         let installation = Arc::new(installation.map_err(|error| not_empty(path, error))?);
-        self.restore_tables(&installation, options, &meter).await?;
-        self.restore_log(plan, &installation, options, &meter).await?;
+        let mut fetched = self.restore_tables(&installation, options, &meter).await;
+        if fetched.is_ok() {
+            fetched = self.restore_log(plan, &installation, options, &meter).await;
+        }
+        if let Err(error) = fetched {
+            abandon(installation).await;
+            return Err(error);
+        }
         let role = Role::ReadOnlyRestored { at: plan.target, time: plan.target_time, from: self.origin(plan) };
         let installation = Arc::into_inner(installation).expect("every task that used it has ended");
         blocking(move || installation.finish(role)).await?;
@@ -285,15 +292,40 @@ async fn check(
     digest.await
 }
 
+/// A directory may hold what a restore that failed leaves: its lock and two folders, of which the engine sees that they
+/// are empty.
 fn refuse_full(path: &Path) -> Result<()> {
-    match std::fs::read_dir(path) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => Err(Error::NotEmpty { path: path.to_owned() }),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("list", path)(error)),
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("list", path)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io("list", path))?.file_name();
+        if !["LOCK", "wal", "tables"].iter().any(|known| name == *known) {
+            return Err(Error::NotEmpty { path: path.to_owned() });
+        }
     }
+    Ok(())
+}
+
+/// Removes what a failed restore fetched, once the tasks that were called off have let go of it. What cannot be removed is
+/// only told: the error that ended the restore matters more.
+async fn abandon(mut installation: Arc<Installation>) {
+    let path = installation.path().to_owned();
+    for _ in 0..1000 {
+        match Arc::try_unwrap(installation) {
+            Ok(alone) => {
+                if let Err(error) = blocking(move || alone.abandon()).await {
+                    tracing::warn!(%error, path = %path.display(), "an unfinished restore is left behind");
+                }
+                return;
+            }
+            Err(shared) => installation = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tracing::warn!(path = %path.display(), "an unfinished restore is left behind: it is still being written");
 }
 
 fn not_empty(path: &Path, error: seawall_engine::Error) -> Error {

@@ -85,6 +85,11 @@ impl Installation {
         Ok(Self { storage, path, manifest, history, segment_size, node, missing, log, _lock: lock })
     }
 
+    /// Where it is installed.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is installed.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -183,6 +188,22 @@ impl Installation {
             role,
         };
         ControlFile::create(&*storage, &path, control).map(drop)
+    }
+
+    /// Gives the installation up: removes what it made, and leaves an empty directory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for the first file that cannot be removed; the others are left then.
+    pub fn abandon(self) -> Result<()> {
+        let Self { storage, path, log, _lock, .. } = self;
+        log.close()?;
+        for folder in [path.join(TABLES_FOLDER), path.join(LOG_FOLDER)] {
+            for name in storage.list(&folder).map_err(at("list", &folder))? {
+                let file = folder.join(name);
+                storage.remove(&file).map_err(at("remove", &file))?;
+            }
+        }
+        Ok(())
     }
 
     fn check_known(&self, hash: &TableHash) -> Result<()> {
