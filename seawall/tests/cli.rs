@@ -225,11 +225,18 @@ fn inspect_tells_damage_from_the_end_of_the_log() {
     assert_eq!(inspected["control"]["clean_shutdown"], true);
     let first = inspected["segments"][0]["file"].as_str().unwrap();
     let segment = cli.path("data").join("wal").join(first);
-    let mut bytes = std::fs::read(&segment).unwrap();
-    bytes[100] ^= 1;
-    std::fs::write(&segment, &bytes).unwrap();
-    let inspected = cli.json(&["inspect"]);
-    assert!(inspected["segments"][0]["then"].as_str().unwrap().starts_with("damage: the header"), "{inspected}");
+    let whole = std::fs::read(&segment).unwrap();
+    // In the segment's header, and in the header of a record that was flushed.
+    for (place, what) in [(100, "the header does not match"), (512 + 8, "the log was flushed to")] {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        let ran = cli.run(&["inspect", "--json"]);
+        assert_eq!(ran.code, 12, "{}", ran.err);
+        assert!(ran.err.contains("the log is damaged in") && ran.err.contains(what), "{}", ran.err);
+        let inspected: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert!(inspected["segments"][0]["then"].as_str().unwrap().starts_with("damage: "), "{inspected}");
+    }
     let error = cli.run(&["get", "a"]);
     assert_ne!(error.code, 0, "damage was served: {}", error.out);
 }

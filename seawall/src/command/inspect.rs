@@ -76,6 +76,8 @@ struct SegmentShown {
     begin: String,
     /// Where its whole records end.
     end: String,
+    #[serde(skip)]
+    until: Lsn,
     records: u64,
     first_time: Option<String>,
     last_time: Option<String>,
@@ -118,8 +120,19 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         segments,
         records: records.shown,
     };
-    context.output.document(&inspected, |out| write(out, &inspected))
+    context.output.document(&inspected, |out| write(out, &inspected))?;
+    match inspected.segments.iter().find(|segment| segment.then.starts_with(DAMAGE)) {
+        None => Ok(()),
+        Some(first) => {
+            let wrong = format!("the log is damaged in {} at {}: {}", first.file, first.end, first.then);
+            let failure = Failure::new(Kind::VerificationFailed, wrong);
+            Err(failure.hint("keep the directory as it is, and restore from the archive, or rebuild from another node"))
+        }
+    }
 }
+
+/// How what lies at a segment's end begins if it lost data.
+const DAMAGE: &str = "damage: ";
 
 fn shown_control(control: &Control, damaged_copies: Vec<String>) -> ControlShown {
     let (role, role_detail) = match &control.role {
@@ -206,7 +219,25 @@ fn segments(
     let names = storage.list(folder).map_err(|error| failed("list", folder, &error))?;
     let mut ids: Vec<SegmentId> = names.iter().filter_map(|name| SegmentId::from_file_name(name)).collect();
     ids.sort_unstable();
-    ids.iter().map(|id| segment(storage, &folder.join(id.file_name()), *id, control, records)).collect()
+    let mut shown = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mut segment = segment(storage, &folder.join(id.file_name()), id, control, records)?;
+        segment.judge(id, control);
+        shown.push(segment);
+    }
+    Ok(shown)
+}
+
+impl SegmentShown {
+    /// Calls the end of the whole records damage where records must have followed: before the watermark, up to which the
+    /// log was flushed, or on an older timeline before the next one's fork.
+    fn judge(&mut self, id: SegmentId, control: &Control) {
+        let (size, fork) = (control.segment_size, control.history.end_of(id.timeline));
+        let needed = control.watermark.min(fork).min(size.end_of(id.number));
+        if self.until < needed && !self.then.starts_with(DAMAGE) && !self.then.starts_with("foreign") {
+            self.then = format!("{DAMAGE}the log was flushed to {needed} at least; here is {}", self.then);
+        }
+    }
 }
 
 fn segment(
@@ -223,6 +254,7 @@ fn segment(
         timeline: id.timeline.0,
         begin: begin.to_string(),
         end: begin.to_string(),
+        until: begin,
         records: 0,
         first_time: None,
         last_time: None,
@@ -232,12 +264,12 @@ fn segment(
     let len = file.len().map_err(|error| failed("read", path, &error))?;
     let mut head = [0; SEGMENT_HEADER_SIZE];
     shown.then = if len < SEGMENT_HEADER_SIZE as u64 {
-        String::from("damage: the file is shorter than a header")
+        format!("{DAMAGE}the file is shorter than a header")
     } else {
         read_exact_at(&*file, &mut head, 0).map_err(|error| failed("read", path, &error))?;
         match UnverifiedSegmentHeader::parse(&head) {
             UnverifiedSegmentHeader::Prepared => String::from("not begun"),
-            UnverifiedSegmentHeader::Unreadable => String::from("damage: the header does not match its checksum"),
+            UnverifiedSegmentHeader::Unreadable => format!("{DAMAGE}the header does not match its checksum"),
             UnverifiedSegmentHeader::TooNew(version) => format!("written by a newer version, {version}"),
             UnverifiedSegmentHeader::Parsed(header) => match foreign(&header, id, control) {
                 Some(why) => why,
@@ -297,6 +329,7 @@ fn walk(
         (at, chain) = (record.lsn, record.header.chain);
     };
     shown.end = at.to_string();
+    shown.until = at;
     then
 }
 

@@ -78,15 +78,15 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         lsn: plan.target.to_string(),
         time: rfc3339(plan.target_time),
         digest: report.digest.clone(),
-        equals_backup: plan.backup.digest.is_some()
-            && plan.target == plan.backup.stop
-            && report.digest == plan.backup.digest,
+        equals_backup: (plan.target == plan.backup.stop)
+            .then(|| plan.backup.digest.as_ref().map(|digest| report.digest.as_ref() == Some(digest)))
+            .flatten(),
         seconds: report.took.as_secs_f64(),
         cluster: cluster.to_string(),
     };
     context.output.document(&done, |out| {
         writeln!(out, "restored to {} ({}) in {:.1} s: {}", done.lsn, done.time, done.seconds, done.target)?;
-        let proof = if done.equals_backup { ", as recorded with the backup" } else { "" };
+        let proof = if done.equals_backup == Some(true) { ", as recorded with the backup" } else { "" };
         writeln!(out, "digest {}{proof}", done.digest.as_deref().unwrap_or("not computed"))?;
         match arguments.clone {
             true => writeln!(out, "it is a cluster of its own, {}", done.cluster),
@@ -158,8 +158,8 @@ struct Restored {
     lsn: String,
     time: String,
     digest: Option<String>,
-    /// Whether the backup recorded a digest, this is its moment, and they are the same.
-    equals_backup: bool,
+    /// Whether the digest is the one recorded with the backup; null if none was, or this is not the backup's moment.
+    equals_backup: Option<bool>,
     seconds: f64,
     cluster: String,
 }

@@ -322,13 +322,9 @@ pub(crate) fn archive_kind(error: &seawall_backup::Error) -> Kind {
     use seawall_backup::Error as E;
     match error {
         E::Repository(error) => repository_kind(error),
-        E::Object { .. } => Kind::VerificationFailed,
+        E::Object { .. } | E::Gap { .. } => Kind::VerificationFailed,
         E::Fenced { .. } | E::TimelineTaken { .. } => Kind::Fenced,
-        E::NoArchive { .. }
-        | E::NoBackup { .. }
-        | E::UnknownBackup { .. }
-        | E::OutsideArchive { .. }
-        | E::Gap { .. } => Kind::NotFound,
+        E::NoArchive { .. } | E::NoBackup { .. } | E::UnknownBackup { .. } | E::OutsideArchive { .. } => Kind::NotFound,
         E::Target { .. } => Kind::Usage,
         E::ForeignRepository { .. } | E::SegmentSize { .. } => Kind::Config,
         _ => Kind::Failed,
