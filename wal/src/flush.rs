@@ -15,7 +15,13 @@ use crate::format::RECORD_HEADER_SIZE;
 use crate::log::{Active, Shared, Tail};
 use crate::lsn::Lsn;
 use crate::mutant::{Mutant, planted};
+use crate::schedule::ask_for_short_turns;
 use crate::storage::{AlignedBuffer, BLOCK_SIZE, write_all_at};
+
+/// Bytes of records that one write takes, unless a single record is larger: more would make those wait who came first.
+const GROUP_BYTES: usize = 1 << 20;
+/// Buffers kept for the groups to come: one gathers while one is written.
+const SPARE_BUFFERS_MAX: usize = 3;
 
 /// Bytes of one segment that wait for a flush, from a block boundary on: the block that holds the old end comes again,
 /// since direct I/O writes whole blocks, and by the fault model rewriting the same bytes is harmless.
@@ -24,45 +30,44 @@ pub(crate) struct Gather {
     /// Offset in the segment of the first byte; a multiple of the block size.
     base: usize,
     bytes: AlignedBuffer,
-    /// How many of the bytes were already flushed.
+    /// How many of the bytes belong to an earlier group.
     old: usize,
 }
 
 impl Gather {
-    /// A piece that goes on at `offset`, where the block already holds `head` (its last bytes count, up to `offset`).
-    pub(crate) fn resumed(active: Arc<Active>, offset: u32, head: &[u8]) -> Self {
-        let offset = offset as usize;
-        let base = offset / BLOCK_SIZE * BLOCK_SIZE;
-        let old = offset - base;
-        let mut bytes = AlignedBuffer::with_capacity(16 * BLOCK_SIZE);
-        bytes.extend_from_slice(&head[head.len() - old..]);
-        Self { active, base, bytes, old }
-    }
-
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) {
         self.bytes.reserve(bytes.len());
         self.bytes.extend_from_slice(bytes);
     }
 
-    pub(crate) fn push_zeros(&mut self, count: usize) {
+    fn push_zeros(&mut self, count: usize) {
         self.bytes.reserve(count);
         self.bytes.resize(self.bytes.len() + count);
     }
 
-    /// Whether it holds nothing that is not flushed.
+    /// Whether it holds nothing that is not in an earlier group.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.len() == self.old
+    }
+
+    /// Bytes that are in no earlier group.
+    fn new_bytes(&self) -> usize {
+        self.bytes.len() - self.old
     }
 
     fn end(&self) -> usize {
         self.base + self.bytes.len()
     }
 
+    fn end_lsn(&self) -> Lsn {
+        self.active.header.size.start_of(self.active.header.segment).advance(self.end() as u64)
+    }
+
     fn is_full(&self) -> bool {
         self.end() == self.active.header.size.bytes() as usize
     }
 
-    /// Writes it with an end mark behind it, and syncs.
+    /// Writes it with an end mark behind it.
     fn write(&mut self) -> io::Result<()> {
         let segment = self.active.header.size.bytes() as usize;
         let len = self.bytes.len();
@@ -73,6 +78,93 @@ impl Gather {
         write_all_at(&*self.active.file, &self.bytes, self.base as u64)?;
         self.bytes.resize(len);
         Ok(())
+    }
+}
+
+/// Records not yet handed to a flush, oldest first: each piece is written and synced by itself, and all lie in one segment.
+/// Once a log is under way nothing here allocates: buffers go round.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    /// The last is of the active segment.
+    pieces: VecDeque<Gather>,
+    /// Of records that no flush has taken.
+    bytes: usize,
+    spare: Vec<AlignedBuffer>,
+}
+
+impl Gathered {
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Goes on in a segment at `offset`, where the block already holds `head` (its last bytes count, up to `offset`).
+    pub(crate) fn resume(&mut self, active: &Arc<Active>, offset: usize, head: &[u8]) {
+        let base = offset / BLOCK_SIZE * BLOCK_SIZE;
+        let old = offset - base;
+        let mut bytes = self.spare.pop().unwrap_or_else(|| {
+            // The old block before it, and the end mark behind it.
+            AlignedBuffer::with_capacity(GROUP_BYTES.min(active.header.size.bytes() as usize) + 2 * BLOCK_SIZE)
+        });
+        bytes.extend_from_slice(&head[head.len() - old..]);
+        self.pieces.push_back(Gather { active: Arc::clone(active), base, bytes, old });
+    }
+
+    /// Adds bytes to the active segment: those of one header or record, which `parts` and then `zeros` zeros make up.
+    pub(crate) fn push(&mut self, parts: [&[u8]; 2], zeros: usize) {
+        let extent = parts[0].len() + parts[1].len() + zeros;
+        let last = self.pieces.back().expect("the active segment has a piece");
+        if !last.is_empty() && last.new_bytes() + extent > GROUP_BYTES {
+            self.split();
+        }
+        let last = self.pieces.back_mut().expect("the active segment has a piece");
+        parts.into_iter().for_each(|part| last.push(part));
+        last.push_zeros(zeros);
+        self.bytes += extent;
+    }
+
+    /// Ends the last piece where it is, and begins the next one there.
+    fn split(&mut self) {
+        let last = self.pieces.pop_back().expect("the active segment has a piece");
+        let active = Arc::clone(&last.active);
+        self.resume(&active, last.end(), &last.bytes);
+        let place = self.pieces.len() - 1;
+        self.pieces.insert(place, last);
+    }
+
+    /// Takes the oldest piece that holds anything; the next record begins another one.
+    fn take(&mut self) -> Option<Gather> {
+        while self.pieces.len() > 1 && self.pieces[0].is_empty() {
+            // Its segment is full and flushed.
+            let done = self.pieces.pop_front();
+            done.into_iter().for_each(|done| self.give_back(done));
+        }
+        if self.pieces.front()?.is_empty() {
+            return None;
+        }
+        if self.pieces.len() == 1 && !self.pieces[0].is_full() {
+            self.split();
+        }
+        let taken = self.pieces.pop_front()?;
+        self.bytes -= taken.new_bytes();
+        Some(taken)
+    }
+
+    fn give_back(&mut self, done: Gather) {
+        let Gather { mut bytes, active, .. } = done;
+        let usual = GROUP_BYTES.min(active.header.size.bytes() as usize) + 2 * BLOCK_SIZE;
+        if self.spare.len() < SPARE_BUFFERS_MAX && bytes.capacity() == usual {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
+    }
+
+    /// Forgets every piece; there is nothing in them that is not flushed.
+    pub(crate) fn clear(&mut self) {
+        assert_eq!(self.bytes, 0, "what was not flushed is not forgotten");
+        while let Some(piece) = self.pieces.pop_front() {
+            self.give_back(piece);
+        }
     }
 }
 
@@ -129,6 +221,7 @@ impl Flusher {
 
 /// The body of the flusher thread.
 pub(crate) fn run_flusher(shared: &Shared) {
+    ask_for_short_turns();
     loop {
         {
             let mut state = shared.flusher.state.lock();
@@ -193,53 +286,43 @@ impl Shared {
         }
     }
 
-    /// Writes and syncs everything gathered. Called by whoever has the turn. An error ends the log: it is not known what
-    /// of the group is on the disk, and the kernel may have dropped it, so nothing is tried again.
+    /// Writes and syncs everything gathered when it was called, a piece at a time. Called by whoever has the turn. An error
+    /// ends the log: it is not known what of the piece is on the disk, and the kernel may have dropped it, so nothing is
+    /// tried again.
     fn flush_group(&self) {
-        let (mut group, end) = {
-            let mut tail = self.tail.lock();
-            if tail.poisoned.is_some() || tail.gathered.iter().all(Gather::is_empty) {
-                return;
+        let mut tail = self.tail.lock();
+        let end = tail.end.lsn;
+        while tail.poisoned.is_none()
+            && self.flushed.value() < end
+            && let Some(mut piece) = tail.gathered.take()
+        {
+            drop(tail);
+            let flushed = self.flush_piece(&mut piece);
+            tail = self.tail.lock();
+            match flushed {
+                Ok(()) => tail.gathered.give_back(piece),
+                Err(error) => drop(self.poison(&mut tail, &error)),
             }
-            let group = std::mem::take(&mut tail.gathered);
-            tail.gathered_bytes = 0;
-            if let Some(last) = group.back()
-                && !last.is_full()
-            {
-                let offset = u32::try_from(last.end()).expect("a segment is at most 1 GiB");
-                tail.gathered.push_back(Gather::resumed(last.active.clone(), offset, &last.bytes));
-            }
-            (group, tail.end.lsn)
-        };
-        if planted(Mutant::AcknowledgeBeforeSync) {
-            self.flushed.advance(end);
+            // Signalled under the lock, so that nobody checks for room and then misses it.
+            self.room.notify_all();
         }
-        let started = Instant::now();
-        let result = self.write_group(&mut group);
-        self.count_flush(started);
-        match result {
-            Ok(()) => {
-                self.written.fetch_max(end.offset(), Ordering::AcqRel);
-                self.flushed.advance(end);
-            }
-            Err(error) => self.poison(&error),
-        }
-        // The lock is taken so that nobody checks for room and then misses the signal.
-        drop(self.tail.lock());
-        self.room.notify_all();
     }
 
     /// A flush never spans segments: the earlier file is synced before the later one is written.
-    fn write_group(&self, group: &mut VecDeque<Gather>) -> Result<()> {
-        for gather in group.iter_mut().filter(|gather| !gather.is_empty()) {
-            let path = self.path_of(segment_id(&gather.active));
-            gather.write().map_err(|error| Error::io("write", &path, error))?;
-            self.written.fetch_max(self.lsn_at(&gather.active, gather.end()).offset(), Ordering::AcqRel);
-            if planted(Mutant::NoSync) {
-                continue;
-            }
-            gather.active.file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+    fn flush_piece(&self, piece: &mut Gather) -> Result<()> {
+        let end = piece.end_lsn();
+        if planted(Mutant::AcknowledgeBeforeSync) {
+            self.flushed.advance(end);
         }
+        let id = segment_id(&piece.active);
+        let started = Instant::now();
+        piece.write().map_err(|error| Error::io("write", self.path_of(id), error))?;
+        self.written.fetch_max(end.offset(), Ordering::AcqRel);
+        if !planted(Mutant::NoSync) {
+            piece.active.file.sync_data().map_err(|error| Error::io("sync", self.path_of(id), error))?;
+        }
+        self.count_flush(started);
+        self.flushed.advance(end);
         Ok(())
     }
 
@@ -250,16 +333,14 @@ impl Shared {
         self.counters.flush_micros_max.fetch_max(micros, Ordering::Relaxed);
     }
 
-    pub(crate) fn poison(&self, error: &Error) {
+    /// Ends the log: nothing more is taken, and whoever waits is told.
+    pub(crate) fn poison(&self, tail: &mut Tail, error: &Error) -> Error {
         let flushed = self.flushed.value();
         tracing::error!(%error, %flushed, "the log stops: a write or sync failed");
         let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };
-        self.tail.lock().poisoned.get_or_insert(poisoned.clone());
-        self.flushed.stop(poisoned);
-    }
-
-    fn lsn_at(&self, active: &Active, offset: usize) -> Lsn {
-        active.header.size.start_of(active.header.segment).advance(offset as u64)
+        tail.poisoned.get_or_insert(poisoned.clone());
+        self.flushed.stop(poisoned.clone());
+        poisoned
     }
 }
 

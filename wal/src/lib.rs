@@ -17,6 +17,7 @@ mod receive;
 pub mod recovery;
 pub mod retention;
 mod scan;
+mod schedule;
 mod segment;
 mod source;
 pub mod storage;

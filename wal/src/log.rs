@@ -2,18 +2,18 @@
 //! `receive` adds another node's bytes verbatim; a log does one or the other. How a group reaches the disk is `flush`'s
 //! business, how the end is found after a crash is `open`'s.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
-use crate::flush::{Flusher, Gather, run_flusher};
+use crate::flush::{Flusher, Gathered, run_flusher};
 use crate::format::{
     Position, RECORD_HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader, payload_crc, payload_len_max, record_end,
 };
@@ -151,9 +151,8 @@ pub(crate) struct Tail {
     pub(crate) last_time: Timestamp,
     /// The segment that holds the end; none before the first record of a timeline.
     pub(crate) active: Option<Arc<Active>>,
-    /// Records not yet handed to a flush, a piece for each segment. The last piece is of `active`.
-    pub(crate) gathered: VecDeque<Gather>,
-    pub(crate) gathered_bytes: usize,
+    /// Records not yet handed to a flush.
+    pub(crate) gathered: Gathered,
     pub(crate) poisoned: Option<Error>,
 }
 
@@ -188,22 +187,14 @@ impl Log {
         let preparer = Preparer::new(storage.clone(), dir.to_owned(), options.segment_size)?;
         opened.unused.into_iter().for_each(|path| preparer.retire(path));
         let active = opened.active.map(Arc::new);
-        let mut gathered = VecDeque::new();
+        let mut gathered = Gathered::default();
         if let Some(active) = &active
             && options.segment_size.end_of(active.header.segment) > opened.end.lsn
         {
             let offset = options.segment_size.offset_in_segment(opened.end.lsn);
-            gathered.push_back(Gather::resumed(active.clone(), offset, &opened.tail_block));
+            gathered.resume(active, offset as usize, &opened.tail_block);
         }
-        let tail = Tail {
-            mode,
-            end: opened.end,
-            last_time: opened.last_time,
-            active,
-            gathered,
-            gathered_bytes: 0,
-            poisoned: None,
-        };
+        let tail = Tail { mode, end: opened.end, last_time: opened.last_time, active, gathered, poisoned: None };
         let shared = Arc::new(Shared {
             storage,
             clock,
@@ -253,16 +244,25 @@ impl Log {
         }
         let crc = payload_crc(payload);
         let mut tail = shared.tail.lock();
-        if tail.mode != LogMode::Append {
-            return Err(Error::WrongMode { operation: "append", actual: tail.mode.name() });
+        loop {
+            if tail.mode != LogMode::Append {
+                return Err(Error::WrongMode { operation: "append", actual: tail.mode.name() });
+            }
+            if let Some(error) = &tail.poisoned {
+                return Err(error.clone());
+            }
+            if tail.gathered.bytes() + payload.len() > shared.options.buffer_bytes_max {
+                shared.flush_or_wait_for_room(&mut tail);
+                continue;
+            }
+            let Some(next) = shared.segment_for(&tail, payload.len()) else { break };
+            if !shared.threaded() || shared.preparer.is_ready(next) {
+                shared.begin_segment(&mut tail, next)?;
+                break;
+            }
+            // Without the lock: flushes of what is gathered go on meanwhile.
+            MutexGuard::unlocked(&mut tail, || shared.preparer.await_ready(next))?;
         }
-        while tail.gathered_bytes + payload.len() > shared.options.buffer_bytes_max && tail.poisoned.is_none() {
-            shared.flush_or_wait_for_room(&mut tail);
-        }
-        if let Some(error) = &tail.poisoned {
-            return Err(error.clone());
-        }
-        shared.make_room_in_segment(&mut tail, payload.len())?;
         let now = time.unwrap_or_else(|| shared.clock.now().max(tail.last_time.next()));
         assert!(now > tail.last_time, "commit times strictly increase");
         let position = shared.add_record(&mut tail, kind, payload, crc, now);
@@ -363,7 +363,6 @@ impl Log {
         tail.mode = LogMode::Append;
         tail.active = None;
         tail.gathered.clear();
-        tail.gathered_bytes = 0;
         Ok(())
     }
 
@@ -467,28 +466,33 @@ impl Shared {
         SegmentId { number, timeline: history.of_segment(number, size).id }
     }
 
-    /// Makes the active segment one that has room for so large a record, by filling the one at hand with a pad.
-    fn make_room_in_segment(&self, tail: &mut Tail, payload_len: usize) -> Result<()> {
+    /// The segment that has to begin for so large a record; none if the active one has room.
+    fn segment_for(&self, tail: &Tail, payload_len: usize) -> Option<SegmentId> {
         let size = self.options.segment_size;
-        if let Some(active) = &tail.active {
-            let boundary = size.end_of(active.header.segment);
-            if tail.end.lsn < boundary {
-                let start = self.next_start(tail);
-                if record_end(start, payload_len, size) <= boundary {
-                    return Ok(());
-                }
-                // Take the next segment before the pad is added: if there is none, nothing has changed.
+        match &tail.active {
+            Some(active) if tail.end.lsn < size.end_of(active.header.segment) => {
+                let fits = record_end(self.next_start(tail), payload_len, size) <= size.end_of(active.header.segment);
                 let next = SegmentId { number: active.header.segment.next(), timeline: active.header.timeline };
-                let prepared = self.preparer.take(next, self.threaded())?;
-                let pad = vec![0; boundary.distance_from(start) as usize - RECORD_HEADER_SIZE];
-                let time = tail.last_time.next();
-                self.add_record(tail, RecordKind::Pad, &pad, payload_crc(&pad), time);
-                assert_eq!(tail.end.lsn, boundary, "a pad fills its segment");
-                self.activate(tail, prepared.id, prepared.file);
-                return Ok(());
+                (!fits).then_some(next)
             }
+            _ => Some(self.segment_after(tail.end.lsn)),
         }
-        let prepared = self.preparer.take(self.segment_after(tail.end.lsn), self.threaded())?;
+    }
+
+    /// Fills the segment at hand with a pad, if it is not full, and begins the next one. If that one cannot be had, nothing
+    /// has changed.
+    fn begin_segment(&self, tail: &mut Tail, next: SegmentId) -> Result<()> {
+        let size = self.options.segment_size;
+        let prepared = self.preparer.take(next, self.threaded())?;
+        if let Some(active) = &tail.active
+            && tail.end.lsn < size.end_of(active.header.segment)
+        {
+            let (start, boundary) = (self.next_start(tail), size.end_of(active.header.segment));
+            let pad = vec![0; boundary.distance_from(start) as usize - RECORD_HEADER_SIZE];
+            let time = tail.last_time.next();
+            self.add_record(tail, RecordKind::Pad, &pad, payload_crc(&pad), time);
+            assert_eq!(tail.end.lsn, boundary, "a pad fills its segment");
+        }
         self.activate(tail, prepared.id, prepared.file);
         Ok(())
     }
@@ -514,12 +518,8 @@ impl Shared {
     /// Makes `active` the segment at the end; `head` are the bytes it begins with.
     pub(crate) fn adopt(&self, tail: &mut Tail, active: Arc<Active>, head: &[u8]) {
         self.segments.write().insert(active.header.segment, active.header);
-        // Nothing gathered for a segment that is full and flushed needs to stay.
-        tail.gathered.retain(|gather| !gather.is_empty());
-        let mut gather = Gather::resumed(active.clone(), 0, &[]);
-        gather.push(head);
-        tail.gathered_bytes += head.len();
-        tail.gathered.push_back(gather);
+        tail.gathered.resume(&active, 0, &[]);
+        tail.gathered.push([head, &[]], 0);
         let next = SegmentId { number: active.header.segment.next(), timeline: active.header.timeline };
         if self.threaded() {
             self.preparer.want(next);
@@ -539,12 +539,8 @@ impl Shared {
         let stamp = self.flushed.value();
         let header = RecordHeader::chained(tail.end.chain, start, kind, payload.len(), crc, stamp, time);
         let end = header.end(self.options.segment_size);
-        let gather = tail.gathered.back_mut().expect("the active segment has a piece");
-        gather.push(&header.encode(salt));
-        gather.push(payload);
         let extent = end.distance_from(start) as usize;
-        gather.push_zeros(extent - RECORD_HEADER_SIZE - payload.len());
-        tail.gathered_bytes += extent;
+        tail.gathered.push([&header.encode(salt), payload], extent - RECORD_HEADER_SIZE - payload.len());
         tail.end = Position { lsn: end, chain: header.chain };
         tail.last_time = time;
         self.counters.bytes.fetch_add(extent as u64, Ordering::Relaxed);

@@ -221,7 +221,7 @@ impl Shared {
             active.file.write_many(&writes, AfterWrite::Nothing)
         };
         if let Err(error) = wrote() {
-            return Err(self.poison_locked(tail, &Error::io("write", self.path_of(segment_id(&active)), error)));
+            return Err(self.poison(tail, &Error::io("write", self.path_of(segment_id(&active)), error)));
         }
         tail.end = checked.end;
         tail.last_time = checked.last_time;
@@ -236,7 +236,7 @@ impl Shared {
         self.count_flush(started);
         synced.map_err(|error| {
             let error = Error::io("sync", self.path_of(segment_id(active)), error);
-            self.poison(&error);
+            self.poison(&mut self.tail.lock(), &error);
             error
         })
     }
@@ -245,15 +245,6 @@ impl Shared {
         let started = Instant::now();
         let synced = active.file.sync_data();
         self.count_flush(started);
-        synced.map_err(|error| self.poison_locked(tail, &Error::io("sync", self.path_of(segment_id(active)), error)))
-    }
-
-    fn poison_locked(&self, tail: &mut Tail, error: &Error) -> Error {
-        let flushed = self.flushed.value();
-        tracing::error!(%error, %flushed, "the log stops: a write or sync failed");
-        let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };
-        tail.poisoned.get_or_insert(poisoned.clone());
-        self.flushed.stop(poisoned.clone());
-        poisoned
+        synced.map_err(|error| self.poison(tail, &Error::io("sync", self.path_of(segment_id(active)), error)))
     }
 }

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::format::SEGMENT_HEADER_SIZE;
@@ -17,8 +18,8 @@ use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, File, Storage, write_all
 const SUFFIX: &str = ".wal";
 const SPARE_PREFIX: &str = "spare-";
 const SPARE_SUFFIX: &str = ".tmp";
-/// Zeros are written in pieces of this size.
-const ZERO_CHUNK: usize = 1 << 20;
+/// Zeros are written in pieces of this size; a flush that comes at the same time waits for no more than one of them.
+const ZERO_CHUNK: usize = 256 << 10;
 
 /// A segment file of one timeline. Ordered by number, then timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +77,24 @@ struct State {
     /// Segments to turn into spares.
     retired: Vec<PathBuf>,
     failure: Option<Error>,
+    /// Whether a segment was ever taken: a log that fills segments gets a spare beside the one that is ready, others do
+    /// not pay for it.
+    taken: bool,
+    /// Whether a spare could not be made; not tried again before the next segment is taken.
+    no_spare: bool,
+    /// Those who wait for what is wanted.
+    waiting: usize,
     closed: bool,
+}
+
+impl State {
+    fn wants_spare(&self) -> bool {
+        self.taken && !self.no_spare && self.spares.is_empty()
+    }
+
+    fn has_work(&self) -> bool {
+        self.wanted.is_some() || !self.retired.is_empty() || self.wants_spare()
+    }
 }
 
 /// Spares kept beside the one that is ready. More retired segments than that are removed.
@@ -112,32 +130,55 @@ impl Preparer {
         self.changed.notify_all();
     }
 
-    /// The prepared segment `id`. Waits for a preparer thread that is at it; prepares it here if there is none.
+    /// Whether [`take`](Self::take) would have to wait.
+    pub(crate) fn is_ready(&self, id: SegmentId) -> bool {
+        self.state.lock().ready.as_ref().is_some_and(|ready| ready.id == id)
+    }
+
+    /// Waits until the thread has segment `id` ready. Somebody else may take it first.
     ///
     /// # Errors
     /// What the last attempt failed with. The thread goes on trying, so a later call can succeed.
+    pub(crate) fn await_ready(&self, id: SegmentId) -> Result<()> {
+        self.want(id);
+        let mut state = self.state.lock();
+        self.await_locked(&mut state)
+    }
+
+    fn await_locked(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+        state.waiting += 1;
+        let result = loop {
+            if state.ready.is_some() {
+                break Ok(());
+            }
+            if let Some(failure) = &state.failure {
+                break Err(failure.clone());
+            }
+            if state.closed {
+                break Err(Error::Closed);
+            }
+            self.changed.wait(state);
+        };
+        state.waiting -= 1;
+        result
+    }
+
+    /// The prepared segment `id`. Waits for a preparer thread that is at it; prepares it here if there is none.
+    ///
+    /// # Errors
+    /// As of [`await_ready`](Self::await_ready).
     pub(crate) fn take(&self, id: SegmentId, threaded: bool) -> Result<Prepared> {
         self.want(id);
         loop {
-            {
-                let mut state = self.state.lock();
-                loop {
-                    if let Some(ready) = state.ready.take() {
-                        state.failure = None;
-                        return Ok(ready);
-                    }
-                    if !threaded {
-                        break;
-                    }
-                    if let Some(failure) = &state.failure {
-                        return Err(failure.clone());
-                    }
-                    if state.closed {
-                        return Err(Error::Closed);
-                    }
-                    self.changed.wait(&mut state);
-                }
+            let mut state = self.state.lock();
+            if threaded {
+                self.await_locked(&mut state)?;
             }
+            if let Some(ready) = state.ready.take() {
+                (state.failure, state.taken, state.no_spare) = (None, true, false);
+                return Ok(ready);
+            }
+            drop(state);
             self.step()?;
         }
     }
@@ -147,7 +188,7 @@ impl Preparer {
         loop {
             {
                 let mut state = self.state.lock();
-                while !state.closed && state.wanted.is_none() && state.retired.is_empty() {
+                while !state.closed && !state.has_work() {
                     self.changed.wait(&mut state);
                 }
                 if state.closed {
@@ -187,7 +228,11 @@ impl Preparer {
         }
         let (wanted, spare) = {
             let mut state = self.state.lock();
-            let Some(wanted) = state.wanted else { return Ok(()) };
+            let Some(wanted) = state.wanted else {
+                let spare = state.wants_spare();
+                drop(state);
+                return if spare { self.add_spare() } else { Ok(()) };
+            };
             (wanted, state.spares.pop())
         };
         let spare = match spare {
@@ -225,15 +270,47 @@ impl Preparer {
         Ok(spare)
     }
 
+    /// Makes one segment more than is wanted, so that the next one is a matter of a rename. It may fail: nobody waits.
+    fn add_spare(&self) -> Result<()> {
+        match self.zero_written() {
+            Ok(spare) => self.state.lock().spares.push(spare),
+            Err(error) => {
+                tracing::debug!(%error, "no spare log segment");
+                self.state.lock().no_spare = true;
+            }
+        }
+        Ok(())
+    }
+
     fn zero_written(&self) -> Result<PathBuf> {
         let spare = self.spare_path();
-        let made = zero_written_file(&*self.storage, &spare, self.size);
+        let made = self.zero_written_file(&spare);
         if let Err(error) = made {
             // Half a spare is only in the way, above all when the disk is full.
             let _ = self.storage.remove(&spare);
             return Err(Error::io("prepare", spare, error));
         }
         Ok(spare)
+    }
+
+    /// Really writes zeros: a file that is merely long makes every first flush of a block change metadata too. The device
+    /// is left alone half of the time, for the flushes of commits, as long as nobody waits for the segment.
+    fn zero_written_file(&self, path: &Path) -> io::Result<()> {
+        self.storage.open(path, Access::CreateNew)?;
+        let file = self.storage.open(path, Access::WriteDirect)?;
+        let total = u64::from(self.size.bytes());
+        let zeros = AlignedBuffer::zeroed(ZERO_CHUNK.min(self.size.bytes() as usize));
+        let mut offset = 0;
+        while offset < total {
+            let started = Instant::now();
+            write_all_at(&*file, &zeros, offset)?;
+            offset += zeros.len() as u64;
+            let mut state = self.state.lock();
+            if state.taken && state.waiting == 0 && !state.closed {
+                self.changed.wait_for(&mut state, started.elapsed());
+            }
+        }
+        file.sync_data()
     }
 
     fn spare_path(&self) -> PathBuf {
@@ -243,20 +320,6 @@ impl Preparer {
 }
 
 const _: () = assert!(SEGMENT_HEADER_SIZE <= BLOCK_SIZE);
-
-/// Really writes zeros: a file that is merely long makes every first flush of a block change metadata too.
-fn zero_written_file(storage: &dyn Storage, path: &Path, size: SegmentSize) -> io::Result<()> {
-    storage.open(path, Access::CreateNew)?;
-    let file = storage.open(path, Access::WriteDirect)?;
-    let total = u64::from(size.bytes());
-    let zeros = AlignedBuffer::zeroed(ZERO_CHUNK.min(size.bytes() as usize));
-    let mut offset = 0;
-    while offset < total {
-        write_all_at(&*file, &zeros, offset)?;
-        offset += zeros.len() as u64;
-    }
-    file.sync_data()
-}
 
 #[cfg(test)]
 mod tests {

@@ -24,6 +24,8 @@ pub struct LsnWatch {
 #[derive(Debug, Default)]
 struct Inner {
     waiters: Vec<Waiter>,
+    /// Room for those who are woken, kept from one time to the next.
+    spare: Vec<Waiter>,
     /// Numbers given to waiters so far.
     numbers: u64,
     /// Set once; from then on nothing rises and every wait fails with it.
@@ -53,16 +55,21 @@ impl LsnWatch {
         if self.value.fetch_max(to.offset(), Ordering::AcqRel) >= to.offset() {
             return;
         }
-        let mut woken = Vec::new();
-        {
+        let mut woken = {
             let mut inner = self.inner.lock();
+            if inner.waiters.is_empty() {
+                return;
+            }
+            let mut woken = std::mem::take(&mut inner.spare);
             if inner.waiters.iter().all(|waiter| waiter.lsn <= to) {
                 std::mem::swap(&mut inner.waiters, &mut woken);
             } else {
-                woken = inner.waiters.extract_if(.., |waiter| waiter.lsn <= to).collect();
+                woken.extend(inner.waiters.extract_if(.., |waiter| waiter.lsn <= to));
             }
-        }
-        woken.into_iter().for_each(|waiter| waiter.waker.wake());
+            woken
+        };
+        woken.drain(..).for_each(|waiter| waiter.waker.wake());
+        self.inner.lock().spare = woken;
     }
 
     /// Ends it: every wait for a position not reached fails with `error`, now and later. The first error stays.
@@ -85,10 +92,9 @@ impl LsnWatch {
     /// # Errors
     /// [`Error::TimedOut`], or what it was stopped with.
     pub fn wait_for(&self, lsn: Lsn, deadline: Option<Instant>) -> Result<Lsn> {
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut registration = Registration::default();
         loop {
-            match self.poll(lsn, &waker, &mut registration) {
+            match THIS_THREAD.with(|waker| self.poll(lsn, waker, &mut registration)) {
                 Poll::Ready(result) => return result,
                 Poll::Pending => match deadline {
                     None => std::thread::park(),
@@ -149,6 +155,11 @@ impl LsnWatch {
 pub(crate) struct Registration(Option<u64>);
 
 struct Unpark(Thread);
+
+thread_local! {
+    /// Made once for each thread that ever waits, not for each wait.
+    static THIS_THREAD: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+}
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
