@@ -3,10 +3,9 @@
 //! This is the only place that moves the flush LSN of a log that is appended to.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -15,11 +14,14 @@ use crate::format::RECORD_HEADER_SIZE;
 use crate::log::{Active, Shared, Tail};
 use crate::lsn::Lsn;
 use crate::mutant::{Mutant, planted};
+use crate::probe::AFTER_FLUSHES;
 use crate::schedule::ask_for_short_turns;
-use crate::storage::{AlignedBuffer, BLOCK_SIZE, write_all_at};
+use crate::storage::{AlignedBuffer, BLOCK_SIZE, DurableWrite, File, write_all_at};
 
 /// Bytes of records that one write takes, unless a single record is larger: more would make those wait who came first.
 const GROUP_BYTES: usize = 1 << 20;
+/// How long what nobody waits for may stay unflushed.
+const UNHURRIED: Duration = Duration::from_millis(1);
 /// Buffers kept for the groups to come: one gathers while one is written.
 const SPARE_BUFFERS_MAX: usize = 3;
 
@@ -67,17 +69,17 @@ impl Gather {
         self.end() == self.active.header.size.bytes() as usize
     }
 
-    /// Writes it with an end mark behind it.
-    fn write(&mut self) -> io::Result<()> {
+    /// Gives what to write: whole blocks with an end mark behind the records.
+    fn with_end_mark<T>(&mut self, write: impl FnOnce(&dyn File, &[u8], u64) -> T) -> T {
         let segment = self.active.header.size.bytes() as usize;
         let len = self.bytes.len();
         let marked =
             (self.end() + RECORD_HEADER_SIZE).min(segment).next_multiple_of(BLOCK_SIZE).min(segment) - self.base;
         self.bytes.reserve(marked - len);
         self.bytes.resize(marked);
-        write_all_at(&*self.active.file, &self.bytes, self.base as u64)?;
+        let written = write(&*self.active.file, &self.bytes, self.base as u64);
         self.bytes.resize(len);
-        Ok(())
+        written
     }
 }
 
@@ -180,6 +182,8 @@ struct State {
     running: bool,
     /// Somebody appended and waits, and no flush that began after that has been promised yet.
     pending: bool,
+    /// Somebody appended and does not wait.
+    unhurried: bool,
     closed: bool,
 }
 
@@ -208,7 +212,7 @@ impl Flusher {
     fn finish(&self) {
         let mut state = self.state.lock();
         state.running = false;
-        if state.pending {
+        if state.pending || state.unhurried {
             self.wanted.notify_one();
         }
     }
@@ -229,10 +233,14 @@ pub(crate) fn run_flusher(shared: &Shared) {
                 if state.closed {
                     return;
                 }
-                shared.flusher.wanted.wait(&mut state);
+                if state.unhurried && !state.running {
+                    // Whoever comes meanwhile and waits ends the pause.
+                    state.pending |= shared.flusher.wanted.wait_for(&mut state, UNHURRIED).timed_out();
+                } else {
+                    shared.flusher.wanted.wait(&mut state);
+                }
             }
-            state.pending = false;
-            state.running = true;
+            (state.pending, state.unhurried, state.running) = (false, false, true);
         }
         shared.flush_group();
         shared.flusher.finish();
@@ -262,6 +270,18 @@ impl Shared {
         }
     }
 
+    /// Asks the flusher thread for a flush of what is gathered within a moment, for those who do not wait: one flush for each
+    /// of their records would keep device and processor busy for nobody.
+    pub(crate) fn request_flush_unhurried(&self) {
+        let mut state = self.flusher.state.lock();
+        if !state.pending && !state.unhurried {
+            state.unhurried = true;
+            if !state.running {
+                self.flusher.wanted.notify_one();
+            }
+        }
+    }
+
     /// Asks the flusher thread for a flush of what is gathered.
     pub(crate) fn request_flush(&self) {
         let mut state = self.flusher.state.lock();
@@ -281,7 +301,7 @@ impl Shared {
                 self.flusher.finish();
             }),
             Turn::Follow => {
-                self.room.wait_for(tail, std::time::Duration::from_millis(10));
+                self.room.wait_for(tail, Duration::from_millis(10));
             }
         }
     }
@@ -315,11 +335,22 @@ impl Shared {
             self.flushed.advance(end);
         }
         let id = segment_id(&piece.active);
+        let failed = |operation| move |error| Error::io(operation, self.path_of(id), error);
         let started = Instant::now();
-        piece.write().map_err(|error| Error::io("write", self.path_of(id), error))?;
-        self.written.fetch_max(end.offset(), Ordering::AcqRel);
-        if !planted(Mutant::NoSync) {
-            piece.active.file.sync_data().map_err(|error| Error::io("sync", self.path_of(id), error))?;
+        let way = *self.way.read();
+        match way {
+            DurableWrite::ThenSync => {
+                piece.with_end_mark(|file, bytes, at| write_all_at(file, bytes, at)).map_err(failed("write"))?;
+                self.written.fetch_max(end.offset(), Ordering::AcqRel);
+                if !planted(Mutant::NoSync) {
+                    piece.active.file.sync_data().map_err(failed("sync"))?;
+                }
+            }
+            _ => {
+                let write = |file: &dyn File, bytes: &[u8], offset| file.write_durable(bytes, offset, way);
+                piece.with_end_mark(write).map_err(failed("write and sync"))?;
+                self.written.fetch_max(end.offset(), Ordering::AcqRel);
+            }
         }
         self.count_flush(started);
         self.flushed.advance(end);
@@ -328,7 +359,10 @@ impl Shared {
 
     pub(crate) fn count_flush(&self, started: Instant) {
         let micros = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
-        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        let before = self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        if before + 1 == AFTER_FLUSHES && self.threaded() {
+            self.preparer.request_probe();
+        }
         self.counters.flush_micros.fetch_add(micros, Ordering::Relaxed);
         self.counters.flush_micros_max.fetch_max(micros, Ordering::Relaxed);
     }

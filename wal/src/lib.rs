@@ -12,6 +12,7 @@ mod log;
 mod lsn;
 pub mod mutant;
 mod open;
+mod probe;
 mod reader;
 mod receive;
 pub mod recovery;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
@@ -20,7 +20,7 @@ use crate::format::{
 use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::segment::{Preparer, SegmentId};
-use crate::storage::{File, Storage};
+use crate::storage::{DurableWrite, File, Storage};
 use crate::ticket::Ticket;
 use crate::timeline::{TimelineEntry, TimelineHistory};
 use crate::watch::LsnWatch;
@@ -72,15 +72,6 @@ pub enum LogMode {
     Receive,
 }
 
-impl LogMode {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Append => "open for appending",
-            Self::Receive => "receiving",
-        }
-    }
-}
-
 /// Something that has a log: a database, or a log alone.
 pub trait LogOwner: Send + Sync + 'static {
     /// Its log.
@@ -106,6 +97,8 @@ pub struct LogStats {
     pub flush_micros: u64,
     /// The longest of them, microseconds.
     pub flush_micros_max: u64,
+    /// How a group of a log that is appended to becomes durable.
+    pub durable_write: DurableWrite,
 }
 
 #[derive(Debug, Default)]
@@ -129,6 +122,8 @@ pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
     pub(crate) options: LogOptions,
     pub(crate) tail: Mutex<Tail>,
+    /// Whether the mode is [`LogMode::Receive`]. Changes only under the tail's lock.
+    pub(crate) receiving: AtomicBool,
     /// Signalled when buffered bytes have been flushed.
     pub(crate) room: Condvar,
     pub(crate) flusher: Flusher,
@@ -140,12 +135,13 @@ pub(crate) struct Shared {
     /// Segments that have begun, for readers and retention.
     pub(crate) segments: RwLock<BTreeMap<SegmentNumber, SegmentHeader>>,
     pub(crate) preparer: Preparer,
+    /// How groups are written; the preparer finds out what is fastest once that matters.
+    pub(crate) way: RwLock<DurableWrite>,
     pub(crate) counters: Counters,
 }
 
 /// Where the log grows. One lock covers position, time, chain and the copy into the buffer.
 pub(crate) struct Tail {
-    pub(crate) mode: LogMode,
     /// Where the last record ends.
     pub(crate) end: Position,
     pub(crate) last_time: Timestamp,
@@ -194,7 +190,7 @@ impl Log {
             let offset = options.segment_size.offset_in_segment(opened.end.lsn);
             gathered.resume(active, offset as usize, &opened.tail_block);
         }
-        let tail = Tail { mode, end: opened.end, last_time: opened.last_time, active, gathered, poisoned: None };
+        let tail = Tail { end: opened.end, last_time: opened.last_time, active, gathered, poisoned: None };
         let shared = Arc::new(Shared {
             storage,
             clock,
@@ -206,18 +202,20 @@ impl Log {
             flushed: LsnWatch::new(opened.end.lsn),
             written: AtomicU64::new(opened.end.lsn.offset()),
             tail: Mutex::new(tail),
+            receiving: AtomicBool::new(mode == LogMode::Receive),
             room: Condvar::new(),
             flusher: Flusher::default(),
             history: RwLock::new(history.clone()),
             segments: RwLock::new(opened.segments),
             preparer,
+            way: RwLock::default(),
             counters: Counters::default(),
         });
         let mut threads = Vec::new();
         if options.threads == Threads::Background {
             shared.preparer.want(shared.segment_after(opened.end.lsn));
             let preparing = shared.clone();
-            threads.push(spawn("seawall-prepare", move || preparing.preparer.run())?);
+            threads.push(spawn("seawall-prepare", move || preparing.preparer.run(|way| *preparing.way.write() = way))?);
             let flushing = shared.clone();
             threads.push(spawn("seawall-flush", move || run_flusher(&flushing))?);
         }
@@ -245,8 +243,8 @@ impl Log {
         let crc = payload_crc(payload);
         let mut tail = shared.tail.lock();
         loop {
-            if tail.mode != LogMode::Append {
-                return Err(Error::WrongMode { operation: "append", actual: tail.mode.name() });
+            if self.mode() == LogMode::Receive {
+                return Err(Error::WrongMode { operation: "append", actual: "receiving" });
             }
             if let Some(error) = &tail.poisoned {
                 return Err(error.clone());
@@ -293,7 +291,10 @@ impl Log {
 
     /// How it grows now.
     pub fn mode(&self) -> LogMode {
-        self.shared.tail.lock().mode
+        match self.shared.receiving.load(Ordering::Acquire) {
+            true => LogMode::Receive,
+            false => LogMode::Append,
+        }
     }
 
     /// Whose histories it holds.
@@ -321,24 +322,28 @@ impl Log {
             flushes: get(&counters.flushes),
             flush_micros: get(&counters.flush_micros),
             flush_micros_max: get(&counters.flush_micros_max),
+            durable_write: *self.shared.way.read(),
         }
     }
 
     /// Flushes everything appended or received so far and waits for it.
     pub fn flush(&self) -> Result<Lsn> {
-        let (mode, end) = {
-            let tail = self.shared.tail.lock();
-            (tail.mode, tail.end.lsn)
-        };
-        match mode {
+        let end = self.end().lsn;
+        match self.mode() {
             LogMode::Append => self.shared.flush_until(end, None),
             LogMode::Receive => self.flush_received(),
         }
     }
 
-    /// Asks for everything appended so far to be flushed soon, without waiting.
+    /// Writes groups this way from now on, whatever is fastest.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn write_by(&self, way: DurableWrite) {
+        *self.shared.way.write() = way;
+    }
+
+    /// Asks for everything appended so far to be flushed within about a millisecond, without waiting.
     pub fn request_flush(&self) {
-        self.shared.request_flush();
+        self.shared.request_flush_unhurried();
     }
 
     /// The error after which the log takes nothing more, if there was one.
@@ -360,7 +365,7 @@ impl Log {
             return Err(Error::Discontinuous { at: tail.end, why: "the new timeline does not fork at its end" });
         }
         shared.extend_history(&tail, history)?;
-        tail.mode = LogMode::Append;
+        shared.receiving.store(false, Ordering::Release);
         tail.active = None;
         tail.gathered.clear();
         Ok(())
@@ -370,7 +375,8 @@ impl Log {
     /// added meanwhile. A standby that is told of its role at start uses it.
     pub fn set_mode(&self, mode: LogMode) -> Result<()> {
         self.flush()?;
-        self.shared.tail.lock().mode = mode;
+        let _tail = self.shared.tail.lock();
+        self.shared.receiving.store(mode == LogMode::Receive, Ordering::Release);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ impl Log {
     ) -> Result<Position, E> {
         let shared = &self.shared;
         let mut tail = shared.tail.lock();
-        if tail.mode != LogMode::Receive {
+        if self.mode() != LogMode::Receive {
             return Err(Error::WrongMode { operation: "receive", actual: "open for appending" }.into());
         }
         if let Some(error) = &tail.poisoned {

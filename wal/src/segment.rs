@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::format::SEGMENT_HEADER_SIZE;
 use crate::identity::TimelineId;
 use crate::lsn::{SegmentNumber, SegmentSize};
-use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, File, Storage, write_all_at};
+use crate::probe::fastest_way;
+use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Storage, write_all_at};
 
 const SUFFIX: &str = ".wal";
 const SPARE_PREFIX: &str = "spare-";
@@ -84,6 +85,8 @@ struct State {
     no_spare: bool,
     /// Those who wait for what is wanted.
     waiting: usize,
+    /// Whether the way to write is to be measured.
+    probe: bool,
     closed: bool,
 }
 
@@ -93,7 +96,7 @@ impl State {
     }
 
     fn has_work(&self) -> bool {
-        self.wanted.is_some() || !self.retired.is_empty() || self.wants_spare()
+        self.wanted.is_some() || !self.retired.is_empty() || self.wants_spare() || self.probe
     }
 }
 
@@ -183,8 +186,14 @@ impl Preparer {
         }
     }
 
-    /// The body of the preparer thread.
-    pub(crate) fn run(&self) {
+    /// Has the thread find the fastest way to write when it has nothing else to do.
+    pub(crate) fn request_probe(&self) {
+        self.state.lock().probe = true;
+        self.changed.notify_all();
+    }
+
+    /// The body of the preparer thread. `found` is told the fastest way to write if that is asked for.
+    pub(crate) fn run(&self, found: impl Fn(DurableWrite)) {
         loop {
             {
                 let mut state = self.state.lock();
@@ -194,6 +203,9 @@ impl Preparer {
                 if state.closed {
                     return;
                 }
+            }
+            if let Some(way) = self.probe() {
+                found(way);
             }
             if let Err(error) = self.step() {
                 tracing::warn!(%error, "cannot prepare the next log segment; trying again");
@@ -205,6 +217,23 @@ impl Preparer {
                 }
             }
         }
+    }
+
+    /// Measures if it was asked to and nothing waits.
+    fn probe(&self) -> Option<DurableWrite> {
+        {
+            let mut state = self.state.lock();
+            if !state.probe || state.wanted.is_some() {
+                return None;
+            }
+            state.probe = false;
+        }
+        let idle = || {
+            let state = self.state.lock();
+            state.waiting == 0 && !state.closed
+        };
+        let way = fastest_way(&*self.storage, &self.spare_path(), idle);
+        way.inspect_err(|error| tracing::debug!(%error, "the ways to write the log could not be compared")).ok()
     }
 
     /// Ends the thread.

@@ -79,6 +79,17 @@ pub trait File: Send + Sync {
     /// Returns after the file's bytes and length survive power loss. An error is final: the kernel may have dropped
     /// the bytes, so calling again proves nothing.
     fn sync_data(&self) -> io::Result<()>;
+    /// Writes `bytes` at `offset` and returns after they survive power loss. An error is as final as of `sync_data`.
+    /// `Unsupported` if the storage does not know the way; then nothing was written.
+    fn write_durable(&self, bytes: &[u8], offset: u64, way: DurableWrite) -> io::Result<()> {
+        match way {
+            DurableWrite::ThenSync => {
+                write_all_at(self, bytes, offset)?;
+                self.sync_data()
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
     /// In bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether it has no bytes.
@@ -131,6 +142,41 @@ pub enum AfterWrite {
     Nothing,
     /// One `sync_data` after all of them are done.
     SyncData,
+}
+
+/// How one write is made durable. All of them promise the same; which is fastest depends on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DurableWrite {
+    /// pwrite, then fdatasync. What every system can do.
+    #[default]
+    ThenSync,
+    /// pwritev2 with RWF_DSYNC: durable when it returns.
+    Dsync,
+    /// The same through io_uring.
+    UringDsync,
+    /// Through io_uring, with a sync linked behind the write.
+    UringThenSync,
+}
+
+impl DurableWrite {
+    /// Every way.
+    pub const ALL: [Self; 4] = [Self::ThenSync, Self::Dsync, Self::UringDsync, Self::UringThenSync];
+
+    /// As in status and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ThenSync => "pwrite_fdatasync",
+            Self::Dsync => "pwrite_dsync",
+            Self::UringDsync => "uring_dsync",
+            Self::UringThenSync => "uring_fdatasync",
+        }
+    }
+}
+
+impl fmt::Display for DurableWrite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// A file's bytes as memory: a map of the real file, or a copy.

@@ -57,7 +57,7 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
     writeln!(out, "{}: {role}, {state}{detail}, up {}", status.name, human_seconds(status.uptime_seconds))?;
     let log = &status.log;
     writeln!(out, "log:       timeline {}, flushed to {}, shown to {}", status.timeline, log.flush, log.visible)?;
-    writeln!(out, "           kept from {}, {}", log.oldest, status.io_path)?;
+    writeln!(out, "           kept from {}, {}, written by {}", log.oldest, status.io_path, log.durable_write)?;
     if let Some(upstream) = &status.upstream {
         let lag = format!("{} and {} behind", human_bytes(upstream.lag.bytes), human_seconds(upstream.lag.seconds));
         writeln!(out, "upstream:  {}, {} from {}, {lag}", upstream.address, upstream.state, upstream.feed)?;

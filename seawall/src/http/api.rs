@@ -166,6 +166,8 @@ pub struct LogStatus {
     pub visible: LsnText,
     /// Commit time of the last record applied.
     pub last_commit_time: Option<String>,
+    /// How a group of commits is written and made durable: the usual way, or what was measured to be faster here.
+    pub durable_write: String,
 }
 
 /// What recovery decided.
@@ -426,6 +428,7 @@ impl LogStatus {
             replay: stats.applied.min(stats.flushed).into(),
             visible: stats.visible.into(),
             last_commit_time: (stats.last_commit.0 > 0).then(|| crate::kv::rfc3339(stats.last_commit)),
+            durable_write: stats.log.durable_write.to_string(),
         }
     }
 }

@@ -11,7 +11,7 @@ pub type Metric = (&'static str, &'static str, &'static str);
 /// Every metric there is.
 pub const METRICS: [Metric; 47] = [
     ("seawall_build_info", "gauge", "1, with the version as a label."),
-    ("seawall_node_info", "gauge", "1, with name, role, cluster and I/O path as labels."),
+    ("seawall_node_info", "gauge", "1, with name, role, cluster, I/O path and way of durable writes as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
     ("seawall_uptime_seconds", "gauge", "Since the node started."),
     ("seawall_timeline", "gauge", "The timeline the log ends on."),
@@ -126,6 +126,7 @@ fn node(page: &mut Page, status: &NodeStatus) {
         ("role", status.role.name()),
         ("cluster", &*status.cluster),
         ("io_path", &*status.io_path),
+        ("durable_write", &*status.log.durable_write),
     ];
     page.samples("seawall_node_info", [(&labels[..], 1.0)]);
     let states = NodeState::ALL.map(|state| ([("state", state.name())], flag(state == status.state)));

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use super::{Access, File, Mapping, Storage};
 #[cfg(target_os = "linux")]
-use super::{AfterWrite, ReadRequest, WriteRequest, uring::Rings};
+use super::{
+    AfterWrite, DurableWrite, ReadRequest, WriteRequest,
+    uring::{Durable, Rings},
+};
 
 /// Which way bulk reads and writes go. Said in the log, in status and in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,6 +179,20 @@ impl File for DiskFile {
         self.file.sync_data()
     }
 
+    #[cfg(target_os = "linux")]
+    fn write_durable(&self, bytes: &[u8], offset: u64, way: DurableWrite) -> io::Result<()> {
+        let rings = || self.rings.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported));
+        match way {
+            DurableWrite::ThenSync => {
+                super::write_all_at(self, bytes, offset)?;
+                self.sync_data()
+            }
+            DurableWrite::Dsync => dsync(&self.file, bytes, offset),
+            DurableWrite::UringDsync => rings()?.write_durable(&self.file, bytes, offset, Durable::Dsync),
+            DurableWrite::UringThenSync => rings()?.write_durable(&self.file, bytes, offset, Durable::LinkedSync),
+        }
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.metadata().map(|metadata| metadata.len())
     }
@@ -210,4 +227,23 @@ impl File for DiskFile {
             AfterWrite::SyncData => self.sync_data(),
         }
     }
+}
+
+/// Writes with RWF_DSYNC.
+#[cfg(target_os = "linux")]
+fn dsync(file: &fs::File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+    while !bytes.is_empty() {
+        match pwritev2(file, &[io::IoSlice::new(bytes)], offset, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return Err(io::ErrorKind::Unsupported.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }

@@ -36,6 +36,15 @@ struct Part {
     done: usize,
 }
 
+/// How one write is made durable.
+#[derive(Clone, Copy)]
+pub(super) enum Durable {
+    /// The write carries RWF_DSYNC.
+    Dsync,
+    /// A sync is linked behind the write.
+    LinkedSync,
+}
+
 #[derive(Clone, Copy)]
 enum Direction {
     Read,
@@ -84,6 +93,14 @@ impl Rings {
                 AfterWrite::Nothing => Ok(()),
                 AfterWrite::SyncData => sync(ring, file),
             }
+        })
+    }
+
+    /// One write that is durable when this returns.
+    pub(super) fn write_durable(&self, file: &File, bytes: &[u8], offset: u64, durable: Durable) -> io::Result<()> {
+        self.with_ring(|ring| match durable {
+            Durable::Dsync => write_dsync(ring, file, bytes, offset),
+            Durable::LinkedSync => write_then_sync(ring, file, bytes, offset),
         })
     }
 
@@ -156,12 +173,81 @@ fn transfer(ring: &mut IoUring, file: &File, parts: &mut [Part], direction: Dire
 }
 
 fn sync(ring: &mut IoUring, file: &File) -> io::Result<()> {
-    let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
-    push(ring, entry);
+    push(ring, sync_entry(file));
+    outcome(await_one(ring)).map(drop)
+}
+
+fn sync_entry(file: &File) -> squeue::Entry {
+    opcode::Fsync::new(types::Fd(file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build()
+}
+
+fn write_dsync(ring: &mut IoUring, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    const RWF_DSYNC: i32 = 0x2;
+    let mut done = 0;
+    while done < bytes.len() {
+        push(ring, write_entry(file, &bytes[done..], offset + done as u64).rw_flags(RWF_DSYNC).build());
+        match outcome(await_one(ring)) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => done += count,
+            Err(error) if is_passing(&error) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn write_then_sync(ring: &mut IoUring, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    const WRITE: u64 = 1;
+    push(ring, write_entry(file, bytes, offset).build().flags(squeue::Flags::IO_LINK).user_data(WRITE));
+    push(ring, sync_entry(file));
+    let (mut written, mut synced) = (None, None);
+    while written.is_none() || synced.is_none() {
+        wait_for_one(ring);
+        for entry in ring.completion() {
+            let outcome = outcome(entry.result());
+            if entry.user_data() == WRITE { written = Some(outcome) } else { synced = Some(outcome) }
+        }
+    }
+    let (written, synced) = (written.expect("it was awaited"), synced.expect("it was awaited"));
+    match written {
+        Ok(count) if count == bytes.len() => synced.map(drop),
+        // A short write breaks the link, and the sync behind it was cancelled: the rest is done in two steps.
+        Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+        Ok(count) => write_rest(ring, file, bytes, offset, count),
+        Err(error) if is_passing(&error) => write_rest(ring, file, bytes, offset, 0),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_rest(ring: &mut IoUring, file: &File, bytes: &[u8], offset: u64, done: usize) -> io::Result<()> {
+    let part = Part { pointer: bytes.as_ptr().cast_mut(), len: bytes.len(), offset, done };
+    transfer(ring, file, &mut [part], Direction::Write)?;
+    sync(ring, file)
+}
+
+/// At most 1 GiB of `bytes`; who uses it keeps them until the operation has completed.
+fn write_entry(file: &File, bytes: &[u8], offset: u64) -> opcode::Write {
+    let len = bytes.len().min(1 << 30) as u32;
+    opcode::Write::new(types::Fd(file.as_raw_fd()), bytes.as_ptr(), len).offset(offset)
+}
+
+fn outcome(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+/// The result of the only operation in flight.
+fn await_one(ring: &mut IoUring) -> i32 {
     loop {
         wait_for_one(ring);
         if let Some(entry) = ring.completion().next() {
-            return if entry.result() < 0 { Err(io::Error::from_raw_os_error(-entry.result())) } else { Ok(()) };
+            return entry.result();
         }
     }
 }
