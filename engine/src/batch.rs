@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use seawall_wal::RecordKind;
 use seawall_wal::format::payload_len_max;
 
 use crate::catalogue::KeyspaceState;
@@ -114,12 +113,12 @@ impl Batch {
             Some(dropped) => Err(Error::UnknownKeyspace { name: dropped.name.clone() }),
             None => Ok(()),
         };
-        let ticket = core.append(RecordKind::Commit, &self.payload.finish(), true, self.deadline, check)?;
+        let ticket = core.append_commit(self.payload.finish(), self.deadline, check)?;
         if level == CommitLevel::Buffered {
             // Nobody will wait for it, and readers see it once it is flushed.
             core.flush_soon();
         }
-        Ok(CommitTicket::new(ticket, level, confirmations))
+        Ok(CommitTicket::new(Arc::clone(core), ticket, level, confirmations))
     }
 
     fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) {

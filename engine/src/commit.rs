@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use seawall_wal::{Lsn, Ticket, Timestamp};
 
+use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::level::{CommitLevel, Confirmations};
 
@@ -28,15 +29,20 @@ pub struct Commit {
 pub struct CommitTicket {
     commit: Commit,
     level: CommitLevel,
-    /// Until the log has flushed it.
-    local: Option<Ticket>,
+    /// Until the log has flushed it and it is applied.
+    local: Option<(Ticket, Arc<Core>)>,
     remote: Option<Arc<dyn Confirmations>>,
 }
 
 impl CommitTicket {
-    pub(crate) fn new(ticket: Ticket, level: CommitLevel, remote: Option<Arc<dyn Confirmations>>) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        ticket: Ticket,
+        level: CommitLevel,
+        remote: Option<Arc<dyn Confirmations>>,
+    ) -> Self {
         let commit = Commit { lsn: ticket.lsn(), time: ticket.time() };
-        let local = (level != CommitLevel::Buffered).then_some(ticket);
+        let local = (level != CommitLevel::Buffered).then_some((ticket, core));
         Self { commit, level, local, remote }
     }
 
@@ -74,12 +80,13 @@ impl CommitTicket {
     }
 
     fn wait_for(&self, deadline: Option<Instant>) -> Result<Commit> {
-        if let Some(ticket) = &self.local {
+        if let Some((ticket, core)) = &self.local {
             let flushed = match deadline {
                 Some(deadline) => ticket.wait_until(deadline),
                 None => ticket.wait(),
             };
             flushed.map_err(|error| self.unknown(error))?;
+            core.await_applied(self.commit.lsn)?;
         }
         if let Some(remote) = &self.remote {
             remote.wait(self.commit.lsn, self.level, deadline)?;
@@ -103,12 +110,13 @@ impl Future for CommitTicket {
     type Output = Result<Commit>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(ticket) = &mut self.local {
+        if let Some((ticket, core)) = &mut self.local {
             match Pin::new(ticket).poll(context) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(_)) => self.local = None,
+                Poll::Ready(Ok(lsn)) => core.await_applied(lsn)?,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.unknown(error))),
             }
+            self.local = None;
         }
         let confirmed = match &self.remote {
             Some(remote) => remote.poll(self.commit.lsn, self.level, context.waker())?,

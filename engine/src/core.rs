@@ -1,9 +1,9 @@
 //! What all handles of an open database share: state, log, files and hooks, and the few operations that tie them
-//! together. Its one lock of order, `order`, makes append and apply one step.
+//! together. Its one lock of order, `order`, gives records their places; they are applied in that order after it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -17,9 +17,13 @@ use crate::flush::{RedoPlace, flush_set};
 use crate::gate::Gate;
 use crate::level::{Admission, Confirmations};
 use crate::options::{Background, LogRetention};
+use crate::pending::{Applier, Pending, PendingCommit};
 use crate::state::State;
 use crate::version::View;
 use crate::worker::Bell;
+
+/// How often a committer goes on applying what others queued.
+const ROUNDS_MAX: usize = 8;
 
 /// Settings that outlive opening.
 #[derive(Clone, Debug)]
@@ -50,8 +54,10 @@ pub(crate) struct Core {
     pub(crate) log: Log,
     pub(crate) recovery: Recovery,
     pub(crate) damaged_control: Vec<DamagedSlot>,
-    /// Held from appending a record to having applied it, so that records are applied in the order of their LSNs.
+    /// Held while a record is appended and queued, so that records are queued in the order of their LSNs, and by whoever
+    /// applies another way.
     pub(crate) order: Mutex<()>,
+    pub(crate) pending: Pending,
     pub(crate) hooks: RwLock<Hooks>,
     pub(crate) gate: Gate,
     pub(crate) flush_bell: Bell,
@@ -60,7 +66,7 @@ pub(crate) struct Core {
     pub(crate) flushing: Mutex<()>,
     compacting: Mutex<()>,
     pub(crate) stopping: AtomicBool,
-    failed: Mutex<Option<Arc<str>>>,
+    failed: OnceLock<Arc<str>>,
     /// Last, so that it is released when all else is done.
     pub(crate) _lock: LockGuard,
 }
@@ -104,6 +110,7 @@ impl Core {
             recovery,
             damaged_control,
             order: Mutex::new(()),
+            pending: Pending::default(),
             hooks: RwLock::default(),
             gate,
             flush_bell: Bell::default(),
@@ -111,7 +118,7 @@ impl Core {
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
             stopping: AtomicBool::new(false),
-            failed: Mutex::new(None),
+            failed: OnceLock::new(),
             _lock: lock,
         };
         core.update_debt();
@@ -139,40 +146,100 @@ impl Core {
         }
     }
 
-    /// Appends a record of this node and applies it. `bytes` of log are admitted before, unless the record is internal;
-    /// `check` runs when nothing can come between it and the append.
+    /// Appends a commit, to be applied by [`apply_pending`](Self::apply_pending) or by another committer. `check` runs when
+    /// nothing can come between it and the append.
+    pub(crate) fn append_commit(
+        &self,
+        payload: Vec<u8>,
+        deadline: Option<Instant>,
+        check: impl FnOnce() -> Result<()>,
+    ) -> Result<Ticket> {
+        let admission = self.check_writable()?;
+        self.maintain_inline()?;
+        self.gate.pass(deadline, self.settings.stall_timeout)?;
+        // Last, so that what it reserves is not held while waiting for something else.
+        let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
+        let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
+        let (ticket, full) = {
+            let _order = self.order.lock();
+            self.check_writable()?;
+            check()?;
+            let ticket = self.log.append(RecordKind::Commit, &payload)?;
+            let commit = PendingCommit { payload, position: ticket.position(), time: ticket.time() };
+            (ticket, self.pending.push(commit))
+        };
+        drop(permit);
+        match full {
+            true => self.apply_pending(),
+            false => self.apply_pending_unless_busy(),
+        }
+        Ok(ticket)
+    }
+
+    /// Appends any other record of this node and applies it. Not admitted, since it is the node's own. `check` as above;
+    /// everything before the record is applied when it runs.
     pub(crate) fn append(
         &self,
         kind: RecordKind,
         payload: &[u8],
-        admitted: bool,
-        deadline: Option<Instant>,
         check: impl FnOnce() -> Result<()>,
     ) -> Result<Ticket> {
-        self.check_writable()?;
         self.maintain_inline()?;
-        let mut permit = None;
-        if admitted {
-            self.gate.pass(deadline.unwrap_or_else(|| Instant::now() + self.settings.stall_timeout))?;
-            // Last, so that what it reserves is not held while waiting for something else.
-            let admission = self.hooks.read().admission.clone();
-            let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
-            permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
+        let _order = self.order.lock();
+        self.check_writable()?;
+        self.apply_pending();
+        check()?;
+        let ticket = self.log.append(kind, payload)?;
+        if let Err(error) = self.state.apply(kind, payload, ticket.position(), ticket.time()) {
+            // The record is in the log and cannot be taken back: what is in memory is no longer what the log says.
+            return Err(self.fail(&error));
         }
-        let ticket = {
-            let _order = self.order.lock();
-            self.check_writable()?;
-            check()?;
-            let ticket = self.log.append(kind, payload)?;
-            if let Err(error) = self.state.apply(kind, payload, ticket.position(), ticket.time()) {
-                // The record is in the log and cannot be taken back: what is in memory is no longer what the log says.
-                return Err(self.fail(&error));
-            }
-            self.freeze_if_full();
-            ticket
-        };
-        drop(permit);
+        self.freeze_if_full();
         Ok(ticket)
+    }
+
+    /// Applies every commit queued before the call, waiting for whoever is at it.
+    pub(crate) fn apply_pending(&self) {
+        self.apply_with(self.pending.applier());
+    }
+
+    /// Applies what is queued unless somebody is at it, who then looks again. Not for ever: a committer has its own caller to
+    /// serve, and what it leaves is applied by those who wait for it, by the next one, or by the next tick.
+    fn apply_pending_unless_busy(&self) {
+        for _ in 0..ROUNDS_MAX {
+            if self.pending.is_empty() {
+                return;
+            }
+            let Some(applier) = self.pending.try_applier() else { return };
+            self.apply_with(applier);
+        }
+    }
+
+    fn apply_with(&self, mut applier: Applier<'_>) {
+        for PendingCommit { payload, position, time } in applier.take() {
+            // After a failure what is in memory is no longer what the log says, and nothing more may build on it.
+            if self.failed.get().is_none()
+                && let Err(error) = self.state.apply(RecordKind::Commit, &payload, position, time)
+            {
+                self.fail(&error);
+            }
+        }
+        self.freeze_if_full();
+    }
+
+    /// Returns when the flushed record at `lsn` is applied.
+    pub(crate) fn await_applied(&self, lsn: Lsn) -> Result<()> {
+        if self.state.applied_lsn() >= lsn {
+            return Ok(());
+        }
+        self.apply_pending();
+        match self.failed.get() {
+            Some(_) => Err(Error::Indeterminate { lsn, why: "applying it failed" }),
+            None => {
+                assert!(self.state.applied_lsn() >= lsn, "a flushed commit was queued, and what was queued is applied");
+                Ok(())
+            }
+        }
     }
 
     /// Applies a received record. The caller holds `order`, or is the only one.
@@ -182,8 +249,9 @@ impl Core {
         })
     }
 
-    pub(crate) fn check_writable(&self) -> Result<()> {
-        if let Some(cause) = &*self.failed.lock() {
+    /// Whether this node takes writes now; says who admits them, if anybody does.
+    pub(crate) fn check_writable(&self) -> Result<Option<Arc<dyn Admission>>> {
+        if let Some(cause) = self.failed.get() {
             return Err(Error::Poisoned { cause: Arc::clone(cause) });
         }
         if self.stopping.load(Ordering::Acquire) {
@@ -193,19 +261,18 @@ impl Core {
         if hooks.writes_held || self.log.mode() == LogMode::Receive {
             return Err(Error::ReadOnly { primary: hooks.primary.clone() });
         }
-        Ok(())
+        Ok(hooks.admission.clone())
     }
 
     fn fail(&self, error: &Error) -> Error {
         let cause: Arc<str> = error.to_string().into();
         tracing::error!(%cause, "the database stops taking writes");
-        let cause = Arc::clone(self.failed.lock().get_or_insert(cause));
-        Error::Poisoned { cause }
+        Error::Poisoned { cause: Arc::clone(self.failed.get_or_init(|| cause)) }
     }
 
     /// The error after which nothing more is written, if there was one.
     pub(crate) fn poisoned(&self) -> Option<Error> {
-        let failed = self.failed.lock().clone().map(|cause| Error::Poisoned { cause });
+        let failed = self.failed.get().map(|cause| Error::Poisoned { cause: Arc::clone(cause) });
         failed.or_else(|| self.log.poisoned().map(Error::from))
     }
 
@@ -215,7 +282,7 @@ impl Core {
         }
     }
 
-    /// Freezes the memtables. The caller holds `order`.
+    /// Freezes the memtables at the record applied last.
     pub(crate) fn freeze(&self) {
         self.state.freeze(None);
         self.update_debt();
@@ -275,6 +342,7 @@ impl Core {
     pub(crate) fn flush_all(&self) -> Result<()> {
         {
             let _order = self.order.lock();
+            self.apply_pending();
             if self.state.applied().position.lsn > self.durable.redo().lsn {
                 self.freeze();
             }
@@ -311,8 +379,7 @@ impl Core {
 
     /// Has what was appended flushed soon, if there is a thread to do it.
     pub(crate) fn flush_soon(&self) {
-        let waiting = self.log.end().lsn > self.log.flushed().value();
-        if waiting && self.settings.background == Background::Threads && self.log.mode() == LogMode::Append {
+        if self.settings.background == Background::Threads && self.log.mode() == LogMode::Append {
             self.log.request_flush();
         }
     }

@@ -161,7 +161,7 @@ impl Db {
             let change = KeyspaceChange::Create { id, name };
             // Somebody else may have made it, or another one of this number, since we looked.
             let mut refused = None;
-            let appended = core.append(RecordKind::Keyspace, &change.encode(), false, None, || {
+            let appended = core.append(RecordKind::Keyspace, &change.encode(), || {
                 core.state.with_catalogue(|catalogue| catalogue.check(change)).map_err(|why| {
                     refused = Some(why);
                     Error::Closed
@@ -188,7 +188,7 @@ impl Db {
         let unknown = || Error::UnknownKeyspace { name: name.to_owned() };
         let live = core.state.with_catalogue(|catalogue| catalogue.live(name).cloned()).ok_or_else(unknown)?;
         let change = KeyspaceChange::Drop { id: live.id };
-        let ticket = core.append(RecordKind::Keyspace, &change.encode(), false, None, || {
+        let ticket = core.append(RecordKind::Keyspace, &change.encode(), || {
             core.state.with_catalogue(|catalogue| catalogue.check(change)).map_err(|_| unknown())
         })?;
         Ok(ticket.wait()?)
@@ -297,14 +297,14 @@ impl Db {
     /// Puts a record into the log that says "no commit at or before this time is missing", for those who ask for a time
     /// while nothing is written. Never waits for admission.
     pub fn append_time(&self) -> Result<Lsn> {
-        let ticket = self.core().append(RecordKind::Time, &[], false, None, || Ok(()))?;
+        let ticket = self.core().append(RecordKind::Time, &[], || Ok(()))?;
         Ok(ticket.wait()?)
     }
 
     /// Names the current position, so that a restore can ask for it. At most 255 bytes.
     pub fn append_restore_point(&self, name: &str) -> Result<Lsn> {
         check_name(name)?;
-        let ticket = self.core().append(RecordKind::RestorePoint, name.as_bytes(), false, None, || Ok(()))?;
+        let ticket = self.core().append(RecordKind::RestorePoint, name.as_bytes(), || Ok(()))?;
         Ok(ticket.wait()?)
     }
 
@@ -328,15 +328,18 @@ impl Db {
 
     /// Waits until everything committed so far is durable.
     pub fn sync(&self) -> Result<Lsn> {
-        let end = self.core().log.end().lsn;
-        self.core().flush_log_to(end)
+        let core = self.core();
+        let end = core.log.end().lsn;
+        let flushed = core.flush_log_to(end)?;
+        core.apply_pending();
+        Ok(flushed)
     }
 
     /// Returns when `lsn` is visible here, for reading one's own writes on a standby.
     pub fn wait_visible(&self, lsn: Lsn, deadline: Instant) -> Result<()> {
         let core = self.core();
         core.log.flushed().wait_for(lsn, Some(deadline))?;
-        // Applying follows receiving within moments, and precedes flushing on a primary.
+        // Applying follows receiving, or appending, within moments.
         while core.visible() < lsn {
             if Instant::now() >= deadline {
                 return Err(Error::Indeterminate { lsn, why: "the deadline passed before it was applied here" });

@@ -2,6 +2,7 @@
 //! deep, and where they are refused while the disk is full. Readers never come here.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -21,6 +22,8 @@ pub(crate) struct Gate {
     path: PathBuf,
     frozen_max: usize,
     level0_max: usize,
+    /// Whether nobody has to wait, or to be refused: `state` says the same. For those who pass, which is nearly all.
+    free: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -38,12 +41,17 @@ struct State {
 
 impl Gate {
     pub(crate) fn new(path: &Path, frozen_max: usize, level0_max: usize) -> Self {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        Self { path: path.to_owned(), frozen_max, level0_max, state, changed }
+        let (state, changed, free) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
+        Self { path: path.to_owned(), frozen_max, level0_max, free, state, changed }
     }
 
-    /// Returns when there is room, or says why there is none before `deadline`.
-    pub(crate) fn pass(&self, deadline: Instant) -> Result<()> {
+    /// Returns when there is room, or says why there is none before `deadline`, or before `timeout` is over if there is no
+    /// deadline.
+    pub(crate) fn pass(&self, deadline: Option<Instant>, timeout: Duration) -> Result<()> {
+        if self.free.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + timeout);
         let mut state = self.state.lock();
         let mut since = None;
         let result = loop {
@@ -53,13 +61,7 @@ impl Gate {
             if state.is_disk_full() {
                 break Err(Error::DiskFull { path: self.path.clone() });
             }
-            let reason = if state.frozen >= self.frozen_max {
-                "memtables wait to be written out"
-            } else if state.level0 >= self.level0_max {
-                "tables wait to be merged"
-            } else {
-                break Ok(());
-            };
+            let Some(reason) = self.full(&state) else { break Ok(()) };
             since.get_or_insert_with(Instant::now);
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 break Err(Error::Backpressure(Backpressure {
@@ -80,6 +82,24 @@ impl Gate {
     pub(crate) fn set_debt(&self, frozen: usize, level0: usize) {
         let mut state = self.state.lock();
         (state.frozen, state.level0) = (frozen, level0);
+        self.announce(&state);
+    }
+
+    /// What there is too much of, if anything.
+    fn full(&self, state: &State) -> Option<&'static str> {
+        if state.frozen >= self.frozen_max {
+            Some("memtables wait to be written out")
+        } else if state.level0 >= self.level0_max {
+            Some("tables wait to be merged")
+        } else {
+            None
+        }
+    }
+
+    /// After every change of the state.
+    fn announce(&self, state: &State) {
+        let free = !state.closed && !state.is_disk_full() && self.full(state).is_none();
+        self.free.store(free, Ordering::Release);
         self.changed.notify_all();
     }
 
@@ -89,7 +109,7 @@ impl Gate {
         let before = state.is_disk_full();
         state.failures[worker as usize] = outcome.err();
         let after = state.is_disk_full();
-        self.changed.notify_all();
+        self.announce(&state);
         drop(state);
         if after && !before {
             tracing::error!(path = %self.path.display(), "the disk is full; writes stop until there is room, reads go on");
@@ -108,8 +128,9 @@ impl Gate {
     }
 
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.closed = true;
+        self.announce(&state);
     }
 
     /// How often writers waited here, and how long in all.

@@ -38,6 +38,7 @@ mod merge;
 mod open;
 mod options;
 pub mod payload;
+mod pending;
 mod range;
 mod role;
 mod snapshot;

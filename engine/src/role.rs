@@ -1,8 +1,6 @@
 //! What a node does with its database beside writing: receiving another node's log, following its history, being
 //! promoted, and refusing writes. Every change of role is in the control file before anything relies on it.
 
-use std::time::Instant;
-
 use seawall_wal::format::SEGMENT_HEADER_SIZE;
 use seawall_wal::{LogBytes, LogMode, Lsn, Position, Record, RecordKind, TimelineHistory};
 
@@ -144,6 +142,7 @@ impl Db {
     pub fn become_standby(&self) -> Result<()> {
         let core = self.core();
         let _order = core.order.lock();
+        core.apply_pending();
         core.durable.control.update(|control| control.role = Role::Standby)?;
         Ok(core.log.set_mode(LogMode::Receive)?)
     }
@@ -201,6 +200,6 @@ impl Db {
     fn wait_for_memory(&self) -> Result<()> {
         let core = self.core();
         core.maintain_inline()?;
-        core.gate.pass(Instant::now() + core.settings.stall_timeout)
+        core.gate.pass(None, core.settings.stall_timeout)
     }
 }

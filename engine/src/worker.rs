@@ -64,6 +64,7 @@ fn run(core: &Core, worker: Worker) {
             Worker::Flusher => {
                 // For tickets that were dropped without being waited for.
                 core.flush_soon();
+                core.apply_pending();
                 core.note_watermark();
                 core.flush_frozen()
             }
