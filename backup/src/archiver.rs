@@ -93,6 +93,7 @@ impl Archiver {
     /// store is waited for. Runs on the current tokio runtime.
     pub fn start(archive: Archive, log: Arc<dyn LogOwner>, node: NodeId, name: &str, config: ArchiverConfig) -> Self {
         let config = ArchiverConfig { chunk_bytes: config.chunk_bytes.clamp(1, CHUNK_BYTES_MAX), ..config };
+        log.log().keep_recent();
         let progress = Arc::new(ArchiverProgress::new(log.clone()));
         let (stop, stopping) = watch::channel(Stop::No);
         let worker = Worker {

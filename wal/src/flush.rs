@@ -353,6 +353,9 @@ impl Shared {
             }
         }
         self.count_flush(started);
+        // Before anybody is told that there is more.
+        let new = &piece.bytes[piece.old..];
+        self.recent.push(Lsn::new(end.offset() - new.len() as u64), new);
         self.flushed.advance(end);
         Ok(())
     }

@@ -15,6 +15,7 @@ mod open;
 mod probe;
 mod reader;
 mod receive;
+mod recent;
 pub mod recovery;
 pub mod retention;
 mod scan;

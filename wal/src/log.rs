@@ -19,6 +19,7 @@ use crate::format::{
 };
 use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::recent::Recent;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
 use crate::ticket::Ticket;
@@ -36,6 +37,8 @@ pub struct LogOptions {
     pub segment_size: SegmentSize,
     /// Bytes of records that may wait for a flush; appends beyond it wait. At least one largest record.
     pub buffer_bytes_max: usize,
+    /// Bytes of the newest flushed log to keep in memory once [`Log::keep_recent`] asks for it.
+    pub recent_bytes_max: usize,
     /// Whether threads prepare segments and flush for those who do not wait themselves. Without them (for tests that
     /// need one order of events) preparation happens in `append`, and only a waiting thread flushes.
     pub threads: Threads,
@@ -58,6 +61,7 @@ impl LogOptions {
             node,
             segment_size: SegmentSize::DEFAULT,
             buffer_bytes_max: 64 << 20,
+            recent_bytes_max: 16 << 20,
             threads: Threads::Background,
         }
     }
@@ -97,6 +101,10 @@ pub struct LogStats {
     pub flush_micros: u64,
     /// The longest of them, microseconds.
     pub flush_micros_max: u64,
+    /// Calls of [`Log::read`] that were answered from memory.
+    pub reads_memory: u64,
+    /// Calls of [`Log::read`] that went to the disk.
+    pub reads_disk: u64,
     /// How a group of a log that is appended to becomes durable.
     pub durable_write: DurableWrite,
 }
@@ -108,6 +116,8 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) flush_micros: AtomicU64,
     pub(crate) flush_micros_max: AtomicU64,
+    pub(crate) reads_memory: AtomicU64,
+    pub(crate) reads_disk: AtomicU64,
 }
 
 /// An open log. Dropping it flushes what was appended and ends its threads.
@@ -134,6 +144,7 @@ pub(crate) struct Shared {
     pub(crate) history: RwLock<TimelineHistory>,
     /// Segments that have begun, for readers and retention.
     pub(crate) segments: RwLock<BTreeMap<SegmentNumber, SegmentHeader>>,
+    pub(crate) recent: Recent,
     pub(crate) preparer: Preparer,
     /// How groups are written; the preparer finds out what is fastest once that matters.
     pub(crate) way: RwLock<DurableWrite>,
@@ -207,6 +218,7 @@ impl Log {
             flusher: Flusher::default(),
             history: RwLock::new(history.clone()),
             segments: RwLock::new(opened.segments),
+            recent: Recent::default(),
             preparer,
             way: RwLock::default(),
             counters: Counters::default(),
@@ -322,6 +334,8 @@ impl Log {
             flushes: get(&counters.flushes),
             flush_micros: get(&counters.flush_micros),
             flush_micros_max: get(&counters.flush_micros_max),
+            reads_memory: get(&counters.reads_memory),
+            reads_disk: get(&counters.reads_disk),
             durable_write: *self.shared.way.read(),
         }
     }
@@ -333,6 +347,12 @@ impl Log {
             LogMode::Append => self.shared.flush_until(end, None),
             LogMode::Receive => self.flush_received(),
         }
+    }
+
+    /// Keeps what is flushed from now on in memory for a while, so that those who pass it on need not read the disk. Meant
+    /// for whoever feeds standbys or an archive; takes [`LogOptions::recent_bytes_max`] of memory.
+    pub fn keep_recent(&self) {
+        self.shared.recent.keep(self.shared.options.recent_bytes_max);
     }
 
     /// Writes groups this way from now on, whatever is fastest.

@@ -2,6 +2,7 @@
 //! Both check every record and go only as far as the log is flushed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{
@@ -37,7 +38,8 @@ impl Log {
         if start >= flushed {
             return Ok(None);
         }
-        let (header, file) = shared.open_segment(start, from)?;
+        let header = shared.header_at(start, from)?;
+        let mut file = None;
         let end = flushed.min(size.end_of(header.segment)).min(shared.history.read().end_of(header.timeline));
         let offset = u64::from(size.offset_in_segment(start));
         let available = end.distance_from(start) as usize;
@@ -47,9 +49,14 @@ impl Log {
         loop {
             let read = bytes.len();
             bytes.resize(wanted, 0);
-            let path = || shared.path_of(SegmentId { number: header.segment, timeline: header.timeline });
-            read_exact_at(&*file, &mut bytes[read..], offset + read as u64)
-                .map_err(|error| Error::io("read", path(), error))?;
+            if file.is_some() || !shared.recent.read(start.advance(read as u64), &mut bytes[read..]) {
+                let file = match &mut file {
+                    Some(file) => file,
+                    none => none.insert(shared.open_segment(&header, from)?),
+                };
+                read_exact_at(&**file, &mut bytes[read..], offset + read as u64)
+                    .map_err(|error| Error::io("read", shared.path_of(id_of(&header)), error))?;
+            }
             let parsed = bytes[..head].try_into().map(UnverifiedSegmentHeader::parse);
             if parsed.is_ok_and(|parsed| parsed != UnverifiedSegmentHeader::Parsed(header)) {
                 return Err(shared.damaged(start, from, &header));
@@ -57,6 +64,9 @@ impl Log {
             match whole_records(&bytes, head, start, &header) {
                 Ok(whole) if whole > head => {
                     bytes.truncate(whole);
+                    let counters = &shared.counters;
+                    let reads = if file.is_some() { &counters.reads_disk } else { &counters.reads_memory };
+                    reads.fetch_add(1, Ordering::Relaxed);
                     return Ok(Some(LogBytes { timeline: header.timeline, start, bytes }));
                 }
                 // The first record is larger than what was read.
@@ -95,7 +105,8 @@ impl Log {
             return Ok(None);
         }
         let inside = Lsn::new(lsn.offset() - 1);
-        let Ok((header, file)) = shared.open_segment(inside, lsn) else { return Ok(None) };
+        let Ok(header) = shared.header_at(inside, lsn) else { return Ok(None) };
+        let Ok(file) = shared.open_segment(&header, lsn) else { return Ok(None) };
         let mut scan = SegmentScan::new(file, header, Lsn::ZERO);
         scan.trust_until(shared.flushed.value());
         loop {
@@ -172,7 +183,8 @@ impl LogReader {
         }
         let segment = size.segment_of(start);
         if self.scan.as_ref().is_none_or(|scan| scan.header().segment != segment) {
-            let (header, file) = self.shared.open_segment(start, self.position.lsn)?;
+            let header = self.shared.header_at(start, self.position.lsn)?;
+            let file = self.shared.open_segment(&header, self.position.lsn)?;
             if start == size.start_of(segment) && header.previous != self.position {
                 return Err(Error::Discontinuous { at: self.position, why: "the log holds another history" });
             }
@@ -207,32 +219,36 @@ impl std::fmt::Debug for LogReader {
 }
 
 impl Shared {
-    /// The segment that holds the byte at `start`, open for reading.
-    fn open_segment(&self, start: Lsn, requested: Lsn) -> Result<(SegmentHeader, Arc<dyn File>)> {
+    /// The header of the segment that holds the byte at `start`.
+    fn header_at(&self, start: Lsn, requested: Lsn) -> Result<SegmentHeader> {
         let number = self.options.segment_size.segment_of(start);
-        let removed = || {
-            let segments = self.segments.read();
-            let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
-            Error::Removed { requested, oldest }
-        };
-        let header = self.segments.read().get(&number).copied().ok_or_else(removed)?;
-        let path = self.path_of(id_of(&header));
+        let header = self.segments.read().get(&number).copied();
+        header.ok_or_else(|| self.removed(requested))
+    }
+
+    /// A segment's file for reading.
+    fn open_segment(&self, header: &SegmentHeader, requested: Lsn) -> Result<Arc<dyn File>> {
+        let path = self.path_of(id_of(header));
         match self.storage.open(&path, Access::Read) {
-            Ok(file) => Ok((header, file)),
+            Ok(file) => Ok(file),
             // Recycled between the look at the table and the open.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(removed()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(self.removed(requested)),
             Err(error) => Err(Error::io("open", path, error)),
         }
     }
 
+    fn removed(&self, requested: Lsn) -> Error {
+        let segments = self.segments.read();
+        let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
+        Error::Removed { requested, oldest }
+    }
+
     /// The error for a bad record: damage, unless the segment was recycled while it was read.
     fn damaged(&self, at: Lsn, requested: Lsn, header: &SegmentHeader) -> Error {
-        let segments = self.segments.read();
-        if segments.contains_key(&header.segment) {
+        if self.segments.read().contains_key(&header.segment) {
             Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
         } else {
-            let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
-            Error::Removed { requested, oldest }
+            self.removed(requested)
         }
     }
 }

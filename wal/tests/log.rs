@@ -173,6 +173,35 @@ fn a_full_disk_stops_writes_and_they_come_back_with_room() {
 }
 
 #[test]
+fn who_keeps_up_is_fed_from_memory_and_who_is_behind_from_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let opener = Opener { threads: Threads::Background, ..Opener::primary() };
+    let (log, ..) = opener.open(Arc::new(Disk::new()), folder.path()).unwrap();
+    put(&log, &[1; 500]);
+    log.keep_recent();
+    let (mut at, mut kept_up) = (log.end().lsn, Vec::new());
+    for number in 0..300_u32 {
+        put(&log, &number.to_le_bytes().repeat(1 + number as usize % 200));
+        let bytes = log.read(at, 100_000).unwrap().expect("it was flushed");
+        let end = bytes.end();
+        kept_up.push((at, bytes));
+        at = end;
+    }
+    let stats = log.stats();
+    assert!(at == log.end().lsn && at.offset() > 65536, "into the second segment");
+    assert_eq!((stats.reads_memory, stats.reads_disk), (300, 0));
+    log.read(Lsn::ZERO, 100_000).unwrap();
+    assert_eq!(log.stats().reads_disk, 1, "what was flushed before is on the disk only");
+    log.close().unwrap();
+    let (log, ..) = opener.open(Arc::new(Disk::new()), folder.path()).unwrap();
+    for (at, bytes) in kept_up {
+        let from_disk = log.read(at, 100_000).unwrap().expect("it was flushed");
+        assert!(from_disk.start == bytes.start && from_disk.bytes.starts_with(&bytes.bytes), "at {at}");
+    }
+    assert_eq!(log.stats().reads_memory, 0);
+}
+
+#[test]
 fn a_standby_receives_the_same_bytes_and_goes_on_alone_on_a_new_timeline() {
     let (primary, ..) = Opener::primary().open(Arc::new(MemoryDisk::new()), Path::new(DIR)).unwrap();
     let mut written: Vec<Written> =

@@ -403,7 +403,7 @@ fn read(owner: &dyn LogOwner, from: Lsn, bytes_max: usize) -> ReadOutcome {
 fn check(shared: &Shared, name: &StandbyName, node: NodeId, peer: &str, at: Position) -> (Check, Option<ConnectionId>) {
     let log = shared.owner.log();
     match log.position_at(at.lsn) {
-        Ok(Some(ours)) if ours == at => {}
+        Ok(Some(ours)) if ours == at => log.keep_recent(),
         Ok(None) if at.lsn < log.oldest() => return (Check::Refuse(Refusal::Removed { oldest: log.oldest() }), None),
         Ok(_) => return (Check::Differs, None),
         Err(WalError::Removed { oldest, .. }) => return (Check::Refuse(Refusal::Removed { oldest }), None),
