@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::{
     FORMAT_VERSION, NotARecord, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
 };
-use crate::log::{Active, Log, LogMode, LogOptions, Opened};
+use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Origin, Recovery, Verdict, decide};
@@ -258,6 +258,9 @@ impl<'a> Pass<'a> {
                 Err(error) => return self.note_read_error(path, error),
             };
             let mut scan = SegmentScan::new(file, header, byte);
+            if self.options.threads == Threads::Background {
+                scan.read_ahead();
+            }
             loop {
                 // At a fork, or at its end, this segment's part of the history is over.
                 if size.segment_of(self.at.history.next_byte(self.end.lsn)) != number {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::format::{NotARecord, RECORD_ALIGNMENT, RECORD_HEADER_SIZE, Record, RecordHeader, SEGMENT_HEADER_SIZE};
 use crate::format::{SegmentHeader, UnverifiedSegmentHeader};
@@ -12,6 +13,9 @@ use crate::storage::{AlignedBuffer, BLOCK_SIZE, File, ReadRequest, read_exact_at
 /// Bytes of one read, and how many are in flight.
 const READ_SIZE: usize = 256 << 10;
 const READS: usize = 8;
+
+/// Of a block where no record begins.
+static ZEROS: [u8; BLOCK_SIZE] = [0; BLOCK_SIZE];
 
 /// What stands at the scan's place.
 pub(crate) enum Scanned<'a> {
@@ -37,6 +41,8 @@ pub(crate) struct SegmentScan {
     /// Bytes before this offset are read; what lies beyond has not been flushed, or does not exist.
     trusted: usize,
     staging: AlignedBuffer,
+    /// A thread that reads what comes next meanwhile.
+    ahead: Option<ReadAhead>,
 }
 
 impl SegmentScan {
@@ -46,7 +52,12 @@ impl SegmentScan {
         let next = header.size.offset_in_segment(first) as usize;
         let trusted = header.size.bytes() as usize;
         let staging = AlignedBuffer::with_capacity((READ_SIZE * READS).min(trusted));
-        Self { file, header, next, window: Vec::new(), window_start: next, trusted, staging }
+        Self { file, header, next, window: Vec::new(), window_start: next, trusted, staging, ahead: None }
+    }
+
+    /// Has the segment read from here to its end by a thread of its own, while the records are worked on.
+    pub(crate) fn read_ahead(&mut self) {
+        self.ahead = ReadAhead::start(Arc::clone(&self.file), self.next, self.trusted, self.staging.capacity());
     }
 
     /// Trusts only the bytes before `lsn`. A wider trust than before makes bytes be read again.
@@ -82,15 +93,16 @@ impl SegmentScan {
         let place = self.place();
         self.fill(RECORD_HEADER_SIZE)?;
         let parsed = RecordHeader::parse(self.bytes(RECORD_HEADER_SIZE), place, self.header.salt, size);
-        let len = match parsed {
-            Ok(header) => RECORD_HEADER_SIZE + header.payload_len,
+        let header = match parsed {
+            Ok(header) => header,
             Err(error) => return Ok(Scanned::Bad(error)),
         };
+        let len = RECORD_HEADER_SIZE + header.payload_len;
         if self.next + len > self.trusted {
             return Ok(Scanned::Beyond);
         }
         self.fill(len)?;
-        Ok(match Record::parse(self.bytes(len), place, self.header.salt, size) {
+        Ok(match Record::with_header(header, &self.bytes(len)[RECORD_HEADER_SIZE..], size) {
             Ok(record) => Scanned::Record(record),
             Err(error) => Scanned::Bad(error),
         })
@@ -136,6 +148,13 @@ impl SegmentScan {
     fn skip_to_candidate(&mut self) {
         let base = self.header.size.start_of(self.header.segment).offset();
         self.next += RECORD_ALIGNMENT;
+        // A segment that was not recycled is zero behind the log's end.
+        while let Some(block) =
+            self.window.get(self.next - self.window_start..).and_then(|rest| rest.get(..ZEROS.len()))
+            && block == ZEROS
+        {
+            self.next += ZEROS.len() - RECORD_HEADER_SIZE;
+        }
         while let Some(field) = self.window.get(self.next + 8 - self.window_start..self.next + 16 - self.window_start)
             && field != (base + self.next as u64).to_le_bytes()
         {
@@ -164,24 +183,82 @@ impl SegmentScan {
         self.window_start = self.next;
         while self.window.len() < len {
             let from = self.window_start + self.window.len();
+            if let Some(ahead) = &self.ahead {
+                match ahead.next() {
+                    Some(piece) => {
+                        let (start, bytes) = piece?;
+                        if let Some(new) = bytes.get(from.saturating_sub(start)..) {
+                            self.window.extend_from_slice(new);
+                        }
+                        ahead.give_back(bytes);
+                        continue;
+                    }
+                    None => self.ahead = None,
+                }
+            }
             let start = from / BLOCK_SIZE * BLOCK_SIZE;
             // Only whole blocks below the trusted end: what lies beyond would have to be read again anyway.
             let limit = self.trusted.next_multiple_of(BLOCK_SIZE).min(segment);
             let end = (start + self.staging.capacity()).min(limit);
             assert!(end > from, "no byte beyond the trusted ones is asked for");
-            self.staging.clear();
             self.staging.resize(end - start);
-            let mut reads: Vec<ReadRequest<'_>> = self
-                .staging
-                .chunks_mut(READ_SIZE)
-                .enumerate()
-                .map(|(index, buffer)| ReadRequest { offset: (start + index * READ_SIZE) as u64, buffer })
-                .collect();
-            self.file.read_many(&mut reads)?;
+            read_deep(&*self.file, &mut self.staging, start)?;
             let valid = end.min(self.trusted.max(from));
             self.window.extend_from_slice(&self.staging[from - start..valid - start]);
         }
         Ok(())
+    }
+}
+
+/// Reads until `buffer` is full, several pieces at a time.
+fn read_deep(file: &dyn File, buffer: &mut [u8], offset: usize) -> io::Result<()> {
+    let pieces = buffer.chunks_mut(READ_SIZE).enumerate();
+    let mut reads: Vec<ReadRequest<'_>> =
+        pieces.map(|(index, buffer)| ReadRequest { offset: (offset + index * READ_SIZE) as u64, buffer }).collect();
+    file.read_many(&mut reads)
+}
+
+/// A thread that reads a file in large pieces, a few ahead of who takes them.
+struct ReadAhead {
+    pieces: Receiver<io::Result<(usize, AlignedBuffer)>>,
+    used: SyncSender<AlignedBuffer>,
+}
+
+/// Pieces that are read and not yet taken.
+const PIECES_AHEAD: usize = 2;
+
+impl ReadAhead {
+    /// From the block of `from` to `end`. `None` if there is no thread to be had.
+    fn start(file: Arc<dyn File>, from: usize, end: usize, piece_bytes: usize) -> Option<Self> {
+        let (send, pieces) = sync_channel(PIECES_AHEAD);
+        let (used, free) = sync_channel::<AlignedBuffer>(PIECES_AHEAD + 2);
+        let read = move || {
+            let mut start = from / BLOCK_SIZE * BLOCK_SIZE;
+            while start < end {
+                let mut buffer = free.try_recv().unwrap_or_else(|_| AlignedBuffer::with_capacity(piece_bytes));
+                // What it held is overwritten, so nothing is cleared.
+                buffer.resize(piece_bytes.min(end - start));
+                let outcome = read_deep(&*file, &mut buffer, start).map(|()| (start, buffer));
+                start += piece_bytes;
+                let failed = outcome.is_err();
+                // Nobody takes it any more, or nothing comes after it.
+                if send.send(outcome).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        // Ends by itself: at the end, or when the scan is dropped.
+        std::thread::Builder::new().name(String::from("seawall-read")).spawn(read).ok()?;
+        Some(Self { pieces, used })
+    }
+
+    fn next(&self) -> Option<io::Result<(usize, AlignedBuffer)>> {
+        self.pieces.recv().ok()
+    }
+
+    fn give_back(&self, buffer: AlignedBuffer) {
+        // The thread makes another one if this one is in nobody's way.
+        let _ = self.used.try_send(buffer);
     }
 }
 
