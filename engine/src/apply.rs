@@ -24,9 +24,10 @@ impl State {
             RecordKind::Commit => {
                 let commit = CommitPayload::parse(payload).map_err(misunderstood)?;
                 self.check_keyspaces(&commit).map_err(misunderstood)?;
-                let active = std::sync::Arc::clone(&self.view().active);
+                let view = self.view();
+                let mut writer = view.active.writer();
                 for operation in commit.operations() {
-                    active.insert(operation.keyspace, operation.key, lsn, operation.value);
+                    writer.insert(operation.keyspace, operation.key, lsn, operation.value);
                 }
                 Ok(())
             }

@@ -1,121 +1,173 @@
 //! What was committed and is not in tables yet: one ordered map per keyspace, frozen together at one LSN. One writer at
-//! a time, any number of readers, who are never blocked.
+//! a time; any number of readers, who take no lock.
+//!
+//! The maps of a set share an arena (`arena`), and each is a tree in it (`tree`, of `node`s). Nothing is freed before the
+//! whole set is, so readers and cursors (`cursor`) refer to versions where they lie.
 
-use std::collections::{BTreeMap, VecDeque};
+mod arena;
+mod cursor;
+mod node;
+#[cfg(test)]
+mod probe;
+mod tree;
+
 use std::fmt;
-use std::ops::Bound;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use bytes::{BufMut, Bytes, BytesMut};
-use crossbeam_skiplist::SkipMap;
-use parking_lot::RwLock;
+use bytes::Bytes;
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::format::KeyspaceId;
 use crate::manifest::KeyspaceEntry;
-use crate::table::{EntryRef, version_order};
+use crate::table::EntryRef;
+use arena::{Allocator, Arena, Kind, Record};
+use node::{Place, SLOTS};
+use tree::Tree;
 
-/// What an entry costs beyond its key and value: tower, node and two handles.
-const ENTRY_OVERHEAD: u64 = 160;
-/// How many entries a cursor takes along at once, at first and at most.
-const CHUNK_MIN: usize = 4;
-const CHUNK_MAX: usize = 64;
+pub(crate) use arena::ChunkPool;
+pub(crate) use cursor::MemoryCursor;
 
-/// A version of a key, ordered as everywhere: by key, newer first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Version {
-    key: Bytes,
-    lsn: Lsn,
-}
-
-impl Ord for Version {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        version_order((&self.key, self.lsn), (&other.key, other.lsn))
-    }
-}
-
-impl PartialOrd for Version {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
+/// Chains of keyspaces in a set. Few sets have more keyspaces than this.
+const CHAINS: usize = 64;
 
 /// The recent versions of one keyspace.
-#[derive(Default)]
 pub(crate) struct Memtable {
-    versions: SkipMap<Version, Option<Bytes>>,
+    tree: Tree,
 }
 
 impl fmt::Debug for Memtable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Memtable({} versions)", self.versions.len())
+        f.write_str("Memtable")
     }
 }
 
 impl Memtable {
-    /// Adds a version; within one commit the last operation on a key replaces the one before. Returns bytes it costs.
-    fn insert(&self, key: &[u8], lsn: Lsn, value: Option<&[u8]>) -> u64 {
-        let value_len = value.map_or(0, <[u8]>::len);
-        let mut bytes = BytesMut::with_capacity(key.len() + value_len);
-        bytes.put_slice(key);
-        bytes.put_slice(value.unwrap_or_default());
-        let bytes = bytes.freeze();
-        let version = Version { key: bytes.slice(..key.len()), lsn };
-        self.versions.insert(version, value.map(|_| bytes.slice(key.len()..)));
-        (key.len() + value_len) as u64 + ENTRY_OVERHEAD
-    }
-
-    /// The newest version of `key` not newer than `at`: its value, or that it was deleted. `None` if there is none.
+    /// The newest version of `key` not newer than `at`: its value, or that it was deleted. `None` if there is none. The
+    /// value is a copy, so that a small one does not hold a whole arena.
     fn get(&self, key: &[u8], at: Lsn) -> Option<Option<Bytes>> {
-        let from = Version { key: Bytes::copy_from_slice(key), lsn: at };
-        let found = self.versions.lower_bound(Bound::Included(&from))?;
-        (found.key().key == key).then(|| found.value().clone())
+        let found = self.tree.first_behind(Place::Before(key, at)).map(entry)?;
+        (found.key == key).then(|| found.value.map(Bytes::copy_from_slice))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.versions.is_empty()
+        self.tree.is_empty()
     }
 
     /// All versions in order.
     pub(crate) fn for_each<E>(&self, mut visit: impl FnMut(EntryRef<'_>) -> Result<(), E>) -> Result<(), E> {
-        self.versions.iter().try_for_each(|entry| {
-            let value = entry.value().as_deref();
-            visit(EntryRef { key: &entry.key().key, lsn: entry.key().lsn, value })
-        })
+        let mut page = Vec::with_capacity(SLOTS);
+        self.tree.page_behind(Place::Start, &mut page);
+        while let Some(last) = page.last().copied() {
+            page.iter().try_for_each(|kept| visit(entry(self.tree.recall(*kept))))?;
+            let last = self.tree.recall(last);
+            self.tree.page_behind(Place::After(last.key(), last.lsn()), &mut page);
+        }
+        Ok(())
     }
 }
 
+fn entry(record: Record<'_>) -> EntryRef<'_> {
+    let value = match record.kind() {
+        Kind::Put => Some(record.value()),
+        Kind::Delete => None,
+    };
+    EntryRef { key: record.key(), lsn: record.lsn(), value }
+}
+
 /// The memtables of all keyspaces that are filled, and later written out, together.
-#[derive(Debug, Default)]
 pub(crate) struct MemtableSet {
-    tables: RwLock<BTreeMap<KeyspaceId, Arc<Memtable>>>,
-    bytes: AtomicU64,
+    arena: Arc<Arena>,
+    /// Chained by the keyspace's number; grown by the writer only.
+    tables: [Chain; CHAINS],
+}
+
+type Chain = OnceLock<Box<Chained>>;
+
+struct Chained {
+    keyspace: KeyspaceId,
+    table: Arc<Memtable>,
+    next: Chain,
+}
+
+impl fmt::Debug for MemtableSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemtableSet({} bytes)", self.bytes())
+    }
 }
 
 impl MemtableSet {
-    pub(crate) fn insert(&self, keyspace: KeyspaceId, key: &[u8], lsn: Lsn, value: Option<&[u8]>) {
-        let existing = self.tables.read().get(&keyspace).cloned();
-        let table = existing.unwrap_or_else(|| Arc::clone(self.tables.write().entry(keyspace).or_default()));
-        let cost = table.insert(key, lsn, value);
-        self.bytes.fetch_add(cost, Ordering::Relaxed);
+    pub(crate) fn new(pool: &Arc<ChunkPool>) -> Self {
+        Self { arena: Arc::new(Arena::new(Arc::clone(pool))), tables: [const { OnceLock::new() }; CHAINS] }
+    }
+
+    /// The one writer; waits for another one to be done.
+    pub(crate) fn writer(&self) -> MemtableWriter<'_> {
+        MemtableWriter { set: self, allocator: self.arena.allocator(), current: None }
     }
 
     pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Lsn) -> Option<Option<Bytes>> {
         self.table(keyspace)?.get(key, at)
     }
 
-    pub(crate) fn table(&self, keyspace: KeyspaceId) -> Option<Arc<Memtable>> {
-        self.tables.read().get(&keyspace).cloned()
+    pub(crate) fn table(&self, keyspace: KeyspaceId) -> Option<&Arc<Memtable>> {
+        self.find(keyspace).ok()
     }
 
+    /// In the order of their keyspaces.
     pub(crate) fn tables(&self) -> Vec<(KeyspaceId, Arc<Memtable>)> {
-        self.tables.read().iter().map(|(id, table)| (*id, Arc::clone(table))).collect()
+        let first = self.tables.iter().filter_map(Chain::get);
+        let all = first.flat_map(|first| std::iter::successors(Some(first), |chained| chained.next.get()));
+        let mut tables: Vec<_> = all.map(|chained| (chained.keyspace, Arc::clone(&chained.table))).collect();
+        tables.sort_unstable_by_key(|(keyspace, _)| *keyspace);
+        tables
     }
 
-    /// About how much memory it takes.
+    /// How much memory its versions and their trees take. One chunk of the arena more is reserved.
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.arena.taken()
+    }
+
+    /// The table of a keyspace, or the end of the chain where it would be.
+    fn find(&self, keyspace: KeyspaceId) -> Result<&Arc<Memtable>, &Chain> {
+        let mut chain = &self.tables[keyspace.0 as usize % CHAINS];
+        while let Some(chained) = chain.get() {
+            if chained.keyspace == keyspace {
+                return Ok(&chained.table);
+            }
+            chain = &chained.next;
+        }
+        Err(chain)
+    }
+}
+
+/// Adds versions to a set. While there is one no other can be.
+pub(crate) struct MemtableWriter<'a> {
+    set: &'a MemtableSet,
+    allocator: Allocator<'a>,
+    /// Where the last version went; the next one goes there most often.
+    current: Option<(KeyspaceId, &'a Memtable)>,
+}
+
+impl MemtableWriter<'_> {
+    /// Adds a version; within one commit the last operation on a key replaces the one before.
+    pub(crate) fn insert(&mut self, keyspace: KeyspaceId, key: &[u8], lsn: Lsn, value: Option<&[u8]>) {
+        let table = match self.current {
+            Some((current, table)) if current == keyspace => table,
+            _ => self.turn_to(keyspace),
+        };
+        let kind = if value.is_some() { Kind::Put } else { Kind::Delete };
+        table.tree.insert(&mut self.allocator, key, lsn, kind, value.unwrap_or_default());
+    }
+}
+
+impl<'a> MemtableWriter<'a> {
+    fn turn_to(&mut self, keyspace: KeyspaceId) -> &'a Memtable {
+        let table = self.set.find(keyspace).unwrap_or_else(|end| {
+            let table = Arc::new(Memtable { tree: Tree::new(&self.set.arena, &mut self.allocator) });
+            &end.get_or_init(|| Box::new(Chained { keyspace, table, next: OnceLock::new() })).table
+        });
+        self.current = Some((keyspace, table));
+        table
     }
 }
 
@@ -134,65 +186,5 @@ pub(crate) struct FrozenSet {
     pub(crate) next_keyspace: u32,
 }
 
-/// A place among the versions of a memtable that may grow meanwhile; newer versions do not disturb it.
-#[derive(Debug)]
-pub(crate) struct MemoryCursor {
-    table: Arc<Memtable>,
-    /// The entries ahead in the direction of travel; the first is the current one.
-    ahead: VecDeque<(Version, Option<Bytes>)>,
-    chunk: usize,
-}
-
-impl MemoryCursor {
-    /// At the first version at or after the place, or the very first.
-    pub(crate) fn first_from(table: Arc<Memtable>, from: Option<(&[u8], Lsn)>) -> Self {
-        let mut cursor = Self { table, ahead: VecDeque::new(), chunk: CHUNK_MIN };
-        let from = from.map(|(key, lsn)| Version { key: Bytes::copy_from_slice(key), lsn });
-        cursor.fill_forward(from.as_ref().map_or(Bound::Unbounded, Bound::Included));
-        cursor
-    }
-
-    /// At the last version before the place, or the very last.
-    pub(crate) fn last_before(table: Arc<Memtable>, before: Option<(&[u8], Lsn)>) -> Self {
-        let mut cursor = Self { table, ahead: VecDeque::new(), chunk: CHUNK_MIN };
-        let before = before.map(|(key, lsn)| Version { key: Bytes::copy_from_slice(key), lsn });
-        cursor.fill_back(before.as_ref().map_or(Bound::Unbounded, Bound::Excluded));
-        cursor
-    }
-
-    pub(crate) fn entry(&self) -> Option<EntryRef<'_>> {
-        self.ahead.front().map(|(version, value)| EntryRef {
-            key: &version.key,
-            lsn: version.lsn,
-            value: value.as_deref(),
-        })
-    }
-
-    pub(crate) fn forward(&mut self) {
-        if let Some((last, _)) = self.ahead.pop_front()
-            && self.ahead.is_empty()
-        {
-            self.fill_forward(Bound::Excluded(&last));
-        }
-    }
-
-    pub(crate) fn back(&mut self) {
-        if let Some((last, _)) = self.ahead.pop_front()
-            && self.ahead.is_empty()
-        {
-            self.fill_back(Bound::Excluded(&last));
-        }
-    }
-
-    fn fill_forward(&mut self, from: Bound<&Version>) {
-        let range = self.table.versions.range((from, Bound::<&Version>::Unbounded));
-        self.ahead.extend(range.take(self.chunk).map(|entry| (entry.key().clone(), entry.value().clone())));
-        self.chunk = (self.chunk * 2).min(CHUNK_MAX);
-    }
-
-    fn fill_back(&mut self, before: Bound<&Version>) {
-        let range = self.table.versions.range((Bound::<&Version>::Unbounded, before)).rev();
-        self.ahead.extend(range.take(self.chunk).map(|entry| (entry.key().clone(), entry.value().clone())));
-        self.chunk = (self.chunk * 2).min(CHUNK_MAX);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -182,7 +182,7 @@ fn sources(
     let sets = std::iter::once(&view.active).chain(view.frozen.iter().map(|frozen| &frozen.set));
     for set in sets {
         if let Some(found) = set.table(keyspace) {
-            sources.push(Source::Memory(memory(found)?));
+            sources.push(Source::Memory(memory(Arc::clone(found))?));
         }
     }
     if let Some(levels) = view.tables.levels(keyspace) {

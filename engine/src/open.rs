@@ -52,7 +52,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         return Err(mismatch(&manifest_path(&path, manifest.number), "cluster", manifest.cluster, recorded.cluster));
     }
     let store = TableStore::new(Arc::clone(&storage), &path, builder.cache_bytes);
-    let state = State::open(store, &manifest)?;
+    let state = State::open(store, &manifest, builder.memtable_bytes)?;
     control.settle()?;
     sweep(&*storage, &path, &state, manifest.number)?;
     let at = OpenAt {

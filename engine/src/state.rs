@@ -11,7 +11,7 @@ use seawall_wal::{Lsn, Position, Timestamp};
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
-use crate::memtable::{FrozenSet, MemtableSet};
+use crate::memtable::{ChunkPool, FrozenSet, MemtableSet};
 use crate::table::TableStore;
 use crate::version::{TableSet, View};
 
@@ -28,6 +28,8 @@ pub(crate) struct Applied {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) store: TableStore,
+    /// The memory of memtables, which goes round.
+    pool: Arc<ChunkPool>,
     view: RwLock<Arc<View>>,
     catalogue: RwLock<Catalogue>,
     /// Held by the one who applies a record, or freezes.
@@ -38,15 +40,19 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state that a manifest describes, with its tables open.
-    pub(crate) fn open(store: TableStore, manifest: &Manifest) -> Result<Self> {
+    /// The state that a manifest describes, with its tables open. It is meant to have so many bytes in the active memtables
+    /// at most, and keeps memory for as many.
+    pub(crate) fn open(store: TableStore, manifest: &Manifest, memtable_bytes: u64) -> Result<Self> {
+        let pool = Arc::new(ChunkPool::new(memtable_bytes));
         let mut tables = TableSet::default();
         for entry in &manifest.tables {
             tables.add(entry.level as usize, store.open(entry.keyspace, entry.meta.clone())?);
         }
-        let view = View { active: Arc::default(), frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor };
+        let active = Arc::new(MemtableSet::new(&pool));
+        let view = View { active, frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor };
         Ok(Self {
             store,
+            pool,
             view: RwLock::new(Arc::new(view)),
             catalogue: RwLock::new(Catalogue::new(&manifest.keyspaces, manifest.next_keyspace)),
             applied: Mutex::new(Applied { position: manifest.redo, time: manifest.redo_time }),
@@ -106,7 +112,7 @@ impl State {
         let mut view = self.view.write();
         let mut next = View::clone(&view);
         let frozen = Arc::new(FrozenSet {
-            set: std::mem::replace(&mut next.active, Arc::new(MemtableSet::default())),
+            set: std::mem::replace(&mut next.active, Arc::new(MemtableSet::new(&self.pool))),
             end: applied.position,
             time: applied.time,
             log_start,

@@ -50,7 +50,7 @@ fn power_lost_at_any_operation_loses_nothing_acknowledged() {
     let disk = MemoryDisk::new();
     disk.keep_journal();
     {
-        let db = inline(&disk).memtable_bytes(8 << 10).open().unwrap();
+        let db = inline(&disk).memtable_bytes(6 << 10).open().unwrap();
         for number in 0..90 {
             let level = if number % 3 == 0 { CommitLevel::Buffered } else { CommitLevel::Local };
             commit(&db, number, level).unwrap();
@@ -139,7 +139,7 @@ fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
     let workload = |storage: &FaultyStorage| -> (u32, u32) {
         let (mut acknowledged, mut sent) = (0, 0);
         let opened = |disk: &FaultyStorage| {
-            inline(&MemoryDisk::new()).storage(Arc::new(disk.clone())).memtable_bytes(8 << 10).open()
+            inline(&MemoryDisk::new()).storage(Arc::new(disk.clone())).memtable_bytes(6 << 10).open()
         };
         let Ok(db) = opened(storage) else { return (0, 0) };
         for number in 0..60 {

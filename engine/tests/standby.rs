@@ -102,7 +102,8 @@ fn a_delayed_standby_keeps_log_it_has_not_applied() {
 #[test]
 fn records_are_applied_in_order_or_not_at_all() {
     let disk = MemoryDisk::new();
-    let primary = inline(&disk).open().unwrap();
+    // It keeps all its log, however soon tables hold it.
+    let primary = inline(&disk).log_retention(LogRetention::Node).open().unwrap();
     let (_, standby) = standby_of(&primary);
     fill(&primary, 0..100);
     while let Some(log) = primary.log().read(standby.log().end().lsn, 1 << 20).unwrap() {

@@ -1,0 +1,326 @@
+//! The memory of memtables: chunks that are filled from front to back and freed as a whole, the records and nodes in
+//! them, and the pool through which chunks go round. All that is unsafe about memtables is here.
+//!
+//! # Why it is sound
+//!
+//! - Memory is handed out once, by the [`Allocator`] of an arena, of which there is one at a time, and nothing is taken
+//!   back before the arena goes.
+//! - A record never changes. All that changes in a node is atomic.
+//! - A link leads to nothing or to something whole in the arena it belongs to, *at every moment*: it is set with
+//!   `Release` after what it leads to was written, and followed with `Acquire`. So it can be followed even by a reader
+//!   who finds out later that what it read around the link was torn.
+//! - One rule is not in the types, and is why all this is private to `memtable`: a link or a [`Kept`] record is used
+//!   only with the arena it belongs to, which whoever has it holds. [`super::tree`] asserts it where it sets links.
+
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use seawall_wal::Lsn;
+
+/// The size of chunks: a part of what memtables may take, so that the last one, which is not full, is little of it.
+const CHUNKS_PER_MEMTABLE: u64 = 64;
+const CHUNK_BYTES_MIN: u64 = 16 << 10;
+const CHUNK_BYTES_MAX: u64 = 1 << 20;
+/// What is larger than this part of a chunk gets memory of its own, so that little is lost at the end of a chunk.
+const LARGE_PART: usize = 4;
+/// Of a cache line.
+const ALIGN: usize = 64;
+
+/// Memory, not initialised.
+struct Chunk {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: it owns its memory, which no thread has to do with in particular.
+unsafe impl Send for Chunk {}
+
+impl Chunk {
+    fn new(bytes: usize) -> Self {
+        let layout = Self::layout(bytes);
+        assert!(bytes > 0, "a chunk has a size");
+        // SAFETY: the size is not zero.
+        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        Self { start, bytes }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes, ALIGN).expect("chunks are far smaller than the address space")
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // SAFETY: it was allocated with this layout, and is freed once.
+        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.bytes)) };
+    }
+}
+
+/// Chunks that were in use and will be again: the operating system gave their pages already, and that is most of what
+/// fresh memory costs. It keeps at most what one set of memtables takes, and is emptied before anything is allocated,
+/// so that memtables and pool together take no more than memtables alone could.
+pub(crate) struct ChunkPool {
+    chunk_bytes: usize,
+    kept_max: usize,
+    kept: Mutex<Vec<Chunk>>,
+}
+
+impl fmt::Debug for ChunkPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChunkPool({} of {} chunks)", self.kept.lock().len(), self.kept_max)
+    }
+}
+
+impl ChunkPool {
+    /// For sets of memtables of so many bytes each.
+    pub(crate) fn new(memtable_bytes: u64) -> Self {
+        let chunk_bytes = (memtable_bytes / CHUNKS_PER_MEMTABLE).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
+        let kept_max = usize::try_from(memtable_bytes / chunk_bytes).unwrap_or(usize::MAX);
+        let chunk_bytes = (chunk_bytes as usize).next_multiple_of(ALIGN);
+        Self { chunk_bytes, kept_max, kept: Mutex::default() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> u64 {
+        (self.kept.lock().len() * self.chunk_bytes) as u64
+    }
+
+    fn take(&self) -> Chunk {
+        let kept = self.kept.lock().pop();
+        kept.unwrap_or_else(|| Chunk::new(self.chunk_bytes))
+    }
+
+    fn give_back(&self, chunks: &mut Vec<Chunk>) {
+        let mut kept = self.kept.lock();
+        let room = self.kept_max.saturating_sub(kept.len()).min(chunks.len());
+        kept.extend(chunks.drain(..room));
+    }
+}
+
+/// The memory of one set of memtables.
+pub(super) struct Arena {
+    pool: Arc<ChunkPool>,
+    filling: Mutex<Filling>,
+    taken: AtomicU64,
+}
+
+/// Which memory there is, and how much of it is used.
+#[derive(Default)]
+struct Filling {
+    /// All but the last one are full.
+    chunks: Vec<Chunk>,
+    /// Of the last chunk. `used <= chunk_bytes`.
+    used: usize,
+    large: Vec<Chunk>,
+    large_bytes: usize,
+}
+
+impl Arena {
+    pub(super) fn new(pool: Arc<ChunkPool>) -> Self {
+        Self { pool, filling: Mutex::default(), taken: AtomicU64::new(0) }
+    }
+
+    /// Waits for whoever else allocates.
+    pub(super) fn allocator(&self) -> Allocator<'_> {
+        Allocator { arena: self, filling: self.filling.lock() }
+    }
+
+    /// Bytes in use, with what is lost between and behind things.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// A record of this arena that was kept.
+    pub(super) fn recall(&self, kept: Kept) -> Record<'_> {
+        Record { header: kept.0, arena: PhantomData }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        self.pool.give_back(&mut self.filling.get_mut().chunks);
+    }
+}
+
+/// The right to put things into an arena.
+pub(super) struct Allocator<'a> {
+    arena: &'a Arena,
+    filling: MutexGuard<'a, Filling>,
+}
+
+impl<'a> Allocator<'a> {
+    pub(super) fn is_of(&self, arena: &Arena) -> bool {
+        ptr::eq(self.arena, arena)
+    }
+
+    /// Puts a version into the arena.
+    pub(super) fn record(&mut self, key: &[u8], lsn: Lsn, kind: Kind, value: &[u8]) -> Record<'a> {
+        let key_len = u16::try_from(key.len()).expect("keys are at most 65535 bytes long");
+        let value_len = u32::try_from(value.len()).expect("a value fits into a payload of the log");
+        let bytes = size_of::<RecordHeader>() + key.len() + value.len();
+        let start = self.take(Layout::from_size_align(bytes, align_of::<RecordHeader>()).expect("it fits into memory"));
+        let header = start.cast::<RecordHeader>();
+        // SAFETY: `take` gave so many bytes, aligned for the header, to nobody else; the three parts follow each other
+        // within them, and are not part of what is copied.
+        unsafe {
+            header.write(RecordHeader { lsn: lsn.offset(), value_len, key_len, kind });
+            let rest = start.add(size_of::<RecordHeader>()).as_ptr();
+            ptr::copy_nonoverlapping(key.as_ptr(), rest, key.len());
+            ptr::copy_nonoverlapping(value.as_ptr(), rest.add(key.len()), value.len());
+        }
+        Record { header, arena: PhantomData }
+    }
+
+    /// Puts something into the arena that needs no drop.
+    pub(super) fn place<T: Sync>(&mut self, thing: T) -> &'a T {
+        const { assert!(!std::mem::needs_drop::<T>(), "an arena drops nothing") };
+        let place = self.take(Layout::new::<T>()).cast::<T>();
+        // SAFETY: `take` gave memory of this layout to nobody else, and it stays while the arena does.
+        unsafe {
+            place.write(thing);
+            place.as_ref()
+        }
+    }
+
+    fn take(&mut self, layout: Layout) -> NonNull<u8> {
+        assert!(layout.align() <= ALIGN, "chunks are aligned to {ALIGN} bytes");
+        let chunk_bytes = self.arena.pool.chunk_bytes;
+        let filling = &mut *self.filling;
+        let start = if layout.size() > chunk_bytes / LARGE_PART {
+            let chunk = Chunk::new(layout.size());
+            let start = chunk.start;
+            filling.large_bytes += chunk.bytes;
+            filling.large.push(chunk);
+            start
+        } else {
+            let mut at = filling.used.next_multiple_of(layout.align());
+            if filling.chunks.is_empty() || at + layout.size() > chunk_bytes {
+                filling.chunks.push(self.arena.pool.take());
+                at = 0;
+            }
+            filling.used = at + layout.size();
+            let chunk = &filling.chunks[filling.chunks.len() - 1];
+            // SAFETY: `at <= used <= chunk_bytes`, which is the size of the chunk.
+            unsafe { chunk.start.add(at) }
+        };
+        let full = filling.chunks.len().saturating_sub(1) * chunk_bytes;
+        self.arena.taken.store((full + filling.used + filling.large_bytes) as u64, Ordering::Relaxed);
+        start
+    }
+}
+
+/// What a version is. More will come, as engine/FORMAT.md reserves them; the tree does not look at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Put = 1,
+    Delete = 2,
+}
+
+/// Key and value follow it.
+#[repr(C)]
+struct RecordHeader {
+    lsn: u64,
+    value_len: u32,
+    key_len: u16,
+    kind: Kind,
+}
+
+/// A version in an arena. It never changes.
+#[derive(Clone, Copy)]
+pub(super) struct Record<'a> {
+    /// May be used for the key and the value behind it too.
+    header: NonNull<RecordHeader>,
+    arena: PhantomData<&'a Arena>,
+}
+
+impl<'a> Record<'a> {
+    fn header(self) -> &'a RecordHeader {
+        // SAFETY: it was written before anyone got this, never changes, and stays while the arena does.
+        unsafe { self.header.as_ref() }
+    }
+
+    pub(super) fn lsn(self) -> Lsn {
+        Lsn::new(self.header().lsn)
+    }
+
+    pub(super) fn kind(self) -> Kind {
+        self.header().kind
+    }
+
+    pub(super) fn key(self) -> &'a [u8] {
+        self.part(0, self.header().key_len as usize)
+    }
+
+    /// Empty for a delete.
+    pub(super) fn value(self) -> &'a [u8] {
+        let header = self.header();
+        self.part(header.key_len as usize, header.value_len as usize)
+    }
+
+    fn part(self, at: usize, len: usize) -> &'a [u8] {
+        // SAFETY: the callers ask for the key or the value, which were written behind the header.
+        unsafe { slice::from_raw_parts(self.header.cast::<u8>().add(size_of::<RecordHeader>() + at).as_ptr(), len) }
+    }
+
+    /// Whether it is the same one, not just an equal one.
+    pub(super) fn is(self, other: Self) -> bool {
+        self.header == other.header
+    }
+
+    pub(super) fn keep(self) -> Kept {
+        Kept(self.header)
+    }
+}
+
+/// A record without its arena, for those who hold the arena in another way.
+#[derive(Clone, Copy)]
+pub(super) struct Kept(NonNull<RecordHeader>);
+
+// SAFETY: a record never changes.
+unsafe impl Send for Kept {}
+// SAFETY: as before.
+unsafe impl Sync for Kept {}
+
+/// Leads to a record, or nowhere.
+pub(super) struct RecordLink(AtomicPtr<RecordHeader>);
+
+impl RecordLink {
+    pub(super) fn new(target: Option<Record<'_>>) -> Self {
+        Self(AtomicPtr::new(target.map_or(ptr::null_mut(), |record| record.header.as_ptr())))
+    }
+
+    pub(super) fn get(&self) -> Option<Record<'_>> {
+        NonNull::new(self.0.load(Ordering::Acquire)).map(|header| Record { header, arena: PhantomData })
+    }
+
+    pub(super) fn set(&self, target: Option<Record<'_>>) {
+        self.0.store(target.map_or(ptr::null_mut(), |record| record.header.as_ptr()), Ordering::Release);
+    }
+}
+
+/// Leads to something else that was [placed](Allocator::place), or nowhere.
+pub(super) struct Link<T>(AtomicPtr<T>);
+
+impl<T> Link<T> {
+    pub(super) fn new(target: Option<&T>) -> Self {
+        Self(AtomicPtr::new(target.map_or(ptr::null_mut(), |target| ptr::from_ref(target).cast_mut())))
+    }
+
+    pub(super) fn get(&self) -> Option<&T> {
+        // SAFETY: it is null or came from a reference into the arena, which whoever holds this link holds.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    pub(super) fn set(&self, target: &T) {
+        self.0.store(ptr::from_ref(target).cast_mut(), Ordering::Release);
+    }
+}
