@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use arc_swap::Guard;
 use parking_lot::{Mutex, RwLock};
 use seawall_wal::{Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
@@ -131,7 +132,7 @@ impl Core {
     }
 
     /// An LSN to read at now and the view to read it from.
-    pub(crate) fn read_now(&self) -> Result<(Lsn, Arc<View>)> {
+    pub(crate) fn read_now(&self) -> Result<(Lsn, Guard<Arc<View>>)> {
         loop {
             let lsn = self.visible();
             let view = self.state.view();

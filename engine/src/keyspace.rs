@@ -3,6 +3,7 @@
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use seawall_wal::Lsn;
 
@@ -109,7 +110,7 @@ impl Keyspace {
 
     fn range_now(&self, bounds: Bounds) -> Range {
         match self.db.core().read_now() {
-            Ok((lsn, view)) => self.range_in(view, lsn, bounds),
+            Ok((lsn, view)) => self.range_in(Guard::into_inner(view), lsn, bounds),
             Err(error) => Range::failed(error),
         }
     }

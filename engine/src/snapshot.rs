@@ -2,6 +2,7 @@
 
 use std::ops::RangeBounds;
 
+use arc_swap::Guard;
 use bytes::Bytes;
 use seawall_wal::Lsn;
 
@@ -74,7 +75,7 @@ impl Snapshot {
 
     pub(crate) fn range_of(&self, keyspace: &Keyspace, bounds: Bounds) -> Range {
         match self.check(keyspace) {
-            Ok(()) => keyspace.range_in(self.db.core().state.view(), self.lsn, bounds),
+            Ok(()) => keyspace.range_in(Guard::into_inner(self.db.core().state.view()), self.lsn, bounds),
             Err(error) => Range::failed(error),
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::{ArcSwap, Guard};
 use parking_lot::{Mutex, RwLock};
 use seawall_wal::{Lsn, Position, Timestamp};
 
@@ -30,7 +31,9 @@ pub(crate) struct State {
     pub(crate) store: TableStore,
     /// The memory of memtables, which goes round.
     pool: Arc<ChunkPool>,
-    view: RwLock<Arc<View>>,
+    view: ArcSwap<View>,
+    /// Held by the one who changes the view.
+    view_change: Mutex<()>,
     catalogue: RwLock<Catalogue>,
     /// Held by the one who applies a record, or freezes.
     applied: Mutex<Applied>,
@@ -53,7 +56,8 @@ impl State {
         Ok(Self {
             store,
             pool,
-            view: RwLock::new(Arc::new(view)),
+            view: ArcSwap::from_pointee(view),
+            view_change: Mutex::new(()),
             catalogue: RwLock::new(Catalogue::new(&manifest.keyspaces, manifest.next_keyspace)),
             applied: Mutex::new(Applied { position: manifest.redo, time: manifest.redo_time }),
             applied_lsn: AtomicU64::new(manifest.redo.lsn.offset()),
@@ -61,15 +65,17 @@ impl State {
         })
     }
 
-    pub(crate) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read())
+    /// The current view, for one look at it: readers on all cores share no counter for it.
+    pub(crate) fn view(&self) -> Guard<Arc<View>> {
+        self.view.load()
     }
 
-    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
-        let mut view = self.view.write();
-        let mut next = View::clone(&view);
-        change(&mut next);
-        *view = Arc::new(next);
+    pub(crate) fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        let _one = self.view_change.lock();
+        let mut next = View::clone(&self.view.load());
+        let answer = change(&mut next);
+        self.view.store(Arc::new(next));
+        answer
     }
 
     pub(crate) fn with_catalogue<T>(&self, look: impl FnOnce(&Catalogue) -> T) -> T {
@@ -109,19 +115,18 @@ impl State {
     pub(crate) fn freeze(&self, log_start: Option<Position>) -> Arc<FrozenSet> {
         let applied = self.applied.lock();
         let (keyspaces, next_keyspace) = self.with_catalogue(|catalogue| (catalogue.entries(), catalogue.next()));
-        let mut view = self.view.write();
-        let mut next = View::clone(&view);
-        let frozen = Arc::new(FrozenSet {
-            set: std::mem::replace(&mut next.active, Arc::new(MemtableSet::new(&self.pool))),
-            end: applied.position,
-            time: applied.time,
-            log_start,
-            keyspaces,
-            next_keyspace,
-        });
-        next.frozen.push(Arc::clone(&frozen));
-        *view = Arc::new(next);
-        frozen
+        self.change_view(|view| {
+            let frozen = Arc::new(FrozenSet {
+                set: std::mem::replace(&mut view.active, Arc::new(MemtableSet::new(&self.pool))),
+                end: applied.position,
+                time: applied.time,
+                log_start,
+                keyspaces,
+                next_keyspace,
+            });
+            view.frozen.push(Arc::clone(&frozen));
+            frozen
+        })
     }
 }
 
