@@ -155,7 +155,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of memtables that are written out together; 64 MiB if not set. As many as five times this are in memory.
+    /// Bytes of memtables that are written out together; 64 MiB if not set. As many as five times this are in memory;
+    /// as much as this once is kept for the next ones when they are written out.
     pub fn memtable_bytes(mut self, bytes: u64) -> Self {
         self.memtable_bytes = bytes.max(1);
         self

@@ -178,7 +178,8 @@ impl Node {
         first + (first..first + GROUP).map(is_below).sum::<usize>()
     }
 
-    /// Looks at the node until it did not change meanwhile. What `look` reads may be torn when its answer is thrown away.
+    /// Looks at the node until it did not change meanwhile; a change takes well under a microsecond, unless the writer is
+    /// interrupted in it. What `look` reads may be torn when its answer is thrown away.
     pub(super) fn read<T>(&self, mut look: impl FnMut() -> T) -> T {
         let mut spins = 0;
         loop {

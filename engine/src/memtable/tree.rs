@@ -52,13 +52,10 @@ impl Tree {
 
     /// The first version behind the place.
     pub(super) fn first_behind(&self, place: Place<'_>) -> Option<Record<'_>> {
-        let found =
-            self.in_leaf(
-                place,
-                |leaf, slot| {
-                    if slot < leaf.count() { (leaf.record(slot), None) } else { (None, leaf.right()) }
-                },
-            );
+        let found = self.in_leaf(place, |leaf, slot| match slot < leaf.count() {
+            true => (leaf.record(slot), None),
+            false => (None, leaf.right()),
+        });
         match found {
             // A leaf that has one to its left begins with its `low`, always.
             (None, Some(right)) => right.record(0),
