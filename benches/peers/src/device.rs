@@ -30,6 +30,8 @@ pub(crate) struct Device {
 pub(crate) struct Counters {
     /// Flushes the device has completed.
     pub(crate) flushes: Option<u64>,
+    /// Bytes read from the device.
+    pub(crate) bytes_read: Option<u64>,
     /// Transactions the journal has committed.
     pub(crate) journal_commits: Option<u64>,
 }
@@ -61,8 +63,10 @@ impl Device {
 
     /// As of now.
     pub(crate) fn counters(&self) -> Counters {
+        let stat = self.stat.as_ref().map(read).unwrap_or_default();
         Counters {
-            flushes: self.stat.as_ref().and_then(|path| flushes(&read(path))),
+            flushes: flushes(&stat),
+            bytes_read: bytes_read(&stat),
             journal_commits: self.journal_info.as_ref().and_then(|path| journal_commits(&read(path))),
         }
     }
@@ -108,6 +112,12 @@ fn flushes(stat: &str) -> Option<u64> {
     stat.split_whitespace().nth(15)?.parse().ok()
 }
 
+/// The third field counts sectors, of 512 bytes whatever the device's own are.
+fn bytes_read(stat: &str) -> Option<u64> {
+    let sectors: u64 = stat.split_whitespace().nth(2)?.parse().ok()?;
+    Some(sectors * 512)
+}
+
 /// `41 transactions (40 requested), each up to 8192 blocks` and averages below.
 fn journal_commits(info: &str) -> Option<u64> {
     info.split_once(" transactions")?.0.trim().parse().ok()
@@ -120,7 +130,7 @@ mod tests {
     #[test]
     fn flushes_are_the_sixteenth_field() {
         let stat = "  1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 1234 17";
-        assert_eq!(flushes(stat), Some(1234));
+        assert_eq!((flushes(stat), bytes_read(stat)), (Some(1234), Some(3 * 512)));
         assert_eq!(flushes("1 2 3"), None, "a kernel that does not count them");
     }
 

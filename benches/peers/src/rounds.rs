@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_promise_without_flushes_is_not_kept() {
-        let at = |flushes| Counters { flushes: Some(flushes), journal_commits: None };
+        let at = |flushes| Counters { flushes: Some(flushes), ..Counters::default() };
         let round = Round::new(Promise::Durable, counted(100).unwrap(), at(10), at(110), 0.0, false);
         assert_eq!((round.flushes_per_second, round.flushes_per_operation), (Some(100.0), Some(1.0)));
         let round = Round::new(Promise::None, counted(100).unwrap(), at(10), at(110), 0.0, false);

@@ -11,15 +11,18 @@ use seawall_wal::storage::{Access, AlignedBuffer, Disk, File, ReadRequest, Stora
 
 use super::Context;
 use crate::bars::{COLD, RANDOM_READ};
+use crate::device::Counters;
 use crate::files::forget;
 use crate::load::{Work, closed};
 use crate::report::Row;
 use crate::rounds::{Cell, interleave};
 use crate::store::{Durability, Kind, Settings, Store, fill};
-use crate::workload::{Key, Random, random_keys};
+use crate::workload::{KEY_LEN, Key, Random, VALUE_LEN, random_keys};
 
 /// Keys at a time.
 const TOGETHER: usize = 32;
+/// Short, so that few keys lie in blocks that were read for an earlier one.
+const SLICE_MAX: Duration = Duration::from_millis(50);
 const KEYS: usize = 1 << 17;
 const BLOCK_BYTES: usize = 4096;
 const RAW_BYTES: u64 = 256 << 20;
@@ -31,7 +34,7 @@ pub(super) fn measure(context: &Context) -> Result<Vec<Row>> {
     let settings =
         Settings { durability: Durability::Durable, cache_bytes: 8 << 20, ..Settings::new(Durability::Durable) };
     let keys = random_keys(context.sizes.cold_keys, KEYS, 3);
-    let slice = context.plan.slice;
+    let slice = context.plan.slice.min(SLICE_MAX);
     let raw = raw_file(&folder.path.join("raw"))?;
     let mut cells = Vec::new();
     let mut threads_instead = Vec::new();
@@ -50,7 +53,11 @@ pub(super) fn measure(context: &Context) -> Result<Vec<Row>> {
             forget(&dir)?;
             turns += 1;
             // Keys that were not asked for in the slices before.
-            slice_of(&*kind.open(&dir, &settings)?, keys, turns, slice)
+            let store = kind.open(&dir, &settings)?;
+            let before = context.device.counters();
+            let work = slice_of(&*store, keys, turns, slice)?;
+            check_cold(&work, before, context.device.counters(), context.sizes.cold_keys)?;
+            Ok(work)
         }));
     }
     cells.push(Cell::new(RANDOM_READ, || random_reads(&*raw, slice)));
@@ -76,6 +83,24 @@ fn slice_of(store: &dyn Store, keys: &[Key], turns: usize, slice: Duration) -> R
         anyhow::ensure!(store.get(&keys[at])?.is_some(), "a key that was put is not there");
         Ok(1)
     })
+}
+
+/// Fails unless the keys really came from the disk: at least a block for nearly each of them, and not so much of all the
+/// data that the rest came along by reading ahead, which on some devices is megabytes at a time.
+fn check_cold(work: &Work, before: Counters, after: Counters, keys: u64) -> Result<()> {
+    let (Some(before), Some(after)) = (before.bytes_read, after.bytes_read) else {
+        anyhow::bail!("the device does not count what is read, so nobody knows whether it was cold");
+    };
+    let (read, data) = (after - before, keys * (KEY_LEN + VALUE_LEN) as u64);
+    let needed = work.operations * BLOCK_BYTES as u64;
+    anyhow::ensure!(
+        read >= needed - needed / 5 && read <= data / 2,
+        "not cold: {} keys came with {} MiB read of about {} MiB; the kernel read ahead, or they were in memory",
+        work.operations,
+        read >> 20,
+        data >> 20
+    );
+    Ok(())
 }
 
 fn raw_file(path: &Path) -> Result<Arc<dyn File>> {
@@ -105,4 +130,20 @@ fn random_reads(file: &dyn File, slice: Duration) -> Result<Work> {
         operations += TOGETHER as u64;
     }
     Ok(Work { operations, seconds: started.elapsed().as_secs_f64(), latencies: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_that_came_from_the_disk_were_cold() {
+        let read = |bytes| Counters { bytes_read: Some(bytes), ..Counters::default() };
+        let work = Work { operations: 1000, seconds: 1.0, latencies: Vec::new() };
+        let is_cold = |bytes| check_cold(&work, read(0), read(bytes), 1_000_000).is_ok();
+        assert!(is_cold(1000 * 4096) && is_cold(900 * 4096));
+        assert!(!is_cold(100 * 4096), "most were in memory");
+        assert!(!is_cold(100 << 20), "the kernel read nearly everything ahead");
+        assert!(check_cold(&work, Counters::default(), read(1), 1_000_000).is_err(), "nobody knows");
+    }
 }

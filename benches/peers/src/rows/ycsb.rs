@@ -37,6 +37,12 @@ enum Keys {
     Latest,
 }
 
+impl Mix {
+    const fn writes(&self) -> bool {
+        self.reads + self.scans < 100
+    }
+}
+
 const NOTHING: Mix = Mix { name: ' ', reads: 0, scans: 0, inserts: 0, read_modify_writes: 0, keys: Keys::Skewed };
 /// In the order that YCSB advises: those that insert come last.
 const MIXES: [Mix; 6] = [
@@ -59,25 +65,21 @@ pub(super) fn measure(context: &Context) -> Result<Vec<Row>> {
             fill(&*store, keys)?;
             store.settle()?;
         }
-        let next = AtomicU64::new(keys);
+        // Each store's own: what another one inserted is not there.
+        let nexts: Vec<_> = context.kinds.iter().map(|_| AtomicU64::new(keys)).collect();
         for (mode, durability) in [("async", Durability::Buffered), ("durable", Durability::Durable)] {
-            rows.extend(mixes(
-                context,
-                &folder,
-                Settings { durability, ..settings },
-                &next,
-                &format!("{mode}, {size}"),
-            )?);
+            let (settings, of) = (Settings { durability, ..settings }, format!("{mode}, {size}"));
+            rows.extend(mixes(context, &folder, settings, &nexts, &of)?);
         }
     }
     Ok(rows)
 }
 
-fn mixes(context: &Context, folder: &Folder, settings: Settings, next: &AtomicU64, of: &str) -> Result<Vec<Row>> {
+fn mixes(context: &Context, folder: &Folder, settings: Settings, nexts: &[AtomicU64], of: &str) -> Result<Vec<Row>> {
     let stores = context.open(folder, &settings)?;
-    let zipf = Zipf::new(next.load(Ordering::Relaxed));
+    let zipf = Zipf::new(nexts.iter().map(|next| next.load(Ordering::Relaxed)).min().unwrap_or(2));
     let row = |mix: &Mix| {
-        let cells = stores.iter().map(|(kind, store)| {
+        let cells = stores.iter().zip(nexts).map(|((kind, store), next)| {
             let (store, zipf, seed) = (&**store, &zipf, AtomicU64::new(1));
             let work = move || {
                 let seed = seed.fetch_add(THREADS, Ordering::Relaxed);
@@ -90,7 +92,11 @@ fn mixes(context: &Context, folder: &Folder, settings: Settings, next: &AtomicU6
                 }
                 Ok(work)
             };
-            Cell::new(kind.name(), work)
+            if settings.durability == Durability::Durable && mix.writes() {
+                Cell::durable(kind.name(), work)
+            } else {
+                Cell::new(kind.name(), work)
+            }
         });
         let measured = interleave(cells.collect(), &context.plan, &context.device);
         Row::new(format!("YCSB {}, {of}, {THREADS} threads", mix.name), &[], measured)

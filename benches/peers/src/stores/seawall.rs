@@ -1,6 +1,6 @@
-//! Seawall. Its upper levels are not compressed; what lies deeper is whatever the engine does by default, which a data
-//! set of this size does not reach in the timed rows. A buffered commit asks for a flush of the log that nobody waits
-//! for, which the peers' buffered commits do not; and readers see only what has been flushed.
+//! Seawall as it comes: tables written from memtables are not compressed, merged ones are by zstd, which gains little on
+//! these values and costs time where blocks are read from the disk. A buffered commit asks for a flush of the log that
+//! nobody waits for, which the peers' buffered commits do not; and readers see only what has been flushed.
 
 use std::path::Path;
 
