@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::rounds::{Measured, best};
+use crate::statistics::Spread;
 
 /// The name of F among cells.
 pub(crate) const FLOOR: &str = "F";
@@ -150,9 +151,17 @@ pub(crate) struct Check {
     pub(crate) moonshot: Option<String>,
     /// None if one of the two was not measured.
     pub(crate) measured: Option<f64>,
+    /// Of the rounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) spread: Option<Spread>,
+    /// Whether some rounds meet the bar and some do not, so that another run may judge differently.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) close: Option<bool>,
     /// The same in words.
     #[serde(skip)]
     pub(crate) figure: Option<String>,
+    #[serde(skip)]
+    pub(crate) range: Option<(String, String)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) met: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -161,15 +170,16 @@ pub(crate) struct Check {
 
 impl Bar {
     /// Holds measured cells against it; `special` works out what only the row knows.
-    pub(crate) fn check(&self, cells: &[Measured], special: impl Fn(&Self) -> Option<f64>) -> Check {
+    pub(crate) fn check(&self, cells: &[Measured], special: impl Fn(&Self) -> Option<Spread>) -> Check {
         let ours = cells.iter().find(|cell| cell.name == self.of);
         let theirs = |name: &str| best(cells, |cell| cell.starts_with(name));
-        let measured = match self.against {
+        let spread = match self.against {
             Against::Floor => ours.and_then(|ours| ours.times(theirs(FLOOR)?)),
             Against::Peer(name) => ours.and_then(|ours| ours.times(theirs(name)?)),
-            Against::Nothing => ours.and_then(Measured::rate),
+            Against::Nothing => ours.and_then(|ours| ours.per_second),
             Against::Special(_) => special(self),
         };
+        let measured = spread.map(|spread| spread.median);
         let held = |limit: Option<Limit>| Some(limit?.is_met_by(measured?));
         let said = |limit: Option<Limit>| limit.map(|limit| self.limit(limit));
         Check {
@@ -177,7 +187,10 @@ impl Bar {
             bar: said(self.bar),
             moonshot: said(self.moonshot),
             measured,
+            spread,
+            close: self.bar.zip(spread).map(|(bar, Spread { min, max, .. })| bar.is_met_by(min) != bar.is_met_by(max)),
             figure: measured.map(|measured| self.figure(measured)),
+            range: spread.map(|spread| (self.figure(spread.min), self.figure(spread.max))),
             met: held(self.bar),
             moonshot_met: held(self.moonshot),
         }
@@ -223,7 +236,6 @@ pub(crate) fn rate(per_second: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Spread;
 
     fn cell(name: &str, rates: &[f64], durable: Option<bool>) -> Measured {
         let round = |per_second: &f64| crate::rounds::Round {
@@ -266,8 +278,9 @@ mod tests {
 
     #[test]
     fn less_is_good_where_a_bar_says_at_most() {
-        let check = LATENCY[0].check(&[], |_| Some(2.5));
+        let check = LATENCY[0].check(&[], |_| Spread::of(&[2.4, 2.5, 3.5]));
         assert_eq!((check.met, check.moonshot_met), (Some(true), Some(false)));
+        assert_eq!(check.close, Some(true), "one round did not meet it");
     }
 
     #[test]

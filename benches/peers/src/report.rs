@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::bars::{Bar, Check, rate};
 use crate::device::Device;
 use crate::rounds::{Measured, Plan};
+use crate::statistics::Spread;
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize)]
@@ -37,7 +38,7 @@ impl Row {
         row: impl Into<String>,
         bars: &[Bar],
         cells: Vec<Measured>,
-        special: impl Fn(&Bar, &[Measured]) -> Option<f64>,
+        special: impl Fn(&Bar, &[Measured]) -> Option<Spread>,
     ) -> Self {
         let checks: Vec<Check> = bars.iter().map(|bar| bar.check(&cells, |bar| special(bar, &cells))).collect();
         let joined = |said: fn(&Check) -> &Option<String>| {
@@ -96,7 +97,9 @@ impl Row {
             let said = |name: &str, limit: &Option<String>| limit.as_ref().map(|limit| format!("{name} {limit}"));
             let (bar, moonshot) = (said("bar", &check.bar), said("moonshot", &check.moonshot));
             let (bar, moonshot) = (bar.unwrap_or_default(), moonshot.unwrap_or_default());
-            let line = format!("  {:<50} {measured:>13}  {bar:<15}  {moonshot:<20}  {met}", check.what);
+            let range = check.range.as_ref().map(|(least, most)| format!("({least} - {most})")).unwrap_or_default();
+            let close = if check.close == Some(true) { ", rounds differ" } else { "" };
+            let line = format!("  {:<50} {measured:>13} {range:<25} {bar:<15} {moonshot:<20} {met}{close}", check.what);
             writeln!(out, "{}", line.trim_end())?;
         }
         for note in &self.notes {

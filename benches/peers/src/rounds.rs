@@ -173,10 +173,10 @@ impl Measured {
         self.per_second.map(|spread| spread.median)
     }
 
-    /// How many times as fast as `other`, round by round: the median of the ratios.
-    pub(crate) fn times(&self, other: &Self) -> Option<f64> {
+    /// How many times as fast as `other`, round by round.
+    pub(crate) fn times(&self, other: &Self) -> Option<Spread> {
         let pairs = self.rounds.iter().zip(&other.rounds);
-        median(&pairs.map(|(ours, theirs)| ours.per_second / theirs.per_second).collect::<Vec<_>>())
+        Spread::of(&pairs.map(|(ours, theirs)| ours.per_second / theirs.per_second).collect::<Vec<_>>())
     }
 
     /// Rounds in which others used too much of the machine.
@@ -217,7 +217,7 @@ mod tests {
         let measured = interleave(vec![a, b], &PLAN, &Device::default());
         assert_eq!(*order.borrow(), "abababab");
         assert_eq!(measured[0].per_second, Some(Spread { median: 3.0, min: 2.0, max: 4.0 }));
-        assert_eq!(measured[0].times(&measured[1]), Some(3.0));
+        assert_eq!(measured[0].times(&measured[1]), Some(Spread { median: 3.0, min: 2.0, max: 4.0 }));
         assert_eq!(best(&measured, |_| true).unwrap().name, "a");
     }
 

@@ -12,7 +12,7 @@ use crate::bars::{Bar, LATENCY, ROTATION, TAIL};
 use crate::load::closed;
 use crate::report::Row;
 use crate::rounds::{Cell, Measured, interleave};
-use crate::statistics::{Quantiles, median};
+use crate::statistics::{Quantiles, Spread};
 use crate::workload::pair;
 
 const THREADS: u64 = 64;
@@ -54,7 +54,7 @@ fn name(of: &str, mib: u32) -> String {
 }
 
 /// Ratios of latencies, round by round.
-fn special(bar: &Bar, cells: &[Measured]) -> Option<f64> {
+fn special(bar: &Bar, cells: &[Measured]) -> Option<Spread> {
     let cell = |name: &str| cells.iter().find(|cell| cell.name == name);
     let ours = cell(bar.of)?;
     let ratios: Vec<f64> = match bar.against {
@@ -69,5 +69,5 @@ fn special(bar: &Bar, cells: &[Measured]) -> Option<f64> {
         }
         _ => return None,
     };
-    median(&ratios)
+    Spread::of(&ratios)
 }
