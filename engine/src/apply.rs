@@ -4,6 +4,7 @@
 use seawall_wal::{Position, Record, RecordKind, Timestamp};
 
 use crate::error::{Error, Result};
+use crate::mutant::{Mutant, planted};
 use crate::payload::{CommitPayload, KeyspaceChange, Misunderstood, Promotion};
 use crate::state::State;
 
@@ -27,6 +28,9 @@ impl State {
                 let view = self.view();
                 let mut writer = view.active.writer();
                 for operation in commit.operations() {
+                    if planted(Mutant::DeletesNotApplied) && operation.value.is_none() {
+                        continue;
+                    }
                     writer.insert(operation.keyspace, operation.key, lsn, operation.value);
                 }
                 Ok(())

@@ -11,6 +11,7 @@ use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::merge::Versions;
+use crate::mutant::{Mutant, planted};
 use crate::state::State;
 use crate::table::{Compression, EntryRef, Table, TableHash, TableMeta, TableWriter};
 use crate::version::Levels;
@@ -180,7 +181,10 @@ impl Merger<'_> {
         }
         // The tables hold nothing above redo, so a floor above it means no more than redo does.
         let redo = durable.redo().lsn;
-        let floor = state.readers.raise_floor(|| visible.min(redo));
+        let mut floor = state.readers.raise_floor(|| visible.min(redo));
+        if planted(Mutant::MergeForgetsSnapshots) {
+            floor = visible.min(redo);
+        }
         let gone: HashSet<TableHash> =
             runs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().hash).collect();
         let (level0, deeper): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(level, _)| *level == 0);

@@ -5,6 +5,7 @@ use seawall_wal::{Lsn, Position, TimelineId};
 use crate::durable::Durable;
 use crate::error::Result;
 use crate::memtable::FrozenSet;
+use crate::mutant::{Mutant, planted};
 use crate::state::State;
 use crate::table::Compression;
 
@@ -31,7 +32,10 @@ pub(crate) fn flush_set(
             continue;
         }
         let mut writer = state.store.writer(keyspace, Compression::None)?;
-        memtable.for_each(|entry| writer.push(entry))?;
+        memtable.for_each(|entry| match planted(Mutant::DeletesNotWrittenOut) && entry.value.is_none() {
+            true => Ok(()),
+            false => writer.push(entry),
+        })?;
         tables.push(state.store.adopt(writer.finish()?)?);
     }
     if !tables.is_empty() {

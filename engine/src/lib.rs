@@ -35,6 +35,7 @@ mod level;
 pub mod manifest;
 mod memtable;
 mod merge;
+pub mod mutant;
 mod open;
 mod options;
 pub mod payload;

@@ -9,6 +9,7 @@ use seawall_wal::Lsn;
 use crate::db::Db;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
+use crate::mutant::{Mutant, planted};
 use crate::range::{Bounds, Range, bounds, prefix_bounds};
 
 /// Everything as of one LSN. While it is held the versions it needs are kept, which costs space when much is overwritten.
@@ -55,7 +56,8 @@ impl Snapshot {
     /// The value of a key.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.check(keyspace)?;
-        keyspace.get_in(&self.db.core().state.view(), self.lsn, key.as_ref())
+        let at = if planted(Mutant::SnapshotsReadNewest) { self.db.visible() } else { self.lsn };
+        keyspace.get_in(&self.db.core().state.view(), at, key.as_ref())
     }
 
     /// Keys and values in order.

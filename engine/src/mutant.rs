@@ -1,0 +1,63 @@
+//! Planted bugs: each turns one promise off, so that a test can show that it would notice. They exist only in builds with
+//! the `testing` feature, and there only on a thread that asks for one.
+
+/// A bug that can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// Transactions are committed without a look at what they read.
+    UncheckedTransactions,
+    /// The check looks at the keys that were read, not at the ranges.
+    UncheckedRanges,
+    /// The check sees what readers see, and misses what is not flushed yet.
+    UncheckedUnflushed,
+    /// A transaction that walks backward does not see its own writes.
+    OwnWritesUnseenBackward,
+    /// A snapshot's gets read the newest version.
+    SnapshotsReadNewest,
+    /// A merge keeps no old versions for snapshots.
+    MergeForgetsSnapshots,
+    /// Values come back in the order of the keys, not in the order they were asked for.
+    ManyAnsweredInKeyOrder,
+    /// Deletes are not applied.
+    DeletesNotApplied,
+    /// Memtables are written out without their deletes.
+    DeletesNotWrittenOut,
+}
+
+#[cfg(any(test, feature = "testing"))]
+mod active {
+    use std::cell::Cell;
+
+    use super::Mutant;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn planted(mutant: Mutant) -> bool {
+        PLANTED.get() == Some(mutant)
+    }
+
+    /// Runs `work` with a bug planted on this thread.
+    pub fn with_mutant<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
+        struct Uproot;
+        impl Drop for Uproot {
+            fn drop(&mut self) {
+                PLANTED.set(None);
+            }
+        }
+        PLANTED.set(Some(mutant));
+        let _uproot = Uproot;
+        work()
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub(crate) use active::planted;
+#[cfg(any(test, feature = "testing"))]
+pub use active::with_mutant;
+
+#[cfg(not(any(test, feature = "testing")))]
+pub(crate) const fn planted(_mutant: Mutant) -> bool {
+    false
+}
