@@ -12,6 +12,7 @@ use crate::commit::Commit;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::multi_get::multi_get;
 use crate::range::{Bounds, Range, bounds, prefix_bounds};
 use crate::version::View;
 
@@ -66,6 +67,20 @@ impl Keyspace {
         self.get_in(&view, lsn, key.as_ref())
     }
 
+    /// The values of many keys as of one moment, in the order of the keys given. The keys may repeat and need no order.
+    /// Blocks of tables that are not in memory are read together.
+    ///
+    /// ```no_run
+    /// # let users = seawall_engine::Db::open("data")?.keyspace("users")?;
+    /// let values = users.multi_get(&["ann", "bob"])?;
+    /// assert_eq!(values.len(), 2);
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        let (lsn, view) = self.db.core().read_now()?;
+        self.multi_get_in(&view, lsn, keys)
+    }
+
     /// Whether there is a value under a key.
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.get(key)?.is_some())
@@ -99,6 +114,12 @@ impl Keyspace {
     pub(crate) fn get_in(&self, view: &View, at: Lsn, key: &[u8]) -> Result<Option<Bytes>> {
         self.check_there(at)?;
         view.get(self.state.id, key, at)
+    }
+
+    pub(crate) fn multi_get_in<K: AsRef<[u8]>>(&self, view: &View, at: Lsn, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        self.check_there(at)?;
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        multi_get(view, self.state.id, at, &keys)
     }
 
     pub(crate) fn range_in(&self, view: Arc<View>, at: Lsn, bounds: Bounds) -> Range {

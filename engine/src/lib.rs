@@ -7,7 +7,8 @@
 //!
 //! - A commit: `batch` gathers, `core` lets it in, appends it to the log and applies it as one step, `commit` waits for it.
 //! - Applying: `apply`, the only way records change state; `memtable` and `catalogue` are what they change.
-//! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk.
+//! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk, `multi_get`
+//!   reads many keys at once.
 //! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
 //!   `control`; `worker` runs both, `gate` makes writers wait for them.
 //! - A node's business: `open`, `role` (receive, promote), `checkpoint`, `install`, `detach`, `digest`.
@@ -35,6 +36,7 @@ mod level;
 pub mod manifest;
 mod memtable;
 mod merge;
+mod multi_get;
 pub mod mutant;
 mod open;
 mod options;

@@ -60,6 +60,12 @@ impl Snapshot {
         keyspace.get_in(&self.db.core().state.view(), at, key.as_ref())
     }
 
+    /// The values of many keys, in the order of the keys given; see [`Keyspace::multi_get`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        self.check(keyspace)?;
+        keyspace.multi_get_in(&self.db.core().state.view(), self.lsn, keys)
+    }
+
     /// Keys and values in order.
     pub fn iter(&self, keyspace: &Keyspace) -> Range {
         self.range_of(keyspace, bounds::<&[u8]>(&..))

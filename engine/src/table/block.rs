@@ -80,10 +80,11 @@ fn checksum(offset: u64, keyspace: KeyspaceId, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// A block's bytes, verified: where they lie in the map, or decompressed.
+/// A block's bytes, verified: where they lie in the map, decompressed, or as they were read, the frame in front.
 pub(crate) enum Body {
     Mapped(Arc<Mapping>, Range<usize>),
     Owned(Vec<u8>),
+    Framed(Vec<u8>),
 }
 
 impl Body {
@@ -91,6 +92,7 @@ impl Body {
         match self {
             Self::Mapped(map, range) => &map[range.clone()],
             Self::Owned(bytes) => bytes,
+            Self::Framed(bytes) => &bytes[FRAME_LEN..],
         }
     }
 
@@ -98,7 +100,7 @@ impl Body {
     fn heap(&self) -> usize {
         match self {
             Self::Mapped(..) => 0,
-            Self::Owned(bytes) => bytes.len(),
+            Self::Owned(bytes) | Self::Framed(bytes) => bytes.len(),
         }
     }
 }
@@ -113,29 +115,75 @@ pub(crate) fn open(
     len: Option<usize>,
 ) -> Result<(Body, u32), &'static str> {
     let start = usize::try_from(offset).map_err(|_| "its place is outside the file")?;
-    let frame = map.get(start..).and_then(|rest| rest.get(..FRAME_LEN)).ok_or("its place is outside the file")?;
-    let field = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("four bytes"));
-    let (crc, stored_len, raw_len, count) = (field(0), field(4) as usize, field(8) as usize, field(16));
-    let range = start + FRAME_LEN..start + FRAME_LEN + stored_len;
-    let stored = map.get(range.clone()).ok_or("it is longer than the file")?;
-    if checksum(offset, keyspace, &map[start + 4..range.end]) != crc {
-        return Err("its checksum does not match");
-    }
-    if frame[13] != kind as u8 || frame[14..16] != [0, 0] || len.is_some_and(|len| len != FRAME_LEN + stored_len) {
+    let rest = map.get(start..).ok_or("its place is outside the file")?;
+    let frame = Frame::check(rest, keyspace, kind, offset)?;
+    if len.is_some_and(|len| len != FRAME_LEN + frame.stored_len) {
         return Err("it is not the block expected there");
     }
-    let body = match frame[12] {
-        codec if codec == Codec::None as u8 && raw_len == stored_len => Body::Mapped(Arc::clone(map), range),
-        codec if codec == Codec::Zstd as u8 && raw_len <= DATA_RAW_MAX => {
-            let raw = zstd::bulk::decompress(stored, raw_len).map_err(|_| "it does not decompress")?;
-            if raw.len() != raw_len {
-                return Err("it does not have the length it says");
-            }
-            Body::Owned(raw)
-        }
-        _ => return Err("its codec or length is unknown"),
+    let range = start + FRAME_LEN..start + FRAME_LEN + frame.stored_len;
+    let body = match frame.decompress(&map[range.clone()])? {
+        Some(raw) => Body::Owned(raw),
+        None => Body::Mapped(Arc::clone(map), range),
     };
-    Ok((body, count))
+    Ok((body, frame.count))
+}
+
+/// As [`open`], of a block whose `bytes` were read from `offset`.
+pub(crate) fn open_read(
+    bytes: Vec<u8>,
+    keyspace: KeyspaceId,
+    kind: BlockKind,
+    offset: u64,
+) -> Result<(Body, u32), &'static str> {
+    let frame = Frame::check(&bytes, keyspace, kind, offset)?;
+    if bytes.len() != FRAME_LEN + frame.stored_len {
+        return Err("it is not the block expected there");
+    }
+    let body = match frame.decompress(&bytes[FRAME_LEN..])? {
+        Some(raw) => Body::Owned(raw),
+        None => Body::Framed(bytes),
+    };
+    Ok((body, frame.count))
+}
+
+/// What the bytes before a block say, which match its checksum.
+struct Frame {
+    stored_len: usize,
+    raw_len: usize,
+    codec: u8,
+    count: u32,
+}
+
+impl Frame {
+    /// Checks the block that `bytes` begin with.
+    fn check(bytes: &[u8], keyspace: KeyspaceId, kind: BlockKind, offset: u64) -> Result<Self, &'static str> {
+        let frame = bytes.get(..FRAME_LEN).ok_or("its place is outside the file")?;
+        let field = |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+        let (crc, stored_len, raw_len, count) = (field(0), field(4) as usize, field(8) as usize, field(16));
+        let checked = bytes.get(4..FRAME_LEN + stored_len).ok_or("it is longer than the file")?;
+        if checksum(offset, keyspace, checked) != crc {
+            return Err("its checksum does not match");
+        }
+        if frame[13] != kind as u8 || frame[14..16] != [0, 0] {
+            return Err("it is not the block expected there");
+        }
+        Ok(Self { stored_len, raw_len, codec: frame[12], count })
+    }
+
+    /// The raw bytes, or `None` if they are the stored ones.
+    fn decompress(&self, stored: &[u8]) -> Result<Option<Vec<u8>>, &'static str> {
+        match self.codec {
+            codec if codec == Codec::None as u8 && self.raw_len == self.stored_len => Ok(None),
+            codec if codec == Codec::Zstd as u8 && self.raw_len <= DATA_RAW_MAX => {
+                let raw = zstd::bulk::decompress(stored, self.raw_len).map_err(|_| "it does not decompress")?;
+                if raw.len() != self.raw_len {
+                    return Err("it does not have the length it says");
+                }
+                Ok(Some(raw))
+            }
+            _ => Err("its codec or length is unknown"),
+        }
+    }
 }
 
 /// One version of a key.

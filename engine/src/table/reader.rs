@@ -7,13 +7,16 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use seawall_wal::Lsn;
-use seawall_wal::storage::{Access, Mapping, Storage};
+use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
 
-use super::block::{self, Block, BlockKind, Body};
+use super::block::{self, Block, BlockKind, Body, EntryRef};
 use super::store::BlockCache;
 use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
 use crate::error::{Error, Result, at};
 use crate::format::KeyspaceId;
+
+/// The largest block that is read with others into memory; nearly all are far smaller.
+const READ_LEN_MAX: usize = 64 << 10;
 
 /// An open table.
 pub(crate) struct Table {
@@ -22,6 +25,7 @@ pub(crate) struct Table {
     keyspace: KeyspaceId,
     meta: TableMeta,
     path: PathBuf,
+    storage: Arc<dyn Storage>,
     map: Arc<Mapping>,
     cache: Arc<BlockCache>,
     index_at: u64,
@@ -50,7 +54,7 @@ pub(crate) enum Found {
 impl Table {
     /// Opens the file at `path`, which must be what `meta` says.
     pub(crate) fn open(
-        storage: &dyn Storage,
+        storage: Arc<dyn Storage>,
         path: &Path,
         keyspace: KeyspaceId,
         meta: TableMeta,
@@ -91,7 +95,7 @@ impl Table {
         let (index_at, filter_at) = (u64_at(0), u64_at(8));
         let path = path.to_owned();
         let (index, filter) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { id, keyspace, meta, path, map, cache, index_at, filter_at, index, filter })
+        Ok(Self { id, keyspace, meta, path, storage, map, cache, index_at, filter_at, index, filter })
     }
 
     pub(crate) fn meta(&self) -> &TableMeta {
@@ -108,25 +112,42 @@ impl Table {
 
     /// The newest version of `key` that is not newer than `at`. `hash` is the key's in the filter.
     pub(crate) fn get(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Found> {
+        let Some(number) = self.block_of(key, hash, at)? else { return Ok(Found::Nothing) };
+        self.get_in_block(&*self.block(number)?, key, at)
+    }
+
+    /// The version of the newest entry of `key`.
+    pub(crate) fn newest(&self, key: &[u8], hash: u64) -> Result<Option<Lsn>> {
+        let Some(number) = self.block_of(key, hash, Lsn::MAX)? else { return Ok(None) };
+        let block = self.block(number)?;
+        Ok(self.entry_in_block(&block, key, Lsn::MAX)?.map(|entry| entry.lsn))
+    }
+
+    /// The data block that has the newest version of `key` not newer than `at`, if the table has one; it may not.
+    pub(crate) fn block_of(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Option<usize>> {
         if !self.meta.overlaps(key, key) || self.meta.min_lsn > at || !self.may_contain(hash)? {
-            return Ok(Found::Nothing);
+            return Ok(None);
         }
         let index = self.index()?;
         let number = index.lower_bound(key, at);
-        if number == index.len() {
-            return Ok(Found::Nothing);
-        }
-        let block = self.block(number)?;
+        Ok((number < index.len()).then_some(number))
+    }
+
+    /// What a data block, which is that of [`block_of`](Self::block_of), says of a key.
+    pub(crate) fn get_in_block(&self, block: &Block, key: &[u8], at: Lsn) -> Result<Found> {
+        Ok(match self.entry_in_block(block, key, at)?.map(|entry| entry.value) {
+            None => Found::Nothing,
+            Some(None) => Found::Deleted,
+            Some(Some(value)) => Found::Value(Bytes::copy_from_slice(value)),
+        })
+    }
+
+    fn entry_in_block<'a>(&self, block: &'a Block, key: &[u8], at: Lsn) -> Result<Option<EntryRef<'a>>> {
         let place = block.lower_bound(key, at);
         if place == block.len() {
             return Err(self.corrupt(self.index_at, "its index does not describe its blocks"));
         }
-        let entry = block.entry(place);
-        Ok(match entry.value {
-            _ if entry.key != key => Found::Nothing,
-            None => Found::Deleted,
-            Some(value) => Found::Value(Bytes::copy_from_slice(value)),
-        })
+        Ok(Some(block.entry(place)).filter(|entry| entry.key == key))
     }
 
     /// The index: one entry per data block.
@@ -142,18 +163,67 @@ impl Table {
 
     /// Data block `number`, from the cache if it is there.
     pub(crate) fn block(&self, number: usize) -> Result<Arc<Block>> {
-        let entry = self.index()?.entry(number);
-        let place = entry.value.and_then(|place| place.split_first_chunk::<8>());
-        let Some((offset, Ok(len))) = place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) else {
-            return Err(self.corrupt(self.index_at, "its index does not describe its blocks"));
-        };
-        let len = u32::from_le_bytes(len) as usize;
-        if let Some(block) = self.cache.get(self.id, offset) {
-            return Ok(block);
+        let (offset, len) = self.place_of(number)?;
+        match self.cache.get(self.id, offset) {
+            Some(block) => Ok(block),
+            None => {
+                self.admit(number, offset, block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len)))
+            }
         }
-        let block = block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len))
-            .and_then(|(body, count)| Block::new(body, count))
-            .map_err(|why| self.corrupt(offset, why))?;
+    }
+
+    /// Data blocks by their numbers, no two the same. Those that are not in the cache are read together, past the map,
+    /// so that a cold disk is asked for all of them at once.
+    pub(crate) fn blocks(&self, numbers: &[usize]) -> Result<Vec<Arc<Block>>> {
+        let mut blocks = Vec::with_capacity(numbers.len());
+        let mut missing = Vec::new();
+        for (index, &number) in numbers.iter().enumerate() {
+            let (offset, len) = self.place_of(number)?;
+            let cached = self.cache.get(self.id, offset);
+            if cached.is_none() {
+                missing.push((index, offset, len));
+            }
+            blocks.push(cached);
+        }
+        // One read is no faster than a page fault, and a place outside the file or a huge block is the map's business.
+        let together = |(_, offset, len): &&(usize, u64, usize)| {
+            *len <= READ_LEN_MAX && offset.checked_add(*len as u64).is_some_and(|end| end <= self.meta.size)
+        };
+        if missing.iter().filter(together).count() > 1 {
+            let mut buffers: Vec<_> = missing.iter().filter(together).map(|place| (*place, vec![0; place.2])).collect();
+            let mut reads: Vec<_> =
+                buffers.iter_mut().map(|((_, offset, _), buffer)| ReadRequest { offset: *offset, buffer }).collect();
+            // Opened for this only: a file held open for each table would be too many for a large database.
+            let file = self.storage.open(&self.path, Access::Read).map_err(at("open", &self.path))?;
+            file.read_many(&mut reads).map_err(at("read", &self.path))?;
+            for ((index, offset, _), bytes) in buffers {
+                let opened = block::open_read(bytes, self.keyspace, BlockKind::Data, offset);
+                blocks[index] = Some(self.admit(numbers[index], offset, opened)?);
+            }
+        }
+        for (index, offset, len) in missing {
+            if blocks[index].is_none() {
+                let opened = block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len));
+                blocks[index] = Some(self.admit(numbers[index], offset, opened)?);
+            }
+        }
+        Ok(blocks.into_iter().flatten().collect())
+    }
+
+    /// Where data block `number` lies: its offset in the file, and its length.
+    fn place_of(&self, number: usize) -> Result<(u64, usize)> {
+        let place = self.index()?.entry(number).value.and_then(|place| place.split_first_chunk::<8>());
+        match place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) {
+            Some((offset, Ok(len))) => Ok((offset, u32::from_le_bytes(len) as usize)),
+            _ => Err(self.corrupt(self.index_at, "its index does not describe its blocks")),
+        }
+    }
+
+    /// Makes a block of what was opened at `offset`, which must be block `number`, and puts it into the cache.
+    fn admit(&self, number: usize, offset: u64, opened: Result<(Body, u32), &'static str>) -> Result<Arc<Block>> {
+        let block =
+            opened.and_then(|(body, count)| Block::new(body, count)).map_err(|why| self.corrupt(offset, why))?;
+        let entry = self.index()?.entry(number);
         let last = block.entry(block.len() - 1);
         if (last.key, last.lsn) != (entry.key, entry.lsn) {
             return Err(self.corrupt(offset, "it is not the block its index describes"));

@@ -129,7 +129,8 @@ impl TableStore {
         let hash = meta.hash;
         let path = self.folder.join(hash.file_name());
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let table = Arc::new(Table::open(&*self.storage, &path, keyspace, meta, id, Arc::clone(&self.cache))?);
+        let table =
+            Arc::new(Table::open(Arc::clone(&self.storage), &path, keyspace, meta, id, Arc::clone(&self.cache))?);
         open.tables.insert(hash, Arc::clone(&table));
         Ok(table)
     }
