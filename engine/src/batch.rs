@@ -11,7 +11,7 @@ use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::format::KEY_LEN_MAX;
 use crate::keyspace::Keyspace;
-use crate::level::CommitLevel;
+use crate::level::{CommitLevel, Confirmations};
 use crate::payload::{COMMIT_HEADER_LEN, CommitBuilder, Operation};
 
 /// Kind, keyspace, lengths of key and value.
@@ -94,6 +94,11 @@ impl Batch {
 
     /// As [`commit_ticket`](Self::commit_ticket), for `level`.
     pub fn commit_ticket_with(self, level: CommitLevel) -> Result<CommitTicket> {
+        self.prepare(level)?.append(|| Ok(()))
+    }
+
+    /// Everything that can be done before the lock of order is held.
+    pub(crate) fn prepare(self, level: CommitLevel) -> Result<Prepared> {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
@@ -102,30 +107,16 @@ impl Batch {
             // Asked for before anything is written, so that a level nobody can confirm is an error without a trace.
             level => Some(self.db.confirmations(level)?),
         };
-        let core = self.db.core();
-        if self.payload.is_empty() {
-            core.check_writable()?;
-            let applied = core.state.applied();
-            return Ok(CommitTicket::empty(applied.position.lsn, applied.time));
-        }
-        let keyspaces = self.keyspaces;
-        let check = || match keyspaces.iter().find(|keyspace| !keyspace.is_live()) {
-            Some(dropped) => Err(Error::UnknownKeyspace { name: dropped.name.clone() }),
-            None => Ok(()),
-        };
-        let ticket = core.append_commit(self.payload.finish(), self.deadline, check)?;
-        if level == CommitLevel::Buffered {
-            // Nobody will wait for it, and readers see it once it is flushed.
-            core.flush_soon();
-        }
-        Ok(CommitTicket::new(Arc::clone(core), ticket, level, confirmations))
+        let payload = (!self.payload.is_empty()).then(|| self.payload.finish());
+        let Self { db, keyspaces, deadline, .. } = self;
+        Ok(Prepared { db, payload, keyspaces, deadline, level, confirmations })
     }
 
     fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) {
         if self.wrong.is_some() {
             return;
         }
-        if let Err(error) = self.check(keyspace, key, value) {
+        if let Err(error) = check_operation(&self.db, keyspace, key, value, self.payload.len(), self.len_max) {
             self.wrong = Some(error);
             return;
         }
@@ -135,26 +126,75 @@ impl Batch {
         }
         self.payload.push(Operation { keyspace: state.id, key, value });
     }
+}
 
-    fn check(&self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) -> Result<()> {
-        if !keyspace.belongs_to(&self.db) {
-            return Err(keyspace.unknown());
+/// Bytes of an operation in a payload, at most.
+pub(crate) fn operation_len(key: &[u8], value: Option<&[u8]>) -> usize {
+    PUT_OVERHEAD + key.len() + value.map_or(0, <[u8]>::len)
+}
+
+/// Whether an operation can be added to a payload of `len` bytes that may have `len_max`.
+pub(crate) fn check_operation(
+    db: &Db,
+    keyspace: &Keyspace,
+    key: &[u8],
+    value: Option<&[u8]>,
+    len: usize,
+    len_max: usize,
+) -> Result<()> {
+    if !keyspace.belongs_to(db) {
+        return Err(keyspace.unknown());
+    }
+    if key.is_empty() {
+        return Err(Error::EmptyKey);
+    }
+    if key.len() > KEY_LEN_MAX {
+        return Err(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
+    }
+    let value_len = value.map_or(0, <[u8]>::len);
+    let value_max = len_max.saturating_sub(COMMIT_HEADER_LEN + PUT_OVERHEAD + key.len());
+    if value_len > value_max {
+        return Err(Error::TooLarge { what: "value", size: value_len, max: value_max });
+    }
+    let size = len + operation_len(key, value);
+    if size > len_max {
+        return Err(Error::TooLarge { what: "batch", size, max: len_max });
+    }
+    Ok(())
+}
+
+/// A batch that only has to be appended.
+#[derive(Clone)]
+pub(crate) struct Prepared {
+    db: Db,
+    /// `None` if there is nothing to write.
+    payload: Option<Vec<u8>>,
+    keyspaces: Vec<Arc<KeyspaceState>>,
+    deadline: Option<Instant>,
+    level: CommitLevel,
+    confirmations: Option<Arc<dyn Confirmations>>,
+}
+
+impl Prepared {
+    /// Appends it, unless one of its keyspaces was dropped or `check` objects, which runs when nothing can come between it
+    /// and the append.
+    pub(crate) fn append(self, check: impl FnOnce() -> Result<()>) -> Result<CommitTicket> {
+        let core = self.db.core();
+        let Some(payload) = self.payload else {
+            core.check_writable()?;
+            let applied = core.state.applied();
+            return Ok(CommitTicket::empty(applied.position.lsn, applied.time));
+        };
+        let ticket = core.append_commit(payload, self.deadline, || {
+            match self.keyspaces.iter().find(|keyspace| !keyspace.is_live()) {
+                Some(dropped) => Err(Error::UnknownKeyspace { name: dropped.name.clone() }),
+                None => check(),
+            }
+        })?;
+        if self.level == CommitLevel::Buffered {
+            // Nobody will wait for it, and readers see it once it is flushed.
+            core.flush_soon();
         }
-        if key.is_empty() {
-            return Err(Error::EmptyKey);
-        }
-        if key.len() > KEY_LEN_MAX {
-            return Err(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
-        }
-        let value_len = value.map_or(0, <[u8]>::len);
-        let value_max = self.len_max.saturating_sub(COMMIT_HEADER_LEN + PUT_OVERHEAD + key.len());
-        if value_len > value_max {
-            return Err(Error::TooLarge { what: "value", size: value_len, max: value_max });
-        }
-        let size = self.payload.len() + PUT_OVERHEAD + key.len() + value_len;
-        if size > self.len_max {
-            return Err(Error::TooLarge { what: "batch", size, max: self.len_max });
-        }
-        Ok(())
+        Ok(CommitTicket::new(Arc::clone(core), ticket, self.level, self.confirmations))
     }
 }

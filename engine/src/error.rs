@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use seawall_wal::Lsn;
 
 use crate::level::{Backpressure, CommitLevel};
@@ -100,12 +101,33 @@ pub enum Error {
     /// A key, value, name or batch is larger than it may be.
     #[error("a {what} of {size} bytes exceeds the {max} bytes it may have")]
     TooLarge {
-        /// `key`, `value`, `batch` or `keyspace name`.
+        /// `key`, `value`, `batch`, `name`, or the `read set` of a transaction.
         what: &'static str,
         /// Bytes given.
         size: usize,
         /// Bytes allowed.
         max: usize,
+    },
+    /// A transaction reads or writes more than one may.
+    #[error("a transaction may have {max} {what} and this one has more; do the work in smaller transactions")]
+    TooMany {
+        /// `reads` or `writes`.
+        what: &'static str,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// Something a transaction had read was changed by another commit. Nothing was written; it can be run again.
+    #[error(
+        "key `{}` of keyspace `{keyspace}` was changed by the commit at {lsn} after this transaction had read it; nothing was written, run the transaction again",
+        shown(key)
+    )]
+    Conflict {
+        /// The keyspace's name.
+        keyspace: String,
+        /// The key, or one of them.
+        key: Bytes,
+        /// The commit that changed it.
+        lsn: Lsn,
     },
     /// Keys have at least one byte.
     #[error("a key must have at least one byte")]
@@ -218,6 +240,13 @@ impl From<seawall_wal::Error> for Error {
             other => Self::Log(other),
         }
     }
+}
+
+/// The beginning of a key, as it can be printed.
+fn shown(key: &[u8]) -> String {
+    const LEN_MAX: usize = 64;
+    let ellipsis = if key.len() > LEN_MAX { "..." } else { "" };
+    format!("{}{ellipsis}", key[..key.len().min(LEN_MAX)].escape_ascii())
 }
 
 /// Turns what the storage says into an error that names the file; a full disk becomes [`Error::DiskFull`].

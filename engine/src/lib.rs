@@ -9,6 +9,7 @@
 //! - Applying: `apply`, the only way records change state; `memtable` and `catalogue` are what they change.
 //! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk, `multi_get`
 //!   reads many keys at once.
+//! - Both as one: `transaction`, which notes what it reads and has that checked where its writes are appended.
 //! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
 //!   `control`; `worker` runs both, `gate` makes writers wait for them.
 //! - A node's business: `open`, `role` (receive, promote), `checkpoint`, `install`, `detach`, `digest`.
@@ -48,6 +49,7 @@ mod snapshot;
 mod state;
 mod stats;
 mod table;
+mod transaction;
 mod version;
 mod worker;
 
@@ -67,3 +69,4 @@ pub use range::Range;
 pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Stats};
 pub use table::{CacheStats, TableHash, TableMeta};
+pub use transaction::{Transaction, TransactionRange};

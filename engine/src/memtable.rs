@@ -49,6 +49,12 @@ impl Memtable {
         (found.key == key).then(|| found.value.map(Bytes::copy_from_slice))
     }
 
+    /// The LSN of the newest version of `key`.
+    pub(crate) fn newest(&self, key: &[u8]) -> Option<Lsn> {
+        let found = self.tree.first_behind(Place::Before(key, Lsn::MAX)).map(entry)?;
+        (found.key == key).then_some(found.lsn)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.tree.is_empty()
     }

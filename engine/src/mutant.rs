@@ -10,6 +10,8 @@ pub enum Mutant {
     UncheckedRanges,
     /// The check sees what readers see, and misses what is not flushed yet.
     UncheckedUnflushed,
+    /// The check misses what is in the log and waits to be applied.
+    UncheckedPending,
     /// A transaction that walks backward does not see its own writes.
     OwnWritesUnseenBackward,
     /// A snapshot's gets read the newest version.

@@ -33,6 +33,10 @@ impl Snapshot {
         })
     }
 
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// As of when.
     pub fn lsn(&self) -> Lsn {
         self.lsn

@@ -1,0 +1,85 @@
+//! What is newer than an LSN in a keyspace. Memtables and tables that can hold nothing newer are left out unread.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use seawall_wal::Lsn;
+
+use crate::error::Result;
+use crate::format::KeyspaceId;
+use crate::memtable::{MemoryCursor, Memtable};
+use crate::range::Bounds;
+use crate::table::{EntryRef, Table, TableCursor, filter_hash};
+use crate::version::View;
+
+/// The memtables and tables of a keyspace that can hold versions newer than an LSN. For one key, those before hold newer ones.
+pub(super) struct Newer<'a> {
+    since: Lsn,
+    pub(super) memtables: Vec<&'a Arc<Memtable>>,
+    pub(super) tables: Vec<&'a Arc<Table>>,
+}
+
+impl<'a> Newer<'a> {
+    pub(super) fn than(since: Lsn, view: &'a View, keyspace: KeyspaceId) -> Self {
+        let frozen = view.frozen.iter().rev().filter(|frozen| frozen.end.lsn > since).map(|frozen| &frozen.set);
+        let memtables = [&view.active].into_iter().chain(frozen).filter_map(|set| set.table(keyspace)).collect();
+        let levels = view.tables.levels(keyspace).into_iter().flat_map(|levels| levels.iter());
+        let tables = levels.flat_map(|(_, tables)| tables).filter(|table| table.meta().max_lsn > since).collect();
+        Self { since, memtables, tables }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.memtables.is_empty() && self.tables.is_empty()
+    }
+
+    /// The newest version of a key, if it is newer.
+    pub(super) fn of_key(&self, key: &[u8]) -> Result<Option<Lsn>> {
+        let in_memory = self.memtables.iter().find_map(|memtable| memtable.newest(key).filter(|lsn| *lsn > self.since));
+        if in_memory.is_some() {
+            return Ok(in_memory);
+        }
+        let hash = filter_hash(key);
+        for table in &self.tables {
+            if let Some(lsn) = table.newest(key, hash)?.filter(|lsn| *lsn > self.since) {
+                return Ok(Some(lsn));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Some key between the bounds that has a newer version, and the newest of it.
+    pub(super) fn in_span(&self, bounds: &Bounds) -> Result<Option<(Bytes, Lsn)>> {
+        let from = match &bounds.0 {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some((&key[..], Lsn::MAX)),
+            // No version has LSN 0, so this place is behind all versions of the key.
+            Bound::Excluded(key) => Some((&key[..], Lsn::ZERO)),
+        };
+        let inside = |entry: &EntryRef<'_>| match &bounds.1 {
+            Bound::Unbounded => true,
+            Bound::Included(upper) => entry.key <= &upper[..],
+            Bound::Excluded(upper) => entry.key < &upper[..],
+        };
+        let found = |entry: EntryRef<'_>| (Bytes::copy_from_slice(entry.key), entry.lsn);
+        for &memtable in &self.memtables {
+            let mut cursor = MemoryCursor::first_from(Arc::clone(memtable), from);
+            while let Some(entry) = cursor.entry().filter(inside) {
+                if entry.lsn > self.since {
+                    return Ok(Some(found(entry)));
+                }
+                cursor.forward();
+            }
+        }
+        for table in &self.tables {
+            let mut cursor = TableCursor::first_from(Arc::clone(table), from)?;
+            while let Some(entry) = cursor.entry().filter(inside) {
+                if entry.lsn > self.since {
+                    return Ok(Some(found(entry)));
+                }
+                cursor.forward()?;
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,179 @@
+//! Walking a range of a transaction from both ends: what the snapshot holds with the transaction's own writes over it. How
+//! far it came from each end is noted with every step, because that is what the commit will be checked for.
+
+use std::collections::btree_map;
+use std::fmt;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::Transaction;
+use super::reads::Span;
+use crate::error::Result;
+use crate::keyspace::Keyspace;
+use crate::mutant::{Mutant, planted};
+use crate::range::{Bounds, Range};
+
+type Pair = (Bytes, Bytes);
+
+/// Keys and values of a range in order, as a transaction sees them. Walks from both ends. After an error it ends.
+pub struct TransactionRange<'a> {
+    transaction: &'a Transaction,
+    keyspace: Keyspace,
+    bounds: Bounds,
+    stored: Range,
+    /// Taken from one end of `stored` and not handed out, because an own write came first.
+    stored_front: Option<Pair>,
+    stored_back: Option<Pair>,
+    own: btree_map::Range<'a, Bytes, Option<Bytes>>,
+    /// What was read from each end.
+    front: Option<Span>,
+    back: Option<Span>,
+    ended: bool,
+}
+
+impl fmt::Debug for TransactionRange<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TransactionRange").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Front,
+    Back,
+}
+
+impl<'a> TransactionRange<'a> {
+    pub(super) fn new(transaction: &'a Transaction, keyspace: &Keyspace, stored: Range, bounds: Bounds) -> Self {
+        let own = match transaction.written(keyspace) {
+            Some(writes) if is_proper(&bounds) => writes.values.range(bounds.clone()),
+            _ => btree_map::Range::default(),
+        };
+        Self {
+            transaction,
+            keyspace: keyspace.clone(),
+            bounds,
+            stored,
+            stored_front: None,
+            stored_back: None,
+            own,
+            front: None,
+            back: None,
+            ended: false,
+        }
+    }
+
+    fn step(&mut self, end: End) -> Result<Option<Pair>> {
+        let found = loop {
+            let stored = self.take_stored(end)?;
+            let own = match end {
+                End::Front => self.own.clone().next(),
+                End::Back if planted(Mutant::OwnWritesUnseenBackward) => None,
+                End::Back => self.own.clone().next_back(),
+            };
+            let Some((own_key, own_value)) = own else { break stored };
+            match stored {
+                Some(pair) if comes_first(&pair.0, own_key, end) => break Some(pair),
+                // Written over.
+                Some(pair) if pair.0 == own_key => {}
+                Some(pair) if end == End::Front => self.stored_front = Some(pair),
+                Some(pair) => self.stored_back = Some(pair),
+                None => {}
+            }
+            match end {
+                End::Front => self.own.next(),
+                End::Back => self.own.next_back(),
+            };
+            if let Some(value) = own_value {
+                break Some((own_key.clone(), value.clone()));
+            }
+        };
+        self.note(end, found.as_ref().map(|(key, _)| key))?;
+        Ok(found)
+    }
+
+    /// The next pair of the snapshot at one end. Between what was set aside at the two ends lies what is left.
+    fn take_stored(&mut self, end: End) -> Result<Option<Pair>> {
+        let (near, far) = match end {
+            End::Front => (&mut self.stored_front, &mut self.stored_back),
+            End::Back => (&mut self.stored_back, &mut self.stored_front),
+        };
+        if near.is_some() {
+            return Ok(near.take());
+        }
+        let next = match end {
+            End::Front => self.stored.next(),
+            End::Back => self.stored.next_back(),
+        };
+        Ok(next.transpose()?.or_else(|| far.take()))
+    }
+
+    /// Notes that the range was read from `end` to `key`, or all of it.
+    fn note(&mut self, end: End, key: Option<&Bytes>) -> Result<()> {
+        if !is_proper(&self.bounds) {
+            return Ok(());
+        }
+        let (mut lower, mut upper) = self.bounds.clone();
+        match (end, key) {
+            (End::Front, Some(key)) => upper = Bound::Included(key.clone()),
+            (End::Back, Some(key)) => lower = Bound::Included(key.clone()),
+            (_, None) => {}
+        }
+        let span = match end {
+            End::Front => &mut self.front,
+            End::Back => &mut self.back,
+        };
+        let mut reads = self.transaction.reads.lock();
+        match span {
+            Some(span) => reads.set_span(*span, (lower, upper)),
+            None => {
+                *span = Some(reads.add_span(self.keyspace.state(), (lower, upper))?);
+                Ok(())
+            }
+        }
+    }
+
+    fn settle(&mut self, end: End) -> Option<Result<Pair>> {
+        if self.ended {
+            return None;
+        }
+        let stepped = self.step(end);
+        self.ended = !matches!(stepped, Ok(Some(_)));
+        stepped.transpose()
+    }
+}
+
+/// Whether the bounds are those of a range: a map's own panics if they are not.
+fn is_proper((lower, upper): &Bounds) -> bool {
+    match (lower, upper) {
+        (Bound::Excluded(lower), Bound::Excluded(upper)) => lower < upper,
+        (Bound::Included(lower) | Bound::Excluded(lower), Bound::Included(upper) | Bound::Excluded(upper)) => {
+            lower <= upper
+        }
+        _ => true,
+    }
+}
+
+fn comes_first(key: &Bytes, other: &Bytes, end: End) -> bool {
+    match end {
+        End::Front => key < other,
+        End::Back => key > other,
+    }
+}
+
+impl Iterator for TransactionRange<'_> {
+    type Item = Result<Pair>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.settle(End::Front)
+    }
+}
+
+impl DoubleEndedIterator for TransactionRange<'_> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.settle(End::Back)
+    }
+}
+
+impl std::iter::FusedIterator for TransactionRange<'_> {}
