@@ -1,4 +1,4 @@
-//! Seawall as a library: open, keyspaces, batches, snapshots, ranges, and commits that are waited for later.
+//! Seawall as a library: open, keyspaces, batches, snapshots, ranges, transactions, and commits that are waited for later.
 //!
 //! `cargo run --example embed -- /tmp/shop`
 
@@ -37,6 +37,19 @@ fn main() -> Result<()> {
     }
     let last = orders.range("ann/".."ann0").next_back().transpose()?;
     println!("ann's last order is {:?}", last.map(|(key, _)| String::from_utf8_lossy(&key).into_owned()));
+
+    // A transaction reads and writes as if nobody else did meanwhile. If somebody did, it is run again.
+    let orders_of_ann = db.transact(|transaction| {
+        let mut count = 0;
+        for pair in transaction.prefix(&orders, "ann/") {
+            pair?;
+            count += 1;
+        }
+        transaction.put(&users, "ann/orders", format!("{count}"))?;
+        Ok(count)
+    })?;
+    let values = users.multi_get(&["ann/orders", "bob"])?;
+    println!("ann has {orders_of_ann} orders, stored as {:?}", text(values[0].clone()));
 
     // Many commits may be on their way at once: they share flushes. A ticket can be waited for, or awaited.
     let tickets: Vec<_> = (0..1000)

@@ -28,6 +28,8 @@ pub enum Kind {
     Fenced,
     /// This node takes no writes, or has the wrong role.
     ReadOnly,
+    /// Somebody else changed what a transaction had read; run it again.
+    Conflict,
     /// Somebody is too far behind; try again later.
     Backpressure,
     /// Larger than it may be.
@@ -72,7 +74,7 @@ pub const EXITS: [Exit; 12] = [
 ];
 
 /// One row for each kind: its name, exit code and HTTP status.
-const KINDS: [(Kind, &str, u8, u16); 17] = [
+const KINDS: [(Kind, &str, u8, u16); 18] = [
     (Kind::Failed, "failed", 1, 500),
     (Kind::Usage, "usage", 2, 400),
     (Kind::Partial, "partial", 3, 500),
@@ -82,6 +84,7 @@ const KINDS: [(Kind, &str, u8, u16); 17] = [
     (Kind::VerificationFailed, "verification_failed", 12, 500),
     (Kind::Fenced, "fenced", 13, 409),
     (Kind::ReadOnly, "read_only", 14, 409),
+    (Kind::Conflict, "conflict", 1, 409),
     (Kind::Backpressure, "backpressure", 1, 503),
     (Kind::TooLarge, "too_large", 1, 413),
     (Kind::DiskFull, "disk_full", 1, 507),
@@ -184,7 +187,8 @@ impl From<seawall_engine::Error> for Failure {
             E::SnapshotTooOld { .. } | E::SnapshotTooNew { .. } => Kind::NotFound,
             E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
             E::CorruptPayload { .. } => Kind::VerificationFailed,
-            E::TooLarge { .. } => Kind::TooLarge,
+            E::TooLarge { .. } | E::TooMany { .. } => Kind::TooLarge,
+            E::Conflict { .. } => Kind::Conflict,
             E::EmptyKey | E::EmptyName | E::LevelUnavailable { .. } => Kind::Usage,
             E::ReadOnly { .. } | E::WrongState { .. } => Kind::ReadOnly,
             E::Backpressure(_) => Kind::Backpressure,
@@ -242,6 +246,22 @@ mod tests {
             assert!((400..600).contains(&status), "{name}");
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
         }
+    }
+
+    #[test]
+    fn a_conflict_is_told_from_other_failures() {
+        let conflict = seawall_engine::Error::Conflict {
+            keyspace: String::from("users"),
+            key: bytes::Bytes::from_static(b"ann"),
+            lsn: seawall_wal::Lsn::new(4096),
+        };
+        let failure = Failure::from(conflict);
+        assert_eq!((failure.kind, failure.kind.exit_code(), failure.kind.http_status()), (Kind::Conflict, 1, 409));
+        assert_eq!(
+            failure.message,
+            "key `ann` of keyspace `users` was changed by the commit at 0/00001000 after this transaction had read it; \
+             nothing was written, run the transaction again"
+        );
     }
 
     #[test]
