@@ -120,6 +120,11 @@ fn command_words(line: &str) -> Option<Vec<&str>> {
 }
 
 fn command_lie(line: &str) -> Option<String> {
+    if line.contains("--bin seawall-peers") {
+        let mut options = line.split_whitespace().skip_while(|word| *word != "--").skip(1);
+        let unknown = options.find(|word| word.starts_with("--") && !PEERS_OPTIONS.iter().any(|known| known == word));
+        return unknown.map(|option| format!("`{line}`: there is no option {option}"));
+    }
     let words = command_words(line)?;
     let whole = tree();
     let mut current = &whole;
@@ -163,6 +168,20 @@ fn find_option<'a>(whole: &'a Command, current: &'a Command, option: &str) -> Op
     current.get_arguments().chain(global).chain(&*HELP).find(is)
 }
 
+/// The options of the program that compares peers. It is a workspace of its own, so they are read from its source.
+static PEERS_OPTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let source = read(&root().join("benches/peers/src/main.rs"));
+    let mut lines = source.lines().map(str::trim);
+    let mut options = vec![String::from("--help")];
+    while let Some(line) = lines.next() {
+        if line.starts_with("#[arg(long") {
+            let field = lines.next().and_then(|line| line.split(':').next()).unwrap_or_default();
+            options.push(format!("--{}", field.replace('_', "-")));
+        }
+    }
+    options
+});
+
 /// Options of other programs that our documents name.
 const FOREIGN_OPTIONS: [&str; 24] = [
     "--release",
@@ -204,7 +223,8 @@ fn word_lies(code: &str) -> Vec<String> {
         // An option that stands alone; those of a command line are checked with their command.
         if code.trim().starts_with("--") && word.starts_with("--") && word.len() > 2 {
             let option = word.split('=').next().unwrap_or_default();
-            if !FOREIGN_OPTIONS.contains(&option) && !anywhere(&tree(), option) {
+            let peers = PEERS_OPTIONS.iter().any(|known| known == option);
+            if !FOREIGN_OPTIONS.contains(&option) && !peers && !anywhere(&tree(), option) {
                 lies.push(format!("`{code}`: no command has an option {option}"));
             }
         }
@@ -401,6 +421,7 @@ fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
         ("```toml\n[htp]\nlisten = \"x\"\n```", "a section that is not ours"),
         ("`systemctl start seawall-frob.timer`", "no unit seawall-frob.timer"),
         ("`wal/src/nothing.rs`", "no file wal/src/nothing.rs"),
+        ("`cargo run --release --bin seawall-peers -- --quick --frob`", "no option --frob"),
     ];
     for (text, expected) in false_names {
         let lies = lies(text);
