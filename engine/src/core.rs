@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::Guard;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
 use crate::compaction::{Merger, Shape, purge_dropped};
@@ -162,10 +162,10 @@ impl Core {
         let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
         let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
         let (ticket, full) = {
-            let _order = self.order.lock();
+            let _order = self.lock_order(deadline)?;
             self.check_writable()?;
             check()?;
-            let ticket = self.log.append(RecordKind::Commit, &payload)?;
+            let ticket = self.log.append_until(RecordKind::Commit, &payload, deadline)?;
             let commit = PendingCommit { payload, position: ticket.position(), time: ticket.time() };
             (ticket, self.pending.push(commit))
         };
@@ -175,6 +175,18 @@ impl Core {
             false => self.apply_pending_unless_busy(),
         }
         Ok(ticket)
+    }
+
+    /// The lock of order, which is held for moments unless the disk does not answer and whoever holds it waits for room.
+    fn lock_order(&self, deadline: Option<Instant>) -> Result<MutexGuard<'_, ()>> {
+        if let Some(order) = self.order.try_lock() {
+            return Ok(order);
+        }
+        let started = Instant::now();
+        let deadline = deadline.unwrap_or(started + self.settings.stall_timeout);
+        self.order.try_lock_until(deadline).ok_or_else(|| {
+            Error::from(seawall_wal::Error::Stalled { path: self.path.clone(), since: started.elapsed() })
+        })
     }
 
     /// Appends any other record of this node and applies it. Not admitted, since it is the node's own. `check` as above;

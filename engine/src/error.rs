@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use seawall_wal::Lsn;
@@ -236,6 +237,12 @@ impl From<seawall_wal::Error> for Error {
             seawall_wal::Error::Poisoned { cause, .. } => Self::Poisoned { cause },
             seawall_wal::Error::Closed => Self::Closed,
             seawall_wal::Error::TimedOut { lsn } => Self::Indeterminate { lsn, why: "the deadline passed" },
+            // Nothing was added: it can be tried again, by whoever wants to.
+            seawall_wal::Error::Stalled { path, .. } => Self::Backpressure(Backpressure {
+                reason: String::from("the disk does not answer"),
+                subject: path.display().to_string(),
+                retry_after: Duration::from_secs(1),
+            }),
             seawall_wal::Error::TooLarge { size, max } => Self::TooLarge { what: "batch", size, max },
             other => Self::Log(other),
         }

@@ -222,6 +222,7 @@ pub(crate) fn log_options(
     LogOptions {
         segment_size,
         buffer_bytes_max: builder.log_buffer_bytes,
+        stall_timeout: builder.stall_timeout,
         threads: match builder.background {
             Background::Threads => Threads::Background,
             Background::Inline => Threads::Inline,

@@ -49,6 +49,16 @@ pub(crate) fn spawn(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
     Ok(vec![start("seawall-tables", Worker::Flusher)?, start("seawall-merge", Worker::Compactor)?])
 }
 
+/// A write and sync of the log takes this long only if something is wrong with the disk.
+const STALL: Duration = Duration::from_secs(5);
+
+fn warn_of_stall(core: &Core) {
+    let underway = Duration::from_micros(core.log.stats().flush_micros_now);
+    if underway > STALL {
+        tracing::warn!(path = %core.path.display(), ?underway, "the disk does not answer a write of the log; commits wait for it");
+    }
+}
+
 fn run(core: &Core, worker: Worker) {
     let bell = match worker {
         Worker::Flusher => &core.flush_bell,
@@ -68,7 +78,10 @@ fn run(core: &Core, worker: Worker) {
                 core.note_watermark();
                 core.flush_frozen()
             }
-            Worker::Compactor => core.compact(),
+            Worker::Compactor => {
+                warn_of_stall(core);
+                core.compact()
+            }
         };
         if matches!(done, Err(Error::Closed)) {
             return;

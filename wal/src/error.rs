@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::format::Position;
 use crate::identity::{ClusterId, TimelineId};
@@ -95,6 +96,14 @@ pub enum Error {
     TimedOut {
         /// What was waited for.
         lsn: Lsn,
+    },
+    /// The disk did not answer for so long that there is no room for another record. Nothing was added; it may be tried again.
+    #[error("the disk of {} has not finished a write for {} ms, and there is no room for more", path.display(), since.as_millis())]
+    Stalled {
+        /// The log's folder.
+        path: PathBuf,
+        /// How long the caller waited.
+        since: Duration,
     },
     /// A record would be larger than one may be.
     #[error("a record of {size} bytes exceeds the {max} bytes one batch may have with this segment size")]

@@ -258,6 +258,11 @@ impl Shared {
             if let Some(error) = self.flushed.stopped() {
                 return Err(error);
             }
+            if deadline.is_some() && self.threaded() {
+                // Who flushes has no say in how long it takes.
+                self.request_flush();
+                return self.flushed.wait_for(lsn, deadline);
+            }
             match self.flusher.enter() {
                 Turn::Lead => {
                     self.flush_group();
@@ -295,15 +300,16 @@ impl Shared {
 
     /// For an append that finds the buffer full.
     pub(crate) fn flush_or_wait_for_room(&self, tail: &mut MutexGuard<'_, Tail>) {
-        match self.flusher.enter() {
-            Turn::Lead => MutexGuard::unlocked(tail, || {
+        if !self.threaded() && self.flusher.enter() == Turn::Lead {
+            MutexGuard::unlocked(tail, || {
                 self.flush_group();
                 self.flusher.finish();
-            }),
-            Turn::Follow => {
-                self.room.wait_for(tail, Duration::from_millis(10));
-            }
+            });
+            return;
         }
+        // With a flusher it flushes, so that whoever wants to append waits no longer than they want to.
+        self.request_flush();
+        self.room.wait_for(tail, Duration::from_millis(10));
     }
 
     /// Writes and syncs everything gathered when it was called, a piece at a time. Called by whoever has the turn. An error
@@ -337,6 +343,7 @@ impl Shared {
         let id = segment_id(&piece.active);
         let failed = |operation| move |error| Error::io(operation, self.path_of(id), error);
         let started = Instant::now();
+        self.counters.flush_began.store(self.micros(), Ordering::Relaxed);
         let way = *self.way.read();
         match way {
             DurableWrite::ThenSync => {
@@ -361,6 +368,7 @@ impl Shared {
     }
 
     pub(crate) fn count_flush(&self, started: Instant) {
+        self.counters.flush_began.store(0, Ordering::Relaxed);
         let micros = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
         let before = self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         if before + 1 == AFTER_FLUSHES && self.threaded() {
@@ -372,6 +380,7 @@ impl Shared {
 
     /// Ends the log: nothing more is taken, and whoever waits is told.
     pub(crate) fn poison(&self, tail: &mut Tail, error: &Error) -> Error {
+        self.counters.flush_began.store(0, Ordering::Relaxed);
         let flushed = self.flushed.value();
         tracing::error!(%error, %flushed, "the log stops: a write or sync failed");
         let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
@@ -39,6 +40,8 @@ pub struct LogOptions {
     pub buffer_bytes_max: usize,
     /// Bytes of the newest flushed log to keep in memory once [`Log::keep_recent`] asks for it.
     pub recent_bytes_max: usize,
+    /// How long an append without a deadline of its own waits for room: in the buffer, or for the next segment.
+    pub stall_timeout: Duration,
     /// Whether threads prepare segments and flush for those who do not wait themselves. Without them (for tests that
     /// need one order of events) preparation happens in `append`, and only a waiting thread flushes.
     pub threads: Threads,
@@ -62,6 +65,7 @@ impl LogOptions {
             segment_size: SegmentSize::DEFAULT,
             buffer_bytes_max: 64 << 20,
             recent_bytes_max: 16 << 20,
+            stall_timeout: Duration::from_secs(30),
             threads: Threads::Background,
         }
     }
@@ -101,6 +105,8 @@ pub struct LogStats {
     pub flush_micros: u64,
     /// The longest of them, microseconds.
     pub flush_micros_max: u64,
+    /// How long the write and sync that is under way has been so, microseconds; 0 if there is none.
+    pub flush_micros_now: u64,
     /// Calls of [`Log::read`] that were answered from memory.
     pub reads_memory: u64,
     /// Calls of [`Log::read`] that went to the disk.
@@ -116,6 +122,8 @@ pub(crate) struct Counters {
     pub(crate) flushes: AtomicU64,
     pub(crate) flush_micros: AtomicU64,
     pub(crate) flush_micros_max: AtomicU64,
+    /// When the write and sync that is under way began, microseconds since opening; 0 if there is none.
+    pub(crate) flush_began: AtomicU64,
     pub(crate) reads_memory: AtomicU64,
     pub(crate) reads_disk: AtomicU64,
 }
@@ -149,6 +157,7 @@ pub(crate) struct Shared {
     /// How groups are written; the preparer finds out what is fastest once that matters.
     pub(crate) way: RwLock<DurableWrite>,
     pub(crate) counters: Counters,
+    opened: Instant,
 }
 
 /// Where the log grows. One lock covers position, time, chain and the copy into the buffer.
@@ -222,6 +231,7 @@ impl Log {
             preparer,
             way: RwLock::default(),
             counters: Counters::default(),
+            opened: Instant::now(),
         });
         let mut threads = Vec::new();
         if options.threads == Threads::Background {
@@ -238,21 +248,38 @@ impl Log {
     /// positions. Blocks only while the buffer is full or the next segment is not ready.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::WrongMode`], [`Error::Poisoned`], or [`Error::DiskFull`] while no room can be had
-    /// for another segment; after none of them anything was added.
+    /// [`Error::TooLarge`], [`Error::WrongMode`], [`Error::Poisoned`], [`Error::DiskFull`] while no room can be had for
+    /// another segment, or [`Error::Stalled`] if the disk does not answer for [`LogOptions::stall_timeout`]; after none of
+    /// them anything was added.
     pub fn append(&self, kind: RecordKind, payload: &[u8]) -> Result<Ticket> {
-        self.append_at(kind, payload, None)
+        self.append_with(kind, payload, None, None)
+    }
+
+    /// As [`append`](Self::append), waiting for room until `deadline` only.
+    pub fn append_until(&self, kind: RecordKind, payload: &[u8], deadline: Option<Instant>) -> Result<Ticket> {
+        self.append_with(kind, payload, None, deadline)
     }
 
     /// As [`append`](Self::append), with a commit time chosen by the caller, which must be later than the last one's.
     /// For tests and for tools that build a log.
     pub fn append_at(&self, kind: RecordKind, payload: &[u8], time: Option<Timestamp>) -> Result<Ticket> {
+        self.append_with(kind, payload, time, None)
+    }
+
+    fn append_with(
+        &self,
+        kind: RecordKind,
+        payload: &[u8],
+        time: Option<Timestamp>,
+        deadline: Option<Instant>,
+    ) -> Result<Ticket> {
         let shared = &self.shared;
         let max = payload_len_max(shared.options.segment_size);
         if payload.len() > max {
             return Err(Error::TooLarge { size: payload.len(), max });
         }
         let crc = payload_crc(payload);
+        let mut patience = Patience::until(deadline, shared.options.stall_timeout);
         let mut tail = shared.tail.lock();
         loop {
             if self.mode() == LogMode::Receive {
@@ -262,6 +289,7 @@ impl Log {
                 return Err(error.clone());
             }
             if tail.gathered.bytes() + payload.len() > shared.options.buffer_bytes_max {
+                patience.spend(&shared.dir)?;
                 shared.flush_or_wait_for_room(&mut tail);
                 continue;
             }
@@ -271,7 +299,8 @@ impl Log {
                 break;
             }
             // Without the lock: flushes of what is gathered go on meanwhile.
-            MutexGuard::unlocked(&mut tail, || shared.preparer.await_ready(next))?;
+            let left = patience.spend(&shared.dir)?;
+            MutexGuard::unlocked(&mut tail, || shared.preparer.await_ready(next, left))?;
         }
         let now = time.unwrap_or_else(|| shared.clock.now().max(tail.last_time.next()));
         assert!(now > tail.last_time, "commit times strictly increase");
@@ -334,6 +363,10 @@ impl Log {
             flushes: get(&counters.flushes),
             flush_micros: get(&counters.flush_micros),
             flush_micros_max: get(&counters.flush_micros_max),
+            flush_micros_now: match get(&counters.flush_began) {
+                0 => 0,
+                began => self.shared.micros().saturating_sub(began).max(1),
+            },
             reads_memory: get(&counters.reads_memory),
             reads_disk: get(&counters.reads_disk),
             durable_write: *self.shared.way.read(),
@@ -463,6 +496,30 @@ impl Log {
     }
 }
 
+/// How long an append waits for room. The clock is asked only by those who wait.
+struct Patience {
+    deadline: Option<Instant>,
+    timeout: Duration,
+    began: Option<Instant>,
+}
+
+impl Patience {
+    fn until(deadline: Option<Instant>, timeout: Duration) -> Self {
+        Self { deadline, timeout, began: None }
+    }
+
+    /// What is left of it.
+    fn spend(&mut self, dir: &Path) -> Result<Duration> {
+        let now = Instant::now();
+        let began = *self.began.get_or_insert(now);
+        let deadline = self.deadline.unwrap_or(began + self.timeout);
+        match deadline.checked_duration_since(now) {
+            Some(left) if !left.is_zero() => Ok(left),
+            _ => Err(Error::Stalled { path: dir.to_owned(), since: now - began }),
+        }
+    }
+}
+
 impl Drop for Log {
     fn drop(&mut self) {
         if self.threads.is_empty() && self.shared.options.threads == Threads::Background {
@@ -588,6 +645,11 @@ impl Shared {
     /// The timeline of the bytes at the end.
     pub(crate) fn timeline_at(&self, segment: SegmentNumber) -> TimelineEntry {
         *self.history.read().of_segment(segment, self.options.segment_size)
+    }
+
+    /// Microseconds since opening, at least 1.
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
     pub(crate) fn threaded(&self) -> bool {

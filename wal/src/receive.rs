@@ -231,9 +231,7 @@ impl Shared {
     }
 
     fn sync_received(&self, active: &Active) -> Result<()> {
-        let started = Instant::now();
-        let synced = active.file.sync_data();
-        self.count_flush(started);
+        let synced = self.timed_sync(active);
         synced.map_err(|error| {
             let error = Error::io("sync", self.path_of(segment_id(active)), error);
             self.poison(&mut self.tail.lock(), &error);
@@ -241,10 +239,16 @@ impl Shared {
         })
     }
 
-    fn sync_received_locked(&self, tail: &mut Tail, active: &Active) -> Result<()> {
+    fn timed_sync(&self, active: &Active) -> std::io::Result<()> {
         let started = Instant::now();
+        self.counters.flush_began.store(self.micros(), Ordering::Relaxed);
         let synced = active.file.sync_data();
         self.count_flush(started);
+        synced
+    }
+
+    fn sync_received_locked(&self, tail: &mut Tail, active: &Active) -> Result<()> {
+        let synced = self.timed_sync(active);
         synced.map_err(|error| self.poison(tail, &Error::io("sync", self.path_of(segment_id(active)), error)))
     }
 }

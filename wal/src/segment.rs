@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -138,17 +138,17 @@ impl Preparer {
         self.state.lock().ready.as_ref().is_some_and(|ready| ready.id == id)
     }
 
-    /// Waits until the thread has segment `id` ready. Somebody else may take it first.
+    /// Waits at most so long until the thread has segment `id` ready. Somebody else may take it first.
     ///
     /// # Errors
     /// What the last attempt failed with. The thread goes on trying, so a later call can succeed.
-    pub(crate) fn await_ready(&self, id: SegmentId) -> Result<()> {
+    pub(crate) fn await_ready(&self, id: SegmentId, at_most: Duration) -> Result<()> {
         self.want(id);
         let mut state = self.state.lock();
-        self.await_locked(&mut state)
+        self.await_locked(&mut state, Some(Instant::now() + at_most))
     }
 
-    fn await_locked(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+    fn await_locked(&self, state: &mut MutexGuard<'_, State>, deadline: Option<Instant>) -> Result<()> {
         state.waiting += 1;
         let result = loop {
             if state.ready.is_some() {
@@ -160,7 +160,11 @@ impl Preparer {
             if state.closed {
                 break Err(Error::Closed);
             }
-            self.changed.wait(state);
+            match deadline {
+                None => self.changed.wait(state),
+                Some(deadline) if self.changed.wait_until(state, deadline).timed_out() => break Ok(()),
+                Some(_) => {}
+            }
         };
         state.waiting -= 1;
         result
@@ -175,7 +179,7 @@ impl Preparer {
         loop {
             let mut state = self.state.lock();
             if threaded {
-                self.await_locked(&mut state)?;
+                self.await_locked(&mut state, None)?;
             }
             if let Some(ready) = state.ready.take() {
                 (state.failure, state.taken, state.no_spare) = (None, true, false);

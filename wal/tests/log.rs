@@ -141,6 +141,51 @@ fn a_failed_sync_ends_the_log_for_good_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn a_disk_that_does_not_answer_is_seen_and_nobody_waits_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = FaultyStorage::new(Arc::new(Disk::new()));
+    let opener = Opener { threads: Threads::Background, buffer_bytes_max: 40_000, ..Opener::primary() };
+    let (log, ..) = opener.open(Arc::new(disk.clone()), folder.path()).unwrap();
+    let mut expected = vec![put(&log, b"before")];
+    // The next sync is to be the log's, not that of a segment in preparation.
+    let mut syncs = 0;
+    while disk.count(FaultyOperation::Sync) != std::mem::replace(&mut syncs, disk.count(FaultyOperation::Sync)) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    disk.fail(FaultyOperation::Sync, 0, Fault::Delay(Duration::from_millis(600)));
+    let slow = log.append(RecordKind::Commit, b"slow").unwrap();
+    let soon = |millis| Some(Instant::now() + Duration::from_millis(millis));
+    // Nobody else flushes it, and yet the wait ends in time.
+    let began = Instant::now();
+    let waited = slow.wait_until(soon(100).unwrap());
+    assert!(
+        matches!(waited, Err(Error::TimedOut { .. })) && began.elapsed() < Duration::from_millis(400),
+        "{waited:?}"
+    );
+    assert!(log.stats().flush_micros_now > 50_000, "{:?}", log.stats());
+    // More than the buffer takes: no record of it may be added in part, and the answer comes in time.
+    let large = vec![7; 15_000];
+    let mut added = 0;
+    let refused = loop {
+        match log.append_until(RecordKind::Commit, &large, soon(50)) {
+            Ok(_) if added < 100 => added += 1,
+            outcome => break outcome,
+        }
+    };
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("has not finished a write for") && message.contains("no room for more"), "{message}");
+    assert!(added > 0);
+    slow.wait().unwrap();
+    expected.extend([put(&log, b"after")]);
+    assert!(log.poisoned().is_none() && log.stats().flush_micros_now == 0);
+    log.close().unwrap();
+    let (log, _, found) = opener.open(Arc::new(Disk::new()), folder.path()).unwrap();
+    assert_eq!(found.len(), expected.len() + 1 + added);
+    assert_eq!((&found[0], &found[found.len() - 1]), (&expected[0], &expected[1]));
+    log.close().unwrap();
+}
+
+#[test]
 fn a_full_disk_stops_writes_and_they_come_back_with_room() {
     let disk = MemoryDisk::new();
     disk.set_capacity(3 * 65536);

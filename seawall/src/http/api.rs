@@ -149,7 +149,7 @@ pub struct NodeStatus {
 }
 
 /// Positions of a node's log: `oldest <= replay`, `visible <= flush <= write <= end`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LogStatus {
     /// The oldest position that can be read here.
@@ -166,6 +166,8 @@ pub struct LogStatus {
     pub visible: LsnText,
     /// Commit time of the last record applied.
     pub last_commit_time: Option<String>,
+    /// How long the write and sync of the log that is under way has taken so far; 0 if there is none.
+    pub flush_underway_seconds: f64,
     /// How a group of commits is written and made durable: the usual way, or what was measured to be faster here.
     pub durable_write: String,
 }
@@ -428,6 +430,7 @@ impl LogStatus {
             replay: stats.applied.min(stats.flushed).into(),
             visible: stats.visible.into(),
             last_commit_time: (stats.last_commit.0 > 0).then(|| crate::kv::rfc3339(stats.last_commit)),
+            flush_underway_seconds: stats.log.flush_micros_now as f64 / 1e6,
             durable_write: stats.log.durable_write.to_string(),
         }
     }

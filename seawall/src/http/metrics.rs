@@ -9,7 +9,7 @@ use super::api::{NodeRole, NodeState, NodeStats, NodeStatus, ReplicaStatus, Stag
 pub type Metric = (&'static str, &'static str, &'static str);
 
 /// Every metric there is.
-pub const METRICS: [Metric; 47] = [
+pub const METRICS: [Metric; 48] = [
     ("seawall_build_info", "gauge", "1, with the version as a label."),
     ("seawall_node_info", "gauge", "1, with name, role, cluster, I/O path and way of durable writes as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
@@ -25,6 +25,7 @@ pub const METRICS: [Metric; 47] = [
     ("seawall_log_flushes_total", "counter", "Syncs of the log."),
     ("seawall_log_flush_seconds_total", "counter", "Time in writes and syncs of the log."),
     ("seawall_log_flush_seconds_max", "gauge", "The longest write or sync of the log since start."),
+    ("seawall_log_flush_underway_seconds", "gauge", "How long the write or sync under way has taken so far, else 0."),
     ("seawall_recovery_seconds", "gauge", "How long recovery took at start."),
     ("seawall_recovery_records", "gauge", "Records replayed at start."),
     ("seawall_memtable_bytes", "gauge", "Writes in memory that are not in tables yet."),
@@ -151,6 +152,7 @@ fn log(page: &mut Page, status: &NodeStatus, stats: &NodeStats) {
     page.one("seawall_log_flushes_total", stats.log_flushes_total as f64);
     page.one("seawall_log_flush_seconds_total", stats.log_flush_seconds_total);
     page.one("seawall_log_flush_seconds_max", stats.log_flush_seconds_max);
+    page.one("seawall_log_flush_underway_seconds", status.log.flush_underway_seconds);
     page.one("seawall_recovery_seconds", status.recovery.duration_seconds);
     page.one("seawall_recovery_records", status.recovery.records as f64);
 }

@@ -24,6 +24,9 @@ pub struct Readiness {
     pub reasons: Vec<String>,
 }
 
+/// A disk that takes longer for one write of the log does not answer: commits wait for it.
+const FLUSH_SECONDS_MAX: f64 = 5.0;
+
 /// A node is ready if it does what its role says and, following somebody, is not too far behind.
 pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
     let mut reasons = Vec::new();
@@ -31,6 +34,10 @@ pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
     if status.state != NodeState::Running && !restored {
         let detail = status.state_detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
         reasons.push(format!("the node is {}{detail}", status.state.name().replace('_', "-")));
+    }
+    let underway = status.log.flush_underway_seconds;
+    if underway > FLUSH_SECONDS_MAX {
+        reasons.push(format!("the disk has not finished a write of the log for {underway:.1} s"));
     }
     if status.role == NodeRole::Standby {
         match &status.upstream {
@@ -84,6 +91,15 @@ mod tests {
         assert_eq!(readiness(&status, MAX).reasons, ["db1:7701 has not been heard of yet, so the lag is unknown"]);
         status.upstream = None;
         assert!(!readiness(&status, MAX).ready);
+    }
+
+    #[test]
+    fn a_node_whose_disk_does_not_answer_is_not_ready() {
+        let mut status = NodeStatus { role: NodeRole::Primary, state: NodeState::Running, ..NodeStatus::default() };
+        status.log.flush_underway_seconds = 4.9;
+        assert!(readiness(&status, MAX).ready);
+        status.log.flush_underway_seconds = 12.0;
+        assert_eq!(readiness(&status, MAX).reasons, ["the disk has not finished a write of the log for 12.0 s"]);
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub struct Opener {
     pub history: TimelineHistory,
     pub watermark: Lsn,
     pub segment_size: SegmentSize,
+    pub buffer_bytes_max: usize,
 }
 
 impl Opener {
@@ -58,6 +59,7 @@ impl Opener {
             history: history(),
             watermark: Lsn::ZERO,
             segment_size: SegmentSize::MIN,
+            buffer_bytes_max: 64 << 20,
         }
     }
 
@@ -68,6 +70,7 @@ impl Opener {
     pub fn open(&self, storage: Arc<dyn Storage>, dir: &Path) -> Result<(Log, Recovery, Vec<Written>)> {
         let options = LogOptions {
             segment_size: self.segment_size,
+            buffer_bytes_max: self.buffer_bytes_max,
             threads: self.threads,
             ..LogOptions::new(cluster(), self.node)
         };
