@@ -1,6 +1,8 @@
 //! Merging tables downward: which ones is decided by a pure function of their sizes and ranges; the merge drops versions
 //! that no reader needs, and deletes once nothing lies below them.
 
+mod survival;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +15,9 @@ use crate::format::KeyspaceId;
 use crate::merge::Versions;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::{Compression, EntryRef, Table, TableHash, TableMeta, TableWriter};
+use crate::table::{Compression, Table, TableHash, TableMeta, TableWriter};
 use crate::version::Levels;
+use survival::Survival;
 
 /// When levels are too full, and how large tables get.
 #[derive(Clone, Copy, Debug)]
@@ -103,31 +106,6 @@ fn cheapest(tables: &[&TableMeta], below: &[&TableMeta]) -> Option<usize> {
     (0..tables.len()).min_by(|a, b| cost(tables[*a]).total_cmp(&cost(tables[*b])))
 }
 
-/// Which versions of a key survive, asked newest first.
-#[derive(Debug)]
-struct Survival {
-    floor: Lsn,
-    bottom: bool,
-    key: Vec<u8>,
-    /// Whether a version at or below the floor was seen: readers need none older.
-    settled: bool,
-}
-
-impl Survival {
-    fn keeps(&mut self, entry: EntryRef<'_>) -> bool {
-        if self.key != entry.key {
-            self.key.clear();
-            self.key.extend_from_slice(entry.key);
-            self.settled = false;
-        }
-        if entry.lsn > self.floor {
-            return true;
-        }
-        let below_all = self.bottom && entry.value.is_none();
-        !std::mem::replace(&mut self.settled, true) && !below_all
-    }
-}
-
 /// What a merge needs beside the tables.
 #[derive(Clone, Copy)]
 pub(crate) struct Merger<'a> {
@@ -190,7 +168,7 @@ impl Merger<'_> {
         let (level0, deeper): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(level, _)| *level == 0);
         let level0: Vec<Arc<Table>> = level0.into_iter().flat_map(|(_, tables)| tables).collect();
         let mut versions = Versions::of_tables(&level0, deeper.into_iter().map(|(_, tables)| tables).collect())?;
-        let mut survival = Survival { floor, bottom: pick.bottom, key: Vec::new(), settled: false };
+        let mut survival = Survival::new(floor, pick.bottom);
         let mut outputs = Vec::new();
         let mut writer: Option<TableWriter> = None;
         let mut count = 0_u64;

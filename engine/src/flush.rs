@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::Compression;
+use crate::table::{Compression, Content};
 
 /// Where a frozen set ends in the log, as the manifest wants to know it.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) fn flush_set(
             continue;
         }
         let mut writer = state.store.writer(keyspace, Compression::None)?;
-        memtable.for_each(|entry| match planted(Mutant::DeletesNotWrittenOut) && entry.value.is_none() {
+        memtable.for_each(|entry| match planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {
             true => Ok(()),
             false => writer.push(entry),
         })?;

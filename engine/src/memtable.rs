@@ -19,7 +19,7 @@ use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::format::KeyspaceId;
 use crate::manifest::KeyspaceEntry;
-use crate::table::EntryRef;
+use crate::table::{Content, EntryRef};
 use arena::{Allocator, Arena, Kind, Record};
 use node::{Place, SLOTS};
 use tree::Tree;
@@ -46,7 +46,7 @@ impl Memtable {
     /// value is a copy, so that a small one does not hold a whole arena.
     fn get(&self, key: &[u8], at: Lsn) -> Option<Option<Bytes>> {
         let found = self.tree.first_behind(Place::Before(key, at)).map(entry)?;
-        (found.key == key).then(|| found.value.map(Bytes::copy_from_slice))
+        (found.key == key).then(|| found.content.value().map(Bytes::copy_from_slice))
     }
 
     /// The LSN of the newest version of `key`.
@@ -73,11 +73,11 @@ impl Memtable {
 }
 
 fn entry(record: Record<'_>) -> EntryRef<'_> {
-    let value = match record.kind() {
-        Kind::Put => Some(record.value()),
-        Kind::Delete => None,
+    let content = match record.kind() {
+        Kind::Put => Content::Put(record.value()),
+        Kind::Delete => Content::Delete,
     };
-    EntryRef { key: record.key(), lsn: record.lsn(), value }
+    EntryRef { key: record.key(), lsn: record.lsn(), content }
 }
 
 /// The memtables of all keyspaces that are filled, and later written out, together.

@@ -117,7 +117,7 @@ impl Forward {
                 continue;
             }
             let key = Bytes::copy_from_slice(entry.key);
-            let value = entry.value.map(Bytes::copy_from_slice);
+            let value = entry.content.value().map(Bytes::copy_from_slice);
             for source in &mut self.sources {
                 while source.entry().is_some_and(|entry| entry.key == key) {
                     source.forward()?;
@@ -159,7 +159,7 @@ impl Backward {
             for source in &mut self.sources {
                 while let Some(entry) = source.entry().filter(|entry| entry.key == key) {
                     if entry.lsn <= self.at && newest.as_ref().is_none_or(|(lsn, _)| *lsn < entry.lsn) {
-                        newest = Some((entry.lsn, entry.value.map(Bytes::copy_from_slice)));
+                        newest = Some((entry.lsn, entry.content.value().map(Bytes::copy_from_slice)));
                     }
                     source.back()?;
                 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use seawall_wal::Lsn;
 
-pub(crate) use block::EntryRef;
+pub(crate) use block::{Content, EntryRef};
 pub(crate) use cursor::{LevelCursor, TableCursor};
 pub(crate) use filter::hash as filter_hash;
 pub(crate) use reader::{Found, Table};

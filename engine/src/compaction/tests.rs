@@ -48,16 +48,3 @@ fn a_full_level_moves_the_table_that_costs_least() {
     let expected = Pick { inputs: vec![(1, vec![1]), (2, vec![1])], to: 2, bottom: true };
     assert_eq!(pick(&levels(&metas), &SHAPE), Some(expected));
 }
-
-#[test]
-fn the_newest_version_at_the_floor_survives_and_a_delete_only_above_something() {
-    let survivors = |bottom, versions: &[(u64, Option<&[u8]>)]| -> Vec<u64> {
-        let mut survival = Survival { floor: Lsn::new(10), bottom, key: Vec::new(), settled: false };
-        let entry = |(lsn, value): &(u64, _)| EntryRef { key: b"k", lsn: Lsn::new(*lsn), value: *value };
-        versions.iter().filter(|version| survival.keeps(entry(version))).map(|(lsn, _)| *lsn).collect()
-    };
-    let put: Option<&[u8]> = Some(b"v");
-    assert_eq!(survivors(true, &[(12, put), (11, None), (10, put), (9, put)]), [12, 11, 10]);
-    assert_eq!(survivors(false, &[(12, put), (9, None), (8, put)]), [12, 9]);
-    assert_eq!(survivors(true, &[(12, put), (9, None), (8, put)]), [12]);
-}

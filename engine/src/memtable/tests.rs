@@ -33,7 +33,7 @@ fn cruel_key(rng: &mut StdRng, shared: &[u8]) -> Vec<u8> {
 }
 
 fn from_entry(entry: EntryRef<'_>) -> Version {
-    (entry.key.to_vec(), entry.lsn.offset(), entry.value.map(<[u8]>::to_vec))
+    (entry.key.to_vec(), entry.lsn.offset(), entry.content.value().map(<[u8]>::to_vec))
 }
 
 fn forward(table: &Arc<Memtable>, from: Option<(&[u8], Lsn)>) -> Vec<Version> {

@@ -191,8 +191,26 @@ impl Frame {
 pub(crate) struct EntryRef<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) lsn: Lsn,
-    /// `None` is a delete.
-    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) content: Content<'a>,
+}
+
+/// What a version says of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    /// It has this value.
+    Put(&'a [u8]),
+    /// It is not there.
+    Delete,
+}
+
+impl<'a> Content<'a> {
+    /// The value, if there is one.
+    pub(crate) fn value(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Put(value) => Some(value),
+            Self::Delete => None,
+        }
+    }
 }
 
 /// The entries of a data or index block. Never empty.
@@ -281,12 +299,12 @@ fn parse_entry(bytes: &[u8], at: usize) -> Option<(EntryRef<'_>, usize)> {
     let key_at = at + ENTRY_HEADER_LEN;
     let key = bytes.get(key_at..key_at + key_len)?;
     let value = bytes.get(key_at + key_len..key_at + key_len + value_len)?;
-    let value = match header[2] {
-        PUT => Some(value),
-        DELETE if value_len == 0 => None,
+    let content = match header[2] {
+        PUT => Content::Put(value),
+        DELETE if value_len == 0 => Content::Delete,
         _ => return None,
     };
-    Some((EntryRef { key, lsn: Lsn::new(lsn), value }, key_at + key_len + value_len))
+    Some((EntryRef { key, lsn: Lsn::new(lsn), content }, key_at + key_len + value_len))
 }
 
 /// Gathers entries in order.
@@ -299,9 +317,12 @@ pub(crate) struct BlockBuilder {
 impl BlockBuilder {
     pub(crate) fn push(&mut self, entry: EntryRef<'_>) {
         self.offsets.push(len_u32(self.bytes.len()));
-        let value = entry.value.unwrap_or_default();
+        let (kind, value) = match entry.content {
+            Content::Put(value) => (PUT, value),
+            Content::Delete => (DELETE, &[][..]),
+        };
         self.bytes.put_u16(len_u16(entry.key.len()));
-        self.bytes.put_u8(if entry.value.is_some() { PUT } else { DELETE });
+        self.bytes.put_u8(kind);
         self.bytes.put_u64(entry.lsn.offset());
         self.bytes.put_u32(len_u32(value.len()));
         self.bytes.put(entry.key);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
 
-use super::block::{self, Block, BlockKind, Body, EntryRef};
+use super::block::{self, Block, BlockKind, Body, Content, EntryRef};
 use super::store::BlockCache;
 use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
 use crate::error::{Error, Result, at};
@@ -135,10 +135,10 @@ impl Table {
 
     /// What a data block, which is that of [`block_of`](Self::block_of), says of a key.
     pub(crate) fn get_in_block(&self, block: &Block, key: &[u8], at: Lsn) -> Result<Found> {
-        Ok(match self.entry_in_block(block, key, at)?.map(|entry| entry.value) {
+        Ok(match self.entry_in_block(block, key, at)?.map(|entry| entry.content) {
             None => Found::Nothing,
-            Some(None) => Found::Deleted,
-            Some(Some(value)) => Found::Value(Bytes::copy_from_slice(value)),
+            Some(Content::Delete) => Found::Deleted,
+            Some(Content::Put(value)) => Found::Value(Bytes::copy_from_slice(value)),
         })
     }
 
@@ -212,7 +212,7 @@ impl Table {
 
     /// Where data block `number` lies: its offset in the file, and its length.
     fn place_of(&self, number: usize) -> Result<(u64, usize)> {
-        let place = self.index()?.entry(number).value.and_then(|place| place.split_first_chunk::<8>());
+        let place = self.index()?.entry(number).content.value().and_then(|place| place.split_first_chunk::<8>());
         match place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) {
             Some((offset, Ok(len))) => Ok((offset, u32::from_le_bytes(len) as usize)),
             _ => Err(self.corrupt(self.index_at, "its index does not describe its blocks")),

@@ -34,7 +34,9 @@ fn versions(count: u32, value_len: usize) -> Vec<Stored> {
 fn write(store: &TableStore, versions: &[Stored], compression: Compression) -> Arc<Table> {
     let mut writer = store.writer(KeyspaceId(3), compression).unwrap();
     for (key, lsn, value) in versions {
-        writer.push(EntryRef { key, lsn: *lsn, value: value.as_deref() }).unwrap();
+        writer
+            .push(EntryRef { key, lsn: *lsn, content: value.as_deref().map_or(Content::Delete, Content::Put) })
+            .unwrap();
     }
     store.adopt(writer.finish().unwrap()).unwrap()
 }
@@ -43,7 +45,7 @@ fn scan(table: &Arc<Table>) -> crate::Result<Vec<Stored>> {
     let mut cursor = TableCursor::first_from(Arc::clone(table), None)?;
     let mut found = Vec::new();
     while let Some(entry) = cursor.entry() {
-        found.push((entry.key.to_vec(), entry.lsn, entry.value.map(<[u8]>::to_vec)));
+        found.push((entry.key.to_vec(), entry.lsn, entry.content.value().map(<[u8]>::to_vec)));
         cursor.forward()?;
     }
     Ok(found)
@@ -147,7 +149,7 @@ fn a_block_in_another_place_does_not_pass() {
     let path = meta.hash.path_in(Path::new(ROOT));
     let place = |number| {
         let table = store(&disk).open(KeyspaceId(3), meta.clone()).unwrap();
-        let value = table.index().unwrap().entry(number).value.unwrap().to_vec();
+        let value = table.index().unwrap().entry(number).content.value().unwrap().to_vec();
         (u64::from_le_bytes(value[..8].try_into().unwrap()), u32::from_le_bytes(value[8..].try_into().unwrap()))
     };
     let ((first, len), (second, _)) = (place(0), place(1));
@@ -184,7 +186,7 @@ fn an_unfinished_table_leaves_no_file() {
     let disk = MemoryDisk::new();
     let store = store(&disk);
     let mut writer = store.writer(KeyspaceId(1), Compression::None).unwrap();
-    writer.push(EntryRef { key: b"k", lsn: Lsn::new(1), value: None }).unwrap();
+    writer.push(EntryRef { key: b"k", lsn: Lsn::new(1), content: Content::Delete }).unwrap();
     drop(writer);
     assert!(disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().is_empty());
 }
@@ -202,7 +204,7 @@ fn a_block_whose_checksum_was_made_for_nonsense_is_refused_or_consistent() {
         let mut builder = BlockBuilder::default();
         for number in 0..random.random_range(1..5_u64) {
             let value = vec![1; random.random_range(0..9)];
-            builder.push(EntryRef { key: &[number as u8], lsn: Lsn::new(9), value: Some(&value) });
+            builder.push(EntryRef { key: &[number as u8], lsn: Lsn::new(9), content: Content::Put(&value) });
         }
         let (mut raw, mut count) = builder.take();
         for _ in 0..random.random_range(0..3) {

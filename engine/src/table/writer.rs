@@ -7,7 +7,7 @@ use std::sync::Arc;
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, File, Storage, write_all_at};
 
-use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind, EntryRef};
+use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind, Content, EntryRef};
 use super::version_order;
 use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableHash, TableMeta, filter};
 use crate::codec::{Put, len_u16};
@@ -109,7 +109,7 @@ impl TableWriter {
     pub(crate) fn push(&mut self, entry: EntryRef<'_>) -> Result<()> {
         let first = self.entries == 0;
         // An entry larger than a block stands alone in one, so that small ones beside it stay cheap to read.
-        let len = entry.key.len() + entry.value.map_or(0, <[u8]>::len);
+        let len = entry.key.len() + entry.content.value().map_or(0, <[u8]>::len);
         if !self.data.is_empty() && self.data.len() + len > 2 * BLOCK_TARGET {
             self.close_block()?;
         }
@@ -127,7 +127,7 @@ impl TableWriter {
         }
         self.last_lsn = entry.lsn;
         self.entries += 1;
-        self.tombstones += u64::from(entry.value.is_none());
+        self.tombstones += u64::from(entry.content == Content::Delete);
         self.min_lsn = self.min_lsn.min(entry.lsn);
         self.max_lsn = self.max_lsn.max(entry.lsn);
         self.data.push(entry);
@@ -210,7 +210,7 @@ impl TableWriter {
         let mut place = Vec::with_capacity(12);
         place.put_u64(offset);
         place.put_u32(len);
-        self.index.push(EntryRef { key: &self.last_key, lsn: self.last_lsn, value: Some(&place) });
+        self.index.push(EntryRef { key: &self.last_key, lsn: self.last_lsn, content: Content::Put(&place) });
         self.blocks += 1;
         Ok(())
     }
