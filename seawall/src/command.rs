@@ -3,7 +3,6 @@
 
 mod backup;
 mod bench;
-mod bench_disk;
 mod completions;
 mod config;
 mod data;

@@ -284,9 +284,22 @@ fn completions_and_manual_pages_know_every_verb() {
     let cli = Cli::new();
     let script = cli.ok(&["completions", "bash"]);
     cli.ok(&["man", cli.path("man").to_str().unwrap()]);
-    for verb in ["serve", "restore", "backup-create", "bench-disk", "sandbox"] {
+    for verb in ["serve", "restore", "backup-create", "bench-disk", "bench-commit", "sandbox"] {
         assert!(verb.split('-').all(|word| script.contains(word)), "{verb}");
         assert!(cli.path("man").join(format!("seawall-{verb}.1")).exists(), "{verb}");
+    }
+}
+
+#[test]
+fn bench_commit_says_where_the_time_goes() {
+    let cli = Cli::new();
+    let figures = cli.json(&["bench", "commit", "--seconds", "1", "--dir", cli.dir.path().to_str().unwrap()]);
+    for (figure, threads) in figures["commits"].as_array().unwrap().iter().zip([1, 8, 64]) {
+        assert_eq!(figure["threads"], threads);
+        assert!(figure["per_second"].as_f64().unwrap() > 0.0);
+        for part in ["encode", "append_and_apply", "write_and_sync", "gather_and_wake"] {
+            assert!(figure["parts"][part].is_number(), "{part}");
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! medians are printed, so that a noisy neighbour harms all of them alike; the log's own commits stand beside the plain
 //! method as ratios.
 
-mod device;
 mod log;
 mod methods;
 #[cfg(target_os = "linux")]
@@ -16,20 +15,19 @@ use clap::Args;
 use seawall_wal::storage::{Disk, Storage};
 use serde::Serialize;
 
-use super::Context;
+use super::device::{Device, device};
+use super::scratch::Scratch;
+use super::{Context, median};
 use crate::failure::{Failure, Kind};
 use crate::output::{Table, human_bytes, human_count, human_seconds};
-use device::{Device, device};
 use log::{Bandwidth, Committers};
 use methods::{Bench, Method};
 
 /// Rounds of which the median is taken.
 const ROUNDS: usize = 5;
-/// Free bytes that must be left beside what is written for measuring.
-const ROOM_BYTES: u64 = 512 << 20;
 
 #[derive(Args, Debug)]
-pub(super) struct Arguments {
+pub(in crate::command) struct Arguments {
     /// A directory on the disk; files made in it are removed again
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -80,32 +78,6 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     context.output.document(&measured, |out| write(out, &measured))
 }
 
-/// A folder that goes away again.
-struct Scratch {
-    path: PathBuf,
-}
-
-impl Scratch {
-    fn new(dir: &Path) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::new(Kind::Failed, format!("cannot use {}: {error}", dir.display()));
-        let free = Disk::new().free_bytes(dir).map_err(failed)?;
-        if free < ROOM_BYTES {
-            let message =
-                format!("{} has {} free, {} are needed", dir.display(), human_bytes(free), human_bytes(ROOM_BYTES));
-            return Err(Failure::new(Kind::DiskFull, message));
-        }
-        let path = dir.join(format!("seawall-bench-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(failed)?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
 fn measure(dir: &Path, scratch: &Path, slice: Duration) -> Result<Measured, Failure> {
     let failed = |error: &dyn std::fmt::Display| Failure::new(Kind::Failed, format!("cannot measure: {error}"));
     let mut benches = Method::ALL.map(|method| (method, Bench::new(scratch, method), Vec::new()));
@@ -151,6 +123,20 @@ fn measure(dir: &Path, scratch: &Path, slice: Duration) -> Result<Measured, Fail
     })
 }
 
+/// The plain method alone, for those who compare something else with it.
+pub(super) struct PlainWrites(Bench);
+
+impl PlainWrites {
+    pub(super) fn new(scratch: &Path) -> io::Result<Self> {
+        Bench::new(scratch, Method::Plain).map(Self)
+    }
+
+    /// F, measured for as long as `slice`.
+    pub(super) fn per_second(&mut self, slice: Duration) -> io::Result<f64> {
+        Ok(self.0.run(slice)?.per_second)
+    }
+}
+
 fn figure(name: String, description: String, rates: &[f64], f: f64, error: Option<String>) -> Figure {
     let measured = error.is_none() && !rates.is_empty();
     let spread = [rates.iter().copied().fold(f64::MAX, f64::min), rates.iter().copied().fold(0.0, f64::max)];
@@ -164,25 +150,9 @@ fn figure(name: String, description: String, rates: &[f64], f: f64, error: Optio
     }
 }
 
-fn median(rates: &[f64]) -> f64 {
-    let mut sorted = rates.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        len if len.is_multiple_of(2) => f64::midpoint(sorted[len / 2 - 1], sorted[len / 2]),
-        len => sorted[len / 2],
-    }
-}
-
 fn write(out: &mut dyn Write, measured: &Measured) -> io::Result<()> {
-    let device = &measured.device;
-    let turns = if device.rotational == Some(true) { ", rotating" } else { "" };
-    let cache = if device.write_cache.is_empty() { String::new() } else { format!(", {}", device.write_cache) };
-    let model = if device.model.is_empty() { String::new() } else { format!(" ({})", device.model) };
-    writeln!(out, "directory   {}", device.dir)?;
-    writeln!(out, "device      {}{model}{turns}{cache}", device.device)?;
-    writeln!(out, "filesystem  {} ({})", device.filesystem, device.mount_options)?;
-    writeln!(out, "kernel      {}, {} cpus, bulk I/O by {}", device.kernel, device.cpus, measured.io_path)?;
+    measured.device.write(out)?;
+    writeln!(out, "bulk I/O    {}", measured.io_path)?;
     writeln!(out, "\n4 KiB made durable, one after the other; medians of {} rounds", measured.rounds)?;
     figures(out, &measured.writes, true)?;
     let (write, read) = (measured.sequential_write_bytes_per_second, measured.sequential_read_bytes_per_second);
@@ -227,12 +197,5 @@ mod tests {
         assert!(measured.sequential_write_bytes_per_second > 0.0 && measured.sequential_read_bytes_per_second > 0.0);
         drop(scratch);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "files were left behind");
-    }
-
-    #[test]
-    fn a_median_is_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0]), 2.5);
-        assert_eq!(median(&[]), 0.0);
     }
 }

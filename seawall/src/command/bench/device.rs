@@ -2,6 +2,7 @@
 //! cannot be found out is left empty.
 
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -28,6 +29,19 @@ pub(super) struct Device {
     pub(super) kernel: String,
     /// Of this machine, as far as this process may use them.
     pub(super) cpus: usize,
+}
+
+impl Device {
+    /// For people to read.
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let turns = if self.rotational == Some(true) { ", rotating" } else { "" };
+        let cache = if self.write_cache.is_empty() { String::new() } else { format!(", {}", self.write_cache) };
+        let model = if self.model.is_empty() { String::new() } else { format!(" ({})", self.model) };
+        writeln!(out, "directory   {}", self.dir)?;
+        writeln!(out, "device      {}{model}{turns}{cache}", self.device)?;
+        writeln!(out, "filesystem  {} ({})", self.filesystem, self.mount_options)?;
+        writeln!(out, "kernel      {}, {} cpus", self.kernel, self.cpus)
+    }
 }
 
 pub(super) fn device(dir: &Path) -> Device {
