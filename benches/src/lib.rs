@@ -58,17 +58,42 @@ pub fn commit_pipelined(keyspace: &Keyspace, db: &Db, commits: u64) -> Result<()
     tickets.into_iter().try_for_each(|ticket| ticket.wait().map(drop))
 }
 
+/// In which order keys are put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrder {
+    /// Each anywhere among the others.
+    Random,
+    /// Each behind the others.
+    Ascending,
+}
+
+/// A database with nothing in it, whose memtables take anything the benches put.
+pub fn empty(dir: &Path) -> Result<(Db, Keyspace)> {
+    let db = Db::builder(dir).create(Create::Always).memtable_bytes(1 << 30).open()?;
+    let keyspace = db.keyspace("bench")?;
+    Ok((db, keyspace))
+}
+
+/// Puts so many keys, a thousand in a batch that nobody waits for.
+pub fn fill(db: &Db, keyspace: &Keyspace, keys: u64, value_len: usize, order: KeyOrder) -> Result<()> {
+    for first in (0..keys).step_by(1000) {
+        let mut batch = db.batch();
+        for number in first..keys.min(first + 1000) {
+            match order {
+                KeyOrder::Random => batch.put(keyspace, key(number), value(number, value_len)),
+                KeyOrder::Ascending => batch.put(keyspace, format!("{number:016x}"), value(number, value_len)),
+            };
+        }
+        batch.commit_with(CommitLevel::Buffered)?;
+    }
+    Ok(())
+}
+
 /// A database with so many keys, all in tables if `settled`, else in memory.
 pub fn filled(dir: &Path, keys: u64, value_len: usize, settled: bool) -> Result<(Db, Keyspace)> {
     let db = Db::builder(dir).create(Create::Always).open()?;
     let keyspace = db.keyspace("bench")?;
-    for first in (0..keys).step_by(1000) {
-        let mut batch = db.batch();
-        for number in first..keys.min(first + 1000) {
-            batch.put(&keyspace, key(number), value(number, value_len));
-        }
-        batch.commit_with(CommitLevel::Buffered)?;
-    }
+    fill(&db, &keyspace, keys, value_len, KeyOrder::Random)?;
     db.sync()?;
     if settled {
         db.compact()?;
@@ -136,6 +161,17 @@ pub fn get(keyspace: &Keyspace, keys: u64, gets: u64) -> Result<u64> {
     Ok(found)
 }
 
+/// As [`get`], so many keys at once.
+pub fn multi_get(keyspace: &Keyspace, keys: u64, gets: u64, at_once: u64) -> Result<u64> {
+    let mut found = 0;
+    for first in (0..gets).step_by(at_once as usize) {
+        let wanted: Vec<_> =
+            (first..gets.min(first + at_once)).map(|number| key(number.wrapping_mul(7919) % keys)).collect();
+        found += keyspace.multi_get(&wanted)?.iter().flatten().count() as u64;
+    }
+    Ok(found)
+}
+
 /// Walks over `entries` entries from the start; says how many bytes they have.
 pub fn scan(keyspace: &Keyspace, entries: usize) -> Result<usize> {
     let mut bytes = 0;
@@ -156,12 +192,24 @@ mod tests {
         let (db, keyspace) = filled(&dir.path().join("db"), 500, 100, true).unwrap();
         assert_eq!(get(&keyspace, 500, 500).unwrap(), 500);
         assert_eq!(get(&keyspace, 1000, 1000).unwrap(), 500, "half of these keys are not there");
+        assert_eq!(multi_get(&keyspace, 1000, 1000, 32).unwrap(), 500);
         assert_eq!(scan(&keyspace, 1000).unwrap(), 500 * (KEY_LEN + 100));
         let before = db.stats().log.records;
         commit(&keyspace, &db, 2, 5, CommitLevel::Local).unwrap();
         commit_pipelined(&keyspace, &db, 20).unwrap();
         assert_eq!(db.stats().log.records - before, 30);
         db.close().unwrap();
+    }
+
+    #[test]
+    fn keys_are_put_in_either_order() {
+        for order in [KeyOrder::Random, KeyOrder::Ascending] {
+            let dir = tempfile::tempdir().unwrap();
+            let (db, keyspace) = empty(&dir.path().join("db")).unwrap();
+            fill(&db, &keyspace, 1500, 10, order).unwrap();
+            db.sync().unwrap();
+            assert_eq!(keyspace.iter().count(), 1500, "{order:?}");
+        }
     }
 
     #[test]
