@@ -87,6 +87,16 @@ pub enum Error {
         /// The newest version read here.
         supported: u32,
     },
+    /// A file was written by a Seawall from before its format was frozen.
+    #[error("{} has format version {version}, which was never released; this build reads version {supported}: export the data with the build that wrote it", path.display())]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+        /// The version read here.
+        supported: u32,
+    },
     /// A directory belongs to another cluster than the one asked for, or has another segment size.
     #[error("{} has {field} {found}, not {expected}", path.display())]
     Mismatch {
@@ -228,6 +238,17 @@ pub enum Error {
     /// The log failed.
     #[error(transparent)]
     Log(seawall_wal::Error),
+}
+
+impl Error {
+    /// Of a file whose version is not the one that is read here.
+    pub(crate) fn version(path: &Path, version: u32, supported: u32) -> Self {
+        let path = path.to_owned();
+        match version > supported {
+            true => Self::TooNew { path, version, supported },
+            false => Self::TooOld { path, version, supported },
+        }
+    }
 }
 
 impl From<seawall_wal::Error> for Error {

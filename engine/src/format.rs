@@ -9,6 +9,8 @@ use std::fmt;
 
 /// The longest key, in bytes.
 pub const KEY_LEN_MAX: usize = u16::MAX as usize;
+/// The longest key that only ends a range, in bytes: one follows the longest key too.
+pub const KEY_END_LEN_MAX: usize = KEY_LEN_MAX + 1;
 /// The longest name of a keyspace, in bytes.
 pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use seawall_wal::storage::{Storage, read_file, replace_file};
 use seawall_wal::{Chain, ClusterId, Lsn, Position, TimelineId, Timestamp};
 
-use crate::codec::{Put, Reader, Truncated, len_u16, len_u32};
+use crate::codec::{Put, Reader, Truncated, len_u32};
 use crate::error::{Error, Result, at};
-use crate::format::{KEY_LEN_MAX, KEYSPACE_NAME_LEN_MAX, KeyspaceId};
+use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
 use crate::table::{TableHash, TableMeta};
 
 /// The version this code writes, and the newest it reads.
@@ -127,10 +127,14 @@ impl Manifest {
             bytes.put_u64(meta.size);
             bytes.put_u64(meta.entries);
             bytes.put_u64(meta.tombstones);
+            bytes.put_u64(meta.range_deletes);
             bytes.put_u64(meta.min_lsn.offset());
             bytes.put_u64(meta.max_lsn.offset());
-            bytes.put_u16(len_u16(meta.min_key.len()));
-            bytes.put_u16(len_u16(meta.max_key.len()));
+            bytes.put_u64(meta.min_expiry);
+            bytes.put_u64(meta.max_expiry);
+            bytes.put_u32(len_u32(meta.min_key.len()));
+            bytes.put_u32(len_u32(meta.max_key.len()));
+            bytes.put_u8(u8::from(meta.max_key_excluded));
             bytes.put(&meta.min_key);
             bytes.put(&meta.max_key);
         }
@@ -152,7 +156,7 @@ impl Manifest {
         match reader.u32() {
             Ok(MANIFEST_VERSION) => {}
             Ok(version) => {
-                return Err(Error::TooNew { path: path.to_owned(), version, supported: MANIFEST_VERSION });
+                return Err(Error::version(path, version, MANIFEST_VERSION));
             }
             Err(Truncated) => return Err(corrupt("it ends too early")),
         }
@@ -177,8 +181,8 @@ impl Manifest {
         }
         for table in &self.tables {
             let meta = &table.meta;
-            if table.level as usize >= LEVELS || meta.min_lsn > meta.max_lsn || meta.min_key > meta.max_key {
-                return Err("a table's level or range is impossible");
+            if table.level as usize >= LEVELS || !meta.is_possible() {
+                return Err("a table's level or content is impossible");
             }
             if meta.max_lsn > self.redo.lsn {
                 return Err("a table holds something above the redo position");
@@ -195,7 +199,7 @@ impl Manifest {
             if (a.keyspace, a.level) == (b.keyspace, b.level) {
                 let in_order = match a.level {
                     0 => a.meta.min_lsn > b.meta.max_lsn,
-                    _ => a.meta.max_key < b.meta.min_key,
+                    _ => a.meta.ends_before(&b.meta.min_key),
                 };
                 if !in_order {
                     return Err("tables of one level overlap");
@@ -258,11 +262,31 @@ fn parse_body(mut reader: Reader<'_>) -> Result<Result<Manifest, &'static str>, 
         let keyspace = KeyspaceId(reader.u32()?);
         let level = reader.u8()?;
         let hash = TableHash::from_bytes(reader.array()?);
-        let (size, entries, tombstones) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let (size, entries) = (reader.u64()?, reader.u64()?);
+        let (tombstones, range_deletes) = (reader.u64()?, reader.u64()?);
         let (min_lsn, max_lsn) = (Lsn::new(reader.u64()?), Lsn::new(reader.u64()?));
-        let (min_len, max_len) = (reader.u16()? as usize, reader.u16()? as usize);
+        let (min_expiry, max_expiry) = (reader.u64()?, reader.u64()?);
+        let (min_len, max_len) = (reader.u32()? as usize, reader.u32()? as usize);
+        let max_key_excluded = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Ok(Err("a table's range is impossible")),
+        };
         let (min_key, max_key) = (reader.bytes(min_len)?.to_vec(), reader.bytes(max_len)?.to_vec());
-        let meta = TableMeta { hash, size, entries, tombstones, min_lsn, max_lsn, min_key, max_key };
+        let meta = TableMeta {
+            hash,
+            size,
+            entries,
+            tombstones,
+            range_deletes,
+            min_lsn,
+            max_lsn,
+            min_expiry,
+            max_expiry,
+            min_key,
+            max_key,
+            max_key_excluded,
+        };
         tables.push(TableEntry { keyspace, level, meta });
     }
     if !reader.is_empty() {
@@ -277,7 +301,6 @@ pub fn manifest_path(folder: &Path, number: u64) -> PathBuf {
 }
 
 const _: () = assert!(KEYSPACE_NAME_LEN_MAX <= u8::MAX as usize);
-const _: () = assert!(KEY_LEN_MAX <= u16::MAX as usize);
 
 #[cfg(test)]
 mod tests {
@@ -294,10 +317,14 @@ mod tests {
                 size: 100,
                 entries: 3,
                 tombstones: 1,
+                range_deletes: 2,
                 min_lsn: Lsn::new(lsns.0),
                 max_lsn: Lsn::new(lsns.1),
+                min_expiry: 0,
+                max_expiry: 0,
                 min_key: keys.0.to_vec(),
                 max_key: keys.1.to_vec(),
+                max_key_excluded: byte == 3,
             },
         };
         Manifest {
@@ -314,7 +341,8 @@ mod tests {
                 table(0, 1, (800, 900), (b"a", b"z")),
                 table(0, 2, (700, 750), (b"b", b"c")),
                 table(1, 3, (600, 650), (b"a", b"m")),
-                table(1, 4, (600, 690), (b"n", b"z")),
+                // The one before ends where this begins.
+                table(1, 4, (600, 690), (b"m", b"z")),
             ],
             ..Manifest::empty(ClusterId::random())
         }
@@ -350,11 +378,14 @@ mod tests {
 
     #[test]
     fn a_manifest_that_contradicts_itself_is_refused() {
-        let wrongs: [fn(&mut Manifest); 5] = [
+        let wrongs: [fn(&mut Manifest); 8] = [
             |m| m.floor = Lsn::new(901),
             |m| m.tables[0].meta.max_lsn = Lsn::new(901),
             |m| m.tables.swap(0, 1),
-            |m| m.tables[3].meta.min_key = b"m".to_vec(),
+            |m| m.tables[3].meta.min_key = b"l".to_vec(),
+            |m| m.tables[2].meta.max_key_excluded = false,
+            |m| m.tables[2].meta.range_deletes = 0,
+            |m| m.tables[2].meta.max_expiry = 1,
             |m| m.next_keyspace = 2,
         ];
         for (index, wrong) in wrongs.iter().enumerate() {

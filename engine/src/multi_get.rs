@@ -51,7 +51,7 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Lsn, keys: &[&[u8
         let mut rest = wanted;
         for table in tables {
             // Tables of one level do not overlap, so that each takes the keys up to its greatest.
-            let behind = rest.partition_point(|wanted| wanted.key <= table.meta().max_key.as_slice());
+            let behind = rest.partition_point(|wanted| !table.meta().ends_before(wanted.key));
             let behind = rest.split_off(behind);
             left.extend(look(table, at, std::mem::replace(&mut rest, behind), &mut values)?);
         }

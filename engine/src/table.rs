@@ -2,8 +2,11 @@
 //! the store that owns the open ones. Which table stands on which level is `version`'s business.
 
 mod block;
+mod content;
 mod cursor;
 mod filter;
+mod footer;
+mod range_delete;
 mod reader;
 mod store;
 mod writer;
@@ -14,9 +17,11 @@ use std::path::{Path, PathBuf};
 
 use seawall_wal::Lsn;
 
-pub(crate) use block::{Content, EntryRef};
+pub(crate) use content::{Content, EntryRef};
 pub(crate) use cursor::{LevelCursor, TableCursor};
 pub(crate) use filter::hash as filter_hash;
+#[cfg_attr(not(test), expect(unused_imports, reason = "no commit deletes ranges yet"))]
+pub(crate) use range_delete::RangeDelete;
 pub(crate) use reader::{Found, Table};
 pub use store::CacheStats;
 pub(crate) use store::TableStore;
@@ -29,7 +34,7 @@ pub(crate) const TABLES_FOLDER: &str = "tables";
 
 /// Header, footer and block header, in bytes.
 const HEADER_LEN: usize = 16;
-const FOOTER_LEN: usize = 96;
+const FOOTER_LEN: usize = 144;
 const HEADER_MAGIC: [u8; 8] = *b"SEAWTABL";
 const FOOTER_MAGIC: [u8; 8] = *b"SEAWTEND";
 
@@ -82,20 +87,47 @@ pub struct TableMeta {
     pub entries: u64,
     /// Deletes among them.
     pub tombstones: u64,
-    /// The oldest version. `min_lsn <= max_lsn`.
+    /// Deletes of ranges, which do not count as entries.
+    pub range_deletes: u64,
+    /// The oldest version or range delete. `min_lsn <= max_lsn`.
     pub min_lsn: Lsn,
-    /// The newest version.
+    /// The newest.
     pub max_lsn: Lsn,
-    /// The least key. `min_key <= max_key`.
+    /// When the first value expires, in microseconds since 1970; 0 if none ever does. `min_expiry <= max_expiry`.
+    pub min_expiry: u64,
+    /// When the last value that expires does; 0 if none does.
+    pub max_expiry: u64,
+    /// The least key, also of its range deletes. `min_key <= max_key`.
     pub min_key: Vec<u8>,
-    /// The greatest key.
+    /// Where its keys end, also those of its range deletes.
     pub max_key: Vec<u8>,
+    /// Whether `max_key` is not among them: the end of a range delete. Then `min_key < max_key`.
+    pub max_key_excluded: bool,
 }
 
 impl TableMeta {
     /// Whether a key of it can lie in `[min, max]`.
     pub(crate) fn overlaps(&self, min: &[u8], max: &[u8]) -> bool {
-        self.min_key.as_slice() <= max && min <= self.max_key.as_slice()
+        !self.ends_before(min) && self.min_key.as_slice() <= max
+    }
+
+    /// Whether all its keys are less than `key`.
+    pub(crate) fn ends_before(&self, key: &[u8]) -> bool {
+        match self.max_key_excluded {
+            true => self.max_key.as_slice() <= key,
+            false => self.max_key.as_slice() < key,
+        }
+    }
+
+    /// What holds of every table. Checked where one is read from a manifest.
+    pub(crate) fn is_possible(&self) -> bool {
+        let holds_something = self.entries > 0 || self.range_deletes > 0;
+        let keys = match self.max_key_excluded {
+            true => self.range_deletes > 0 && self.min_key < self.max_key,
+            false => self.min_key <= self.max_key,
+        };
+        let expiries = self.min_expiry <= self.max_expiry && (self.min_expiry == 0) == (self.max_expiry == 0);
+        holds_something && self.tombstones <= self.entries && self.min_lsn <= self.max_lsn && keys && expiries
     }
 }
 

@@ -36,7 +36,7 @@ impl Levels {
             }
         }
         for tables in &self.0[1..] {
-            let number = tables.partition_point(|table| table.meta().max_key.as_slice() < key);
+            let number = tables.partition_point(|table| table.meta().ends_before(key));
             if let Some(table) = tables.get(number) {
                 match table.get(key, hash, at)? {
                     Found::Nothing => {}
@@ -86,10 +86,10 @@ impl TableSet {
         let tables = &mut levels.0[level];
         let place = match level {
             0 => tables.partition_point(|other| other.meta().min_lsn > table.meta().max_lsn),
-            _ => tables.partition_point(|other| other.meta().max_key < table.meta().min_key),
+            _ => tables.partition_point(|other| other.meta().ends_before(&table.meta().min_key)),
         };
         if level > 0 {
-            let fits = tables.get(place).is_none_or(|next| table.meta().max_key < next.meta().min_key);
+            let fits = tables.get(place).is_none_or(|next| table.meta().ends_before(&next.meta().min_key));
             assert!(fits, "tables of one level do not overlap");
         }
         tables.insert(place, table);

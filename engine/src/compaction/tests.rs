@@ -9,10 +9,14 @@ fn meta(min: &str, max: &str, size: u64) -> TableMeta {
         size,
         entries: 1,
         tombstones: 0,
+        range_deletes: 0,
         min_lsn: Lsn::new(1),
         max_lsn: Lsn::new(1),
+        min_expiry: 0,
+        max_expiry: 0,
         min_key: min.into(),
         max_key: max.into(),
+        max_key_excluded: false,
     }
 }
 

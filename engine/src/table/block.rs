@@ -8,6 +8,7 @@ use std::sync::Arc;
 use seawall_wal::Lsn;
 use seawall_wal::storage::Mapping;
 
+use super::content::{Content, EntryRef};
 use super::version_order;
 use crate::codec::{Put, len_u16, len_u32};
 use crate::format::KeyspaceId;
@@ -21,9 +22,6 @@ const DATA_RAW_MAX: usize = 17 << 20;
 /// Key length, kind, version, value length.
 const ENTRY_HEADER_LEN: usize = 2 + 1 + 8 + 4;
 
-const PUT: u8 = 1;
-const DELETE: u8 = 2;
-
 /// What a block is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -32,6 +30,7 @@ pub(crate) enum BlockKind {
     Filter = 2,
     Index = 3,
     Properties = 4,
+    RangeDeletes = 5,
 }
 
 /// How a block's bytes are stored.
@@ -186,34 +185,7 @@ impl Frame {
     }
 }
 
-/// One version of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EntryRef<'a> {
-    pub(crate) key: &'a [u8],
-    pub(crate) lsn: Lsn,
-    pub(crate) content: Content<'a>,
-}
-
-/// What a version says of its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Content<'a> {
-    /// It has this value.
-    Put(&'a [u8]),
-    /// It is not there.
-    Delete,
-}
-
-impl<'a> Content<'a> {
-    /// The value, if there is one.
-    pub(crate) fn value(self) -> Option<&'a [u8]> {
-        match self {
-            Self::Put(value) => Some(value),
-            Self::Delete => None,
-        }
-    }
-}
-
-/// The entries of a data or index block. Never empty.
+/// The entries of a data or index block.
 pub(crate) struct Block {
     body: Body,
     count: usize,
@@ -233,7 +205,7 @@ impl Block {
         let bytes = body.bytes();
         let count = count as usize;
         let offsets = count.checked_mul(4).and_then(|len| bytes.len().checked_sub(len));
-        let offsets = offsets.filter(|_| count > 0).ok_or("its number of entries is impossible")?;
+        let offsets = offsets.ok_or("its number of entries is impossible")?;
         let mut at = 0;
         let mut previous: Option<EntryRef<'_>> = None;
         for index in 0..count {
@@ -299,11 +271,7 @@ fn parse_entry(bytes: &[u8], at: usize) -> Option<(EntryRef<'_>, usize)> {
     let key_at = at + ENTRY_HEADER_LEN;
     let key = bytes.get(key_at..key_at + key_len)?;
     let value = bytes.get(key_at + key_len..key_at + key_len + value_len)?;
-    let content = match header[2] {
-        PUT => Content::Put(value),
-        DELETE if value_len == 0 => Content::Delete,
-        _ => return None,
-    };
+    let content = Content::parse(header[2], value)?;
     Some((EntryRef { key, lsn: Lsn::new(lsn), content }, key_at + key_len + value_len))
 }
 
@@ -317,16 +285,12 @@ pub(crate) struct BlockBuilder {
 impl BlockBuilder {
     pub(crate) fn push(&mut self, entry: EntryRef<'_>) {
         self.offsets.push(len_u32(self.bytes.len()));
-        let (kind, value) = match entry.content {
-            Content::Put(value) => (PUT, value),
-            Content::Delete => (DELETE, &[][..]),
-        };
         self.bytes.put_u16(len_u16(entry.key.len()));
-        self.bytes.put_u8(kind);
+        self.bytes.put_u8(entry.content.kind());
         self.bytes.put_u64(entry.lsn.offset());
-        self.bytes.put_u32(len_u32(value.len()));
+        self.bytes.put_u32(len_u32(entry.content.stored_len()));
         self.bytes.put(entry.key);
-        self.bytes.put(value);
+        entry.content.store(&mut self.bytes);
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use seawall_wal::Lsn;
 
-use super::block::{Block, EntryRef};
+use super::block::Block;
+use super::content::EntryRef;
 use super::reader::Table;
 use crate::error::Result;
 
@@ -110,7 +111,7 @@ pub(crate) struct LevelCursor {
 impl LevelCursor {
     /// At the first version at or after the place, or the very first.
     pub(crate) fn first_from(tables: Vec<Arc<Table>>, from: Option<(&[u8], Lsn)>) -> Result<Self> {
-        let number = from.map_or(0, |(key, _)| tables.partition_point(|table| table.meta().max_key.as_slice() < key));
+        let number = from.map_or(0, |(key, _)| tables.partition_point(|table| table.meta().ends_before(key)));
         let cursor = match tables.get(number) {
             Some(table) => Some(TableCursor::first_from(Arc::clone(table), from)?),
             None => None,

@@ -9,9 +9,12 @@ use bytes::Bytes;
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
 
-use super::block::{self, Block, BlockKind, Body, Content, EntryRef};
+use super::block::{self, Block, BlockKind, Body};
+use super::content::{Content, EntryRef};
+use super::footer::{Footer, Unreadable};
+use super::range_delete::{self, RangeDelete};
 use super::store::BlockCache;
-use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
+use super::{FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
 use crate::error::{Error, Result, at};
 use crate::format::KeyspaceId;
 
@@ -28,10 +31,10 @@ pub(crate) struct Table {
     storage: Arc<dyn Storage>,
     map: Arc<Mapping>,
     cache: Arc<BlockCache>,
-    index_at: u64,
-    filter_at: u64,
+    footer: Footer,
     index: OnceLock<Arc<Block>>,
     filter: OnceLock<Body>,
+    range_deletes: OnceLock<Box<[RangeDelete]>>,
 }
 
 impl fmt::Debug for Table {
@@ -69,33 +72,17 @@ impl Table {
         }
         let map = Arc::new(file.map().map_err(at("map", path))?);
         let footer_at = len - FOOTER_LEN as u64;
-        let footer = &map[footer_at as usize..];
-        let u32_at = |at: usize| u32::from_le_bytes(footer[at..at + 4].try_into().expect("four bytes"));
-        let u64_at = |at: usize| u64::from_le_bytes(footer[at..at + 8].try_into().expect("eight bytes"));
-        if footer[88..] != FOOTER_MAGIC || footer[84..88] != [0; 4] || crc32fast::hash(&footer[..80]) != u32_at(80) {
-            return Err(corrupt(footer_at, "its footer does not match its checksum"));
-        }
-        if u32_at(72) != TABLE_VERSION {
-            let version = u32_at(72);
-            return Err(Error::TooNew { path: path.to_owned(), version, supported: TABLE_VERSION });
-        }
+        let footer = Footer::parse(&map, keyspace, &meta).map_err(|why| match why {
+            Unreadable::Damaged(why) => corrupt(footer_at, why),
+            Unreadable::Version(version) => Error::version(path, version, TABLE_VERSION),
+        })?;
         let header: [&[u8]; 3] = [&HEADER_MAGIC, &TABLE_VERSION.to_le_bytes(), &keyspace.0.to_le_bytes()];
         if map[..HEADER_LEN] != header.concat() {
             return Err(corrupt(0, "its header is wrong"));
         }
-        let same = u64_at(24) == meta.entries
-            && u64_at(32) == meta.tombstones
-            && u64_at(40) == meta.min_lsn.offset()
-            && u64_at(48) == meta.max_lsn.offset()
-            && u64_at(56) == len
-            && u32_at(64) == keyspace.0;
-        if !same {
-            return Err(corrupt(footer_at, "its footer is not that of the table in the manifest"));
-        }
-        let (index_at, filter_at) = (u64_at(0), u64_at(8));
         let path = path.to_owned();
-        let (index, filter) = (OnceLock::new(), OnceLock::new());
-        Ok(Self { id, keyspace, meta, path, storage, map, cache, index_at, filter_at, index, filter })
+        let (index, filter, range_deletes) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Self { id, keyspace, meta, path, storage, map, cache, footer, index, filter, range_deletes })
     }
 
     pub(crate) fn meta(&self) -> &TableMeta {
@@ -145,9 +132,27 @@ impl Table {
     fn entry_in_block<'a>(&self, block: &'a Block, key: &[u8], at: Lsn) -> Result<Option<EntryRef<'a>>> {
         let place = block.lower_bound(key, at);
         if place == block.len() {
-            return Err(self.corrupt(self.index_at, "its index does not describe its blocks"));
+            return Err(self.corrupt(self.footer.index_at, "its index does not describe its blocks"));
         }
         Ok(Some(block.entry(place)).filter(|entry| entry.key == key))
+    }
+
+    /// Its range deletes by start, newer ones of the same start first. They may lie over each other.
+    pub(crate) fn range_deletes(&self) -> Result<&[RangeDelete]> {
+        if self.meta.range_deletes == 0 {
+            return Ok(&[]);
+        }
+        if let Some(deletes) = self.range_deletes.get() {
+            return Ok(deletes);
+        }
+        let offset = self.footer.range_deletes_at;
+        let deletes = block::open(&self.map, self.keyspace, BlockKind::RangeDeletes, offset, None)
+            .and_then(|(body, count)| range_delete::parse(body.bytes(), count))
+            .map_err(|why| self.corrupt(offset, why))?;
+        if deletes.len() as u64 != self.meta.range_deletes {
+            return Err(self.corrupt(offset, "it has not as many range deletes as the table"));
+        }
+        Ok(self.range_deletes.get_or_init(|| deletes))
     }
 
     /// The index: one entry per data block.
@@ -155,9 +160,9 @@ impl Table {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let block = block::open(&self.map, self.keyspace, BlockKind::Index, self.index_at, None)
+        let block = block::open(&self.map, self.keyspace, BlockKind::Index, self.footer.index_at, None)
             .and_then(|(body, count)| Block::new(body, count))
-            .map_err(|why| self.corrupt(self.index_at, why))?;
+            .map_err(|why| self.corrupt(self.footer.index_at, why))?;
         Ok(self.index.get_or_init(|| Arc::new(block)))
     }
 
@@ -215,7 +220,7 @@ impl Table {
         let place = self.index()?.entry(number).content.value().and_then(|place| place.split_first_chunk::<8>());
         match place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) {
             Some((offset, Ok(len))) => Ok((offset, u32::from_le_bytes(len) as usize)),
-            _ => Err(self.corrupt(self.index_at, "its index does not describe its blocks")),
+            _ => Err(self.corrupt(self.footer.index_at, "its index does not describe its blocks")),
         }
     }
 
@@ -224,8 +229,8 @@ impl Table {
         let block =
             opened.and_then(|(body, count)| Block::new(body, count)).map_err(|why| self.corrupt(offset, why))?;
         let entry = self.index()?.entry(number);
-        let last = block.entry(block.len() - 1);
-        if (last.key, last.lsn) != (entry.key, entry.lsn) {
+        let last = block.len().checked_sub(1).map(|last| block.entry(last));
+        if last.is_none_or(|last| (last.key, last.lsn) != (entry.key, entry.lsn)) {
             return Err(self.corrupt(offset, "it is not the block its index describes"));
         }
         let block = Arc::new(block);
@@ -237,10 +242,10 @@ impl Table {
         if let Some(filter) = self.filter.get() {
             return Ok(filter::may_contain(filter.bytes(), hash));
         }
-        let (body, blocks) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.filter_at, None)
-            .map_err(|why| self.corrupt(self.filter_at, why))?;
+        let (body, blocks) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.footer.filter_at, None)
+            .map_err(|why| self.corrupt(self.footer.filter_at, why))?;
         if !filter::is_filter(body.bytes(), blocks) {
-            return Err(self.corrupt(self.filter_at, "its filter has the wrong length"));
+            return Err(self.corrupt(self.footer.filter_at, "its filter has the wrong length"));
         }
         Ok(filter::may_contain(self.filter.get_or_init(|| body).bytes(), hash))
     }
@@ -251,6 +256,7 @@ impl Table {
             // A block says more precisely where; if all blocks are whole, the damage is between them.
             (0..self.index()?.len()).try_for_each(|number| self.block(number).map(drop))?;
             self.may_contain(0)?;
+            self.range_deletes()?;
             return Err(self.corrupt(0, "its digest is not its name"));
         }
         Ok(())

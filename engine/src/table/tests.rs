@@ -182,6 +182,64 @@ fn a_table_is_not_removed_while_it_is_read_nor_when_it_is_written_again() {
 }
 
 #[test]
+fn range_deletes_read_back_and_widen_the_key_range() {
+    let disk = MemoryDisk::new();
+    let store = store(&disk);
+    let delete =
+        |start: &[u8], end: &[u8], lsn| RangeDelete { start: start.into(), end: end.into(), lsn: Lsn::new(lsn) };
+    let written = |entries: &[&[u8]], deletes: &[RangeDelete]| {
+        let mut writer = store.writer(KeyspaceId(3), Compression::None).unwrap();
+        for key in entries {
+            writer.push(EntryRef { key, lsn: Lsn::new(50), content: Content::Put(b"v") }).unwrap();
+        }
+        deletes.iter().for_each(|delete| writer.push_range_delete(&delete.start, &delete.end, delete.lsn));
+        let table = store.adopt(writer.finish().unwrap()).unwrap();
+        drop(store.open(KeyspaceId(3), table.meta().clone()).unwrap());
+        table
+    };
+    let range = |table: &Table| {
+        let meta = table.meta();
+        (meta.min_key.clone(), meta.max_key.clone(), meta.max_key_excluded)
+    };
+    let (low, high, twice) = (delete(b"a", b"k", 70), delete(b"m", b"z", 20), delete(b"a", b"c", 30));
+    // Given in no order, and one of them twice.
+    let table = written(&[b"f", b"p"], &[high.clone(), twice.clone(), low.clone(), high.clone()]);
+    assert_eq!(table.range_deletes().unwrap(), [low.clone(), twice.clone(), high.clone()]);
+    assert_eq!(range(&table), (b"a".to_vec(), b"z".to_vec(), true));
+    assert_eq!((table.meta().entries, table.meta().range_deletes), (2, 3));
+    assert_eq!((table.meta().min_lsn, table.meta().max_lsn), (Lsn::new(20), Lsn::new(70)));
+    assert!(table.meta().ends_before(b"z") && !table.meta().ends_before(b"y"));
+    assert!(table.meta().overlaps(b"yy", b"zz") && !table.meta().overlaps(b"z", b"zz"));
+    table.verify().unwrap();
+    // A key at the end of a range is a key all the same.
+    assert_eq!(range(&written(&[b"f", b"z"], std::slice::from_ref(&high))), (b"f".to_vec(), b"z".to_vec(), false));
+    // Nothing but range deletes.
+    let table = written(&[], std::slice::from_ref(&low));
+    assert_eq!(range(&table), (b"a".to_vec(), b"k".to_vec(), true));
+    assert_eq!(table.range_deletes().unwrap(), [low]);
+    assert_eq!(table.get(b"b", filter_hash(b"b"), Lsn::MAX).unwrap(), Found::Nothing);
+    assert_eq!(scan(&table).unwrap(), []);
+    assert!(TableCursor::last_before(Arc::clone(&table), None).unwrap().entry().is_none());
+    // Damage is seen.
+    let meta = written(&[b"f"], &[high, twice]).meta().clone();
+    let path = meta.hash.path_in(Path::new(ROOT));
+    let mut detected = 0;
+    for byte in 0..meta.size {
+        disk.flip_bit(&path, byte, 3);
+        match super::store::TableStore::new(Arc::new(disk.clone()), Path::new(ROOT), 1 << 20)
+            .open(KeyspaceId(3), meta.clone())
+            .and_then(|table| table.range_deletes().map(<[_]>::len))
+        {
+            Ok(found) => assert_eq!(found, 2),
+            Err(Error::CorruptTable { .. }) => detected += 1,
+            Err(other) => panic!("byte {byte}: {other}"),
+        }
+        disk.flip_bit(&path, byte, 3);
+    }
+    assert!(detected > 100, "{detected} of {}", meta.size);
+}
+
+#[test]
 fn an_unfinished_table_leaves_no_file() {
     let disk = MemoryDisk::new();
     let store = store(&disk);

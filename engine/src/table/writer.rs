@@ -7,10 +7,13 @@ use std::sync::Arc;
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, File, Storage, write_all_at};
 
-use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind, Content, EntryRef};
+use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind};
+use super::content::{Content, EntryRef};
+use super::footer::Footer;
+use super::range_delete::{self, RangeDelete};
 use super::version_order;
-use super::{FOOTER_LEN, FOOTER_MAGIC, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableHash, TableMeta, filter};
-use crate::codec::{Put, len_u16};
+use super::{FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableHash, TableMeta, filter};
+use crate::codec::{Put, len_u32};
 use crate::error::{Result, at};
 use crate::format::KeyspaceId;
 
@@ -55,8 +58,13 @@ pub(crate) struct TableWriter {
     first_key: Vec<u8>,
     entries: u64,
     tombstones: u64,
+    /// In the order in which they came.
+    range_deletes: Vec<RangeDelete>,
+    range_delete_bytes: usize,
     min_lsn: Lsn,
     max_lsn: Lsn,
+    min_expiry: u64,
+    max_expiry: u64,
 }
 
 /// A table that is whole and synced under a temporary name.
@@ -100,8 +108,12 @@ impl TableWriter {
             first_key: Vec::new(),
             entries: 0,
             tombstones: 0,
+            range_deletes: Vec::new(),
+            range_delete_bytes: 0,
             min_lsn: Lsn::MAX,
             max_lsn: Lsn::ZERO,
+            min_expiry: 0,
+            max_expiry: 0,
         })
     }
 
@@ -109,7 +121,7 @@ impl TableWriter {
     pub(crate) fn push(&mut self, entry: EntryRef<'_>) -> Result<()> {
         let first = self.entries == 0;
         // An entry larger than a block stands alone in one, so that small ones beside it stay cheap to read.
-        let len = entry.key.len() + entry.content.value().map_or(0, <[u8]>::len);
+        let len = entry.key.len() + entry.content.stored_len();
         if !self.data.is_empty() && self.data.len() + len > 2 * BLOCK_TARGET {
             self.close_block()?;
         }
@@ -128,20 +140,39 @@ impl TableWriter {
         self.last_lsn = entry.lsn;
         self.entries += 1;
         self.tombstones += u64::from(entry.content == Content::Delete);
-        self.min_lsn = self.min_lsn.min(entry.lsn);
-        self.max_lsn = self.max_lsn.max(entry.lsn);
+        self.note_lsn(entry.lsn);
+        let expiry = entry.content.expiry();
+        if expiry > 0 {
+            self.min_expiry = if self.min_expiry == 0 { expiry } else { self.min_expiry.min(expiry) };
+            self.max_expiry = self.max_expiry.max(expiry);
+        }
         self.data.push(entry);
         if self.data.len() >= BLOCK_TARGET { self.close_block() } else { Ok(()) }
     }
 
+    /// Adds a range delete. They come in any order, and may lie anywhere and over each other.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no commit deletes ranges yet"))]
+    pub(crate) fn push_range_delete(&mut self, start: &[u8], end: &[u8], lsn: Lsn) {
+        assert!(start < end, "a range holds something");
+        self.note_lsn(lsn);
+        let delete = RangeDelete { start: start.into(), end: end.into(), lsn };
+        self.range_delete_bytes += delete.stored_len();
+        self.range_deletes.push(delete);
+    }
+
+    fn note_lsn(&mut self, lsn: Lsn) {
+        self.min_lsn = self.min_lsn.min(lsn);
+        self.max_lsn = self.max_lsn.max(lsn);
+    }
+
     /// Whether it has nothing.
     pub(crate) fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.entries == 0 && self.range_deletes.is_empty()
     }
 
     /// About how many bytes the file has.
     pub(crate) fn size(&self) -> u64 {
-        self.written + (self.buffer.len() + self.data.len() + self.index.len()) as u64
+        self.written + (self.buffer.len() + self.data.len() + self.index.len() + self.range_delete_bytes) as u64
     }
 
     /// The key added last.
@@ -149,7 +180,7 @@ impl TableWriter {
         &self.last_key
     }
 
-    /// Writes what is left and syncs the file. There must be at least one version.
+    /// Writes what is left and syncs the file. There must be at least one version or range delete.
     pub(crate) fn finish(mut self) -> Result<FinishedTable> {
         assert!(!self.is_empty(), "a table holds something");
         if !self.data.is_empty() {
@@ -159,44 +190,60 @@ impl TableWriter {
         let filter_at = self.write_block(BlockKind::Filter, &raw, blocks)?.0;
         let (raw, count) = self.index.take();
         let index_at = self.write_block(BlockKind::Index, &raw, count)?.0;
+        let range_deletes_at = self.write_range_deletes()?;
+        let (min_key, max_key, max_key_excluded) = self.key_range();
         let mut raw = Vec::new();
-        raw.put_u16(len_u16(self.first_key.len()));
-        raw.put_u16(len_u16(self.last_key.len()));
-        raw.put(&self.first_key);
-        raw.put(&self.last_key);
+        raw.put_u32(len_u32(min_key.len()));
+        raw.put_u32(len_u32(max_key.len()));
+        raw.put_u8(u8::from(max_key_excluded));
+        raw.put(&min_key);
+        raw.put(&max_key);
         let properties_at = self.write_block(BlockKind::Properties, &raw, 2)?.0;
         let size = self.position() + FOOTER_LEN as u64;
-        let mut footer = Vec::with_capacity(FOOTER_LEN);
-        for field in [index_at, filter_at, properties_at, self.entries, self.tombstones] {
-            footer.put_u64(field);
-        }
-        footer.put_u64(self.min_lsn.offset());
-        footer.put_u64(self.max_lsn.offset());
-        footer.put_u64(size);
-        footer.put_u32(self.keyspace.0);
-        footer.put_u32(self.blocks);
-        footer.put_u32(TABLE_VERSION);
-        footer.put_u32(0);
-        let crc = crc32fast::hash(&footer);
-        footer.put_u32(crc);
-        footer.put_u32(0);
-        footer.put(&FOOTER_MAGIC);
-        debug_assert_eq!(footer.len(), FOOTER_LEN);
-        self.buffer.put(&footer);
-        self.write_buffer()?;
-        self.file.sync_data().map_err(at("sync", &self.path))?;
-        self.unfinished = false;
         let meta = TableMeta {
-            hash: TableHash::from_bytes(*self.digest.finalize().as_bytes()),
+            hash: TableHash::from_bytes([0; 32]),
             size,
             entries: self.entries,
             tombstones: self.tombstones,
+            range_deletes: self.range_deletes.len() as u64,
             min_lsn: self.min_lsn,
             max_lsn: self.max_lsn,
-            min_key: std::mem::take(&mut self.first_key),
-            max_key: std::mem::take(&mut self.last_key),
+            min_expiry: self.min_expiry,
+            max_expiry: self.max_expiry,
+            min_key,
+            max_key,
+            max_key_excluded,
         };
-        Ok(FinishedTable { keyspace: self.keyspace, meta, temporary: self.path.clone() })
+        let footer = Footer { index_at, filter_at, properties_at, range_deletes_at, blocks: self.blocks };
+        self.buffer.put(&footer.encode(self.keyspace, &meta));
+        self.write_buffer()?;
+        self.file.sync_data().map_err(at("sync", &self.path))?;
+        self.unfinished = false;
+        let hash = TableHash::from_bytes(*self.digest.finalize().as_bytes());
+        Ok(FinishedTable { keyspace: self.keyspace, meta: TableMeta { hash, ..meta }, temporary: self.path.clone() })
+    }
+
+    /// Where their block lies; 0 if there is none.
+    fn write_range_deletes(&mut self) -> Result<u64> {
+        if self.range_deletes.is_empty() {
+            return Ok(0);
+        }
+        self.range_deletes.sort_unstable_by(RangeDelete::order);
+        self.range_deletes.dedup();
+        let raw = range_delete::encode(&self.range_deletes);
+        Ok(self.write_block(BlockKind::RangeDeletes, &raw, len_u32(self.range_deletes.len()))?.0)
+    }
+
+    /// The least key, where keys end, and whether that is not one of them.
+    fn key_range(&self) -> (Vec<u8>, Vec<u8>, bool) {
+        let keys = (self.entries > 0).then_some((&*self.first_key, &*self.last_key));
+        let starts = self.range_deletes.iter().map(|delete| &*delete.start);
+        let ends = self.range_deletes.iter().map(|delete| (&*delete.end, true));
+        let min = starts.chain(keys.map(|(first, _)| first)).min();
+        // A key that is there comes after the same key as an end that is not.
+        let max = ends.chain(keys.map(|(_, last)| (last, false))).max_by_key(|(key, excluded)| (*key, !*excluded));
+        let (max, excluded) = max.expect("a table holds something");
+        (min.expect("a table holds something").to_vec(), max.to_vec(), excluded)
     }
 
     fn position(&self) -> u64 {
@@ -223,7 +270,7 @@ impl TableWriter {
         if self.buffer.len() >= BUFFER_LEN {
             self.write_buffer()?;
         }
-        Ok((offset, crate::codec::len_u32(block.len())))
+        Ok((offset, len_u32(block.len())))
     }
 
     fn write_buffer(&mut self) -> Result<()> {

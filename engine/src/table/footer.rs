@@ -1,0 +1,150 @@
+//! The end of a table's file: where its parts lie, and what it must hold to be the table the manifest names.
+
+use super::{FOOTER_LEN, FOOTER_MAGIC, TABLE_VERSION, TableMeta};
+use crate::codec::{Put, Reader, Truncated, len_u32};
+use crate::format::KeyspaceId;
+
+/// Bytes at the end that stand there in every version: version, length, checksum, zero, magic.
+const TAIL_LEN: usize = 24;
+
+/// Where the parts of a table lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Footer {
+    pub(super) index_at: u64,
+    pub(super) filter_at: u64,
+    pub(super) properties_at: u64,
+    /// 0 if there are none.
+    pub(super) range_deletes_at: u64,
+    /// Data blocks.
+    pub(super) blocks: u32,
+}
+
+/// Why bytes are no footer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreadable {
+    /// They are damaged.
+    Damaged(&'static str),
+    /// They are whole, and of another version.
+    Version(u32),
+}
+
+impl Footer {
+    /// Its stored form, which also says what `meta` does.
+    pub(super) fn encode(&self, keyspace: KeyspaceId, meta: &TableMeta) -> Vec<u8> {
+        let mut bytes = self.fields(keyspace, meta);
+        bytes.put_u32(TABLE_VERSION);
+        bytes.put_u32(len_u32(FOOTER_LEN));
+        let crc = crc32fast::hash(&bytes);
+        bytes.put_u32(crc);
+        bytes.put_u32(0);
+        bytes.put(&FOOTER_MAGIC);
+        debug_assert_eq!(bytes.len(), FOOTER_LEN);
+        bytes
+    }
+
+    fn fields(&self, keyspace: KeyspaceId, meta: &TableMeta) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FOOTER_LEN);
+        for place in [self.index_at, self.filter_at, self.properties_at, self.range_deletes_at] {
+            bytes.put_u64(place);
+        }
+        for count in [meta.entries, meta.tombstones, meta.range_deletes] {
+            bytes.put_u64(count);
+        }
+        bytes.put_u64(meta.min_lsn.offset());
+        bytes.put_u64(meta.max_lsn.offset());
+        bytes.put_u64(meta.min_expiry);
+        bytes.put_u64(meta.max_expiry);
+        bytes.put_u64(meta.size);
+        bytes.put_u32(keyspace.0);
+        bytes.put_u32(self.blocks);
+        bytes.put(&[0; FOOTER_LEN - TAIL_LEN - 104]);
+        bytes
+    }
+
+    /// Reads the footer that a file ends with, which must be that of `meta`.
+    pub(super) fn parse(file: &[u8], keyspace: KeyspaceId, meta: &TableMeta) -> Result<Self, Unreadable> {
+        let version = version(file)?;
+        if version != TABLE_VERSION {
+            return Err(Unreadable::Version(version));
+        }
+        let fields = &file[file.len() - FOOTER_LEN..file.len() - TAIL_LEN];
+        let footer = Self::places(fields).map_err(|Truncated| Unreadable::Damaged("its footer is too short"))?;
+        if footer.fields(keyspace, meta) != fields {
+            return Err(Unreadable::Damaged("its footer is not that of the table in the manifest"));
+        }
+        Ok(footer)
+    }
+
+    fn places(fields: &[u8]) -> Result<Self, Truncated> {
+        let (mut places, mut blocks) = (Reader::new(fields), Reader::new(&fields[100..]));
+        Ok(Self {
+            index_at: places.u64()?,
+            filter_at: places.u64()?,
+            properties_at: places.u64()?,
+            range_deletes_at: places.u64()?,
+            blocks: blocks.u32()?,
+        })
+    }
+}
+
+/// The version of the footer that a file ends with, whose checksum matches.
+fn version(file: &[u8]) -> Result<u32, Unreadable> {
+    const WRONG: Unreadable = Unreadable::Damaged("its footer does not match its checksum");
+    let tail = file.last_chunk::<TAIL_LEN>().ok_or(WRONG)?;
+    let field = |at: usize| u32::from_le_bytes([tail[at], tail[at + 1], tail[at + 2], tail[at + 3]]);
+    let (version, len, crc, zero) = (field(0), field(4) as usize, field(8), field(12));
+    if tail[16..] != FOOTER_MAGIC || zero != 0 || !(TAIL_LEN..=file.len()).contains(&len) {
+        return Err(WRONG);
+    }
+    let checked = &file[file.len() - len..file.len() - TAIL_LEN + 8];
+    if crc32fast::hash(checked) != crc || (version == TABLE_VERSION && len != FOOTER_LEN) {
+        return Err(WRONG);
+    }
+    Ok(version)
+}
+
+const _: () = assert!(FOOTER_LEN >= TAIL_LEN + 104);
+
+#[cfg(test)]
+mod tests {
+    use seawall_wal::Lsn;
+
+    use super::*;
+    use crate::table::TableHash;
+
+    #[test]
+    fn a_footer_of_another_version_is_told_from_a_damaged_one() {
+        let meta = TableMeta {
+            hash: TableHash::from_bytes([0; 32]),
+            size: 1,
+            entries: 2,
+            tombstones: 1,
+            range_deletes: 3,
+            min_lsn: Lsn::new(4),
+            max_lsn: Lsn::new(5),
+            min_expiry: 6,
+            max_expiry: 7,
+            min_key: Vec::new(),
+            max_key: Vec::new(),
+            max_key_excluded: false,
+        };
+        let footer = Footer { index_at: 8, filter_at: 9, properties_at: 10, range_deletes_at: 11, blocks: 12 };
+        let good = footer.encode(KeyspaceId(13), &meta);
+        assert_eq!(Footer::parse(&good, KeyspaceId(13), &meta), Ok(footer));
+        assert!(matches!(Footer::parse(&good, KeyspaceId(14), &meta), Err(Unreadable::Damaged(_))));
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Footer::parse(&bytes, KeyspaceId(13), &meta), Err(Unreadable::Damaged(_))), "bit {bit}");
+        }
+        // Longer, and newer.
+        let mut newer = vec![0xAB; 50];
+        newer.extend(good);
+        let tail = newer.len() - TAIL_LEN;
+        newer[tail..tail + 4].copy_from_slice(&(TABLE_VERSION + 1).to_le_bytes());
+        newer[tail + 4..tail + 8].copy_from_slice(&(FOOTER_LEN as u32 + 50).to_le_bytes());
+        let crc = crc32fast::hash(&newer[..tail + 8]);
+        newer[tail + 8..tail + 12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Footer::parse(&newer, KeyspaceId(13), &meta), Err(Unreadable::Version(TABLE_VERSION + 1)));
+    }
+}
