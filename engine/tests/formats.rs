@@ -1,14 +1,20 @@
 //! The frozen formats: what was written once is read for ever. The files under `fixtures/v1` are never made again; a new
 //! version gets a folder of its own.
 
+use std::path::Path;
+
 use seawall_engine::format::KeyspaceId;
+use seawall_engine::manifest::{BlobEntry, KeyspaceEntry, Manifest, TableEntry, TimeMark};
 use seawall_engine::payload::{CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
-use seawall_wal::{Chain, Lsn, NodeId, Position, TimelineId, TimelineNonce};
+use seawall_engine::{TableHash, TableMeta};
+use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
 
 const COMMIT: &[u8] = include_bytes!("fixtures/v1/commit.payload");
 const KEYSPACE_CREATE: &[u8] = include_bytes!("fixtures/v1/keyspace_create.payload");
 const KEYSPACE_DROP: &[u8] = include_bytes!("fixtures/v1/keyspace_drop.payload");
 const PROMOTION: &[u8] = include_bytes!("fixtures/v1/promotion.payload");
+
+const MANIFEST: &[u8] = include_bytes!("fixtures/v1/manifest");
 
 const OPERATIONS: [Operation<'static>; 4] = [
     Operation { keyspace: KeyspaceId(1), key: b"ann", value: Some(b"\x00\xff") },
@@ -41,4 +47,55 @@ fn payloads_of_version_1_are_read_and_written_as_ever() {
 
     assert_eq!(Promotion::parse(PROMOTION), Ok(PROMOTED));
     assert_eq!(PROMOTED.encode(), PROMOTION);
+}
+
+fn manifest() -> Manifest {
+    let table = |level, hash, lsns: (u64, u64), keys: (&[u8], &[u8]), max_key_excluded| TableEntry {
+        keyspace: KeyspaceId(1),
+        level,
+        meta: TableMeta {
+            hash: TableHash::from_bytes([hash; 32]),
+            size: 0x1_0203_0405,
+            entries: 9,
+            tombstones: 4,
+            range_deletes: u64::from(max_key_excluded),
+            min_lsn: Lsn::new(lsns.0),
+            max_lsn: Lsn::new(lsns.1),
+            min_expiry: if level == 0 { 1_700_000_000_000_000 } else { 0 },
+            max_expiry: if level == 0 { 1_800_000_000_000_000 } else { 0 },
+            min_key: keys.0.to_vec(),
+            max_key: keys.1.to_vec(),
+            max_key_excluded,
+        },
+    };
+    Manifest {
+        number: 0x0123_4567,
+        cluster: ClusterId::from_bytes([0xC0; 16]),
+        redo: Position { lsn: Lsn::new(0x9000), chain: Chain(0x1122_3344_5566_7788) },
+        timeline: TimelineId(3),
+        log_start: Position { lsn: Lsn::new(0x8000), chain: Chain(0x99AA_BBCC_DDEE_FF00) },
+        redo_time: Timestamp(1_750_000_000_000_000),
+        floor: Lsn::new(0x7000),
+        next_keyspace: 8,
+        keyspaces: vec![
+            KeyspaceEntry { id: KeyspaceId(1), name: "Kunden \u{e9}".into(), created: Lsn::new(9), dropped: Lsn::MAX },
+            KeyspaceEntry { id: KeyspaceId(7), name: "old".into(), created: Lsn::new(20), dropped: Lsn::new(0x6000) },
+        ],
+        tables: vec![
+            table(0, 0xA1, (0x8001, 0x9000), (b"", b"\xff"), false),
+            table(3, 0xA2, (0x10, 0x4000), (b"a", b"m"), true),
+            table(3, 0xA3, (0x10, 0x5000), (b"m", b"z"), false),
+        ],
+        blobs: vec![BlobEntry { keyspace: KeyspaceId(1), hash: [0xB1; 32], size: 70_000, live_bytes: 60_000 }],
+        marks: vec![
+            TimeMark { lsn: Lsn::new(0x40), second: 1_749_999_000 },
+            TimeMark { lsn: Lsn::new(0x8500), second: 1_750_000_000 },
+        ],
+    }
+}
+
+#[test]
+fn a_manifest_of_version_1_is_read_and_written_as_ever() {
+    assert_eq!(Manifest::parse(MANIFEST, Path::new("manifest")).unwrap(), manifest());
+    assert_eq!(manifest().encode(), MANIFEST);
 }
