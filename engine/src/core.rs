@@ -10,12 +10,12 @@ use arc_swap::Guard;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
-use crate::compaction::{Merger, Shape, purge_dropped};
+use crate::compaction::{Merger, Pace, Shape, debt_bytes, metas, purge_dropped};
 use crate::control::DamagedSlot;
 use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::flush::{RedoPlace, flush_set};
-use crate::gate::Gate;
+use crate::gate::{Gate, MEMORY_SLOW};
 use crate::level::{Admission, Confirmations};
 use crate::options::{Background, LogRetention};
 use crate::pending::{Applier, Pending, PendingCommit};
@@ -34,6 +34,7 @@ pub(crate) struct Settings {
     pub(crate) memtable_bytes: u64,
     pub(crate) stall_timeout: Duration,
     pub(crate) shape: Shape,
+    pub(crate) merge_threads: usize,
 }
 
 /// What a node plugs in.
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     /// One flush of memtables at a time, and one merge.
     pub(crate) flushing: Mutex<()>,
     compacting: Mutex<()>,
+    pace: Pace,
     pub(crate) stopping: AtomicBool,
     failed: OnceLock<Arc<str>>,
     /// Last, so that it is released when all else is done.
@@ -118,6 +120,7 @@ impl Core {
             compact_bell: Bell::default(),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
+            pace: Pace::new(),
             stopping: AtomicBool::new(false),
             failed: OnceLock::new(),
             _lock: lock,
@@ -157,9 +160,12 @@ impl Core {
     ) -> Result<Ticket> {
         let admission = self.check_writable()?;
         self.maintain_inline()?;
+        let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
+        if self.settings.background == Background::Threads {
+            self.gate.slow(bytes, || self.active_fill(), deadline)?;
+        }
         self.gate.pass(deadline, self.settings.stall_timeout)?;
         // Last, so that what it reserves is not held while waiting for something else.
-        let bytes = (seawall_wal::format::RECORD_HEADER_SIZE + payload.len()).next_multiple_of(8) as u64;
         let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
         let (ticket, full) = {
             let _order = self.lock_order(deadline)?;
@@ -313,8 +319,24 @@ impl Core {
 
     fn update_debt(&self) {
         let view = self.state.view();
-        let level0 = view.tables.keyspaces().map(|(_, levels)| levels.level(0).len()).max();
-        self.gate.set_debt(view.frozen.len(), level0.unwrap_or(0));
+        let shape = &self.settings.shape;
+        let (mut level0, mut bytes) = (0.0_f64, 0);
+        for (_, levels) in view.tables.keyspaces() {
+            level0 = level0.max(levels.level(0).len() as f64 / shape.level0_tables as f64);
+            bytes += debt_bytes(&metas(levels), shape);
+        }
+        self.gate.set_debt(view.frozen.len(), level0, bytes);
+    }
+
+    /// How full the memtables are that take commits.
+    pub(crate) fn active_fill(&self) -> f64 {
+        self.state.view().active.bytes() as f64 / self.settings.memtable_bytes as f64
+    }
+
+    /// Slows the writing of memtables as long as there is time, which is until writers would be slowed.
+    fn pace_flush(&self, bytes: u64) {
+        let ahead = self.gate.debt(|| self.active_fill()).memory - 1.0;
+        self.pace.charge(bytes, ahead / (MEMORY_SLOW - 1.0), || self.log.stats());
     }
 
     /// Writes out all frozen memtables.
@@ -327,7 +349,12 @@ impl Core {
                 Some(log_start) => log_start,
                 None => self.log.replay_start(frozen.end)?,
             };
-            flush_set(&self.state, &self.durable, &frozen, RedoPlace { timeline, log_start }, flushed)?;
+            let place = RedoPlace { timeline, log_start };
+            let pace: &dyn Fn(u64) = match self.paced() {
+                true => &|bytes| self.pace_flush(bytes),
+                false => &|_| (),
+            };
+            flush_set(&self.state, &self.durable, &frozen, place, flushed, pace)?;
             self.update_debt();
             self.compact_bell.ring();
             if self.settings.retention == LogRetention::Engine {
@@ -367,7 +394,9 @@ impl Core {
     pub(crate) fn compact(&self) -> Result<()> {
         let _one = self.compacting.lock();
         purge_dropped(&self.state, &self.durable, self.visible())?;
-        while self.merger().merge_once(self.visible())? {
+        let pace = |bytes| self.pace.charge(bytes, self.gate.urgency(), || self.log.stats());
+        let pace: &(dyn Fn(u64) + Sync) = if self.paced() { &pace } else { &|_| () };
+        while self.merger(pace).merge_once(self.visible())? {
             self.update_debt();
             self.state.store.collect();
         }
@@ -379,15 +408,25 @@ impl Core {
     pub(crate) fn compact_all(&self) -> Result<()> {
         let _one = self.compacting.lock();
         purge_dropped(&self.state, &self.durable, self.visible())?;
-        self.merger().merge_all(self.visible())?;
+        // Whoever asked waits for it.
+        self.merger(&|_| ()).merge_all(self.visible())?;
         self.update_debt();
         self.state.store.collect();
         Ok(())
     }
 
-    fn merger(&self) -> Merger<'_> {
+    fn merger<'a>(&'a self, pace: &'a (dyn Fn(u64) + Sync)) -> Merger<'a> {
         let Self { state, durable, settings, stopping, .. } = self;
-        Merger { state, durable, shape: &settings.shape, stop: stopping }
+        let parts = match settings.background {
+            Background::Threads => settings.merge_threads,
+            Background::Inline => 1,
+        };
+        Merger { state, durable, shape: &settings.shape, parts, pace, stop: stopping }
+    }
+
+    /// Whether background writes take their time: not when somebody waits for them.
+    fn paced(&self) -> bool {
+        self.settings.background == Background::Threads && !self.stopping.load(Ordering::Relaxed)
     }
 
     /// Has what was appended flushed soon, if there is a thread to do it.

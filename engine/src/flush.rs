@@ -3,11 +3,14 @@
 use seawall_wal::{Lsn, Position, TimelineId};
 
 use crate::durable::Durable;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
 use crate::table::{Compression, Content};
+
+/// Bytes between two looks at the pace.
+const STEP_BYTES: u64 = 256 << 10;
 
 /// Where a frozen set ends in the log, as the manifest wants to know it.
 #[derive(Clone, Copy, Debug)]
@@ -17,13 +20,14 @@ pub(crate) struct RedoPlace {
 }
 
 /// Writes the oldest frozen set out. The log is flushed at least to the set's end, so that no table ever holds
-/// something that the log can lose.
+/// something that the log can lose. `pace` is told of bytes written, and may take its time.
 pub(crate) fn flush_set(
     state: &State,
     durable: &Durable,
     frozen: &FrozenSet,
     place: RedoPlace,
     flushed: Lsn,
+    pace: &dyn Fn(u64),
 ) -> Result<()> {
     assert!(frozen.end.lsn <= flushed, "a table holds nothing that is not flushed");
     let mut tables = Vec::new();
@@ -32,9 +36,17 @@ pub(crate) fn flush_set(
             continue;
         }
         let mut writer = state.store.writer(keyspace, Compression::None)?;
-        memtable.for_each(|entry| match planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {
-            true => Ok(()),
-            false => writer.push(entry),
+        let mut paced = 0;
+        memtable.for_each(|entry| {
+            if planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {
+                return Ok(());
+            }
+            writer.push(entry)?;
+            if writer.size() >= paced + STEP_BYTES {
+                pace(writer.size() - paced);
+                paced = writer.size();
+            }
+            Ok::<_, Error>(())
         })?;
         tables.push(state.store.adopt(writer.finish()?)?);
     }
@@ -42,6 +54,7 @@ pub(crate) fn flush_set(
         state.store.sync()?;
     }
     let count = tables.len();
+    let bytes = tables.iter().map(|table| table.meta().size).sum();
     durable.install(
         state,
         flushed,
@@ -58,6 +71,7 @@ pub(crate) fn flush_set(
         },
         |view| view.frozen.retain(|other| !std::ptr::eq(&**other, frozen)),
     )?;
+    state.tally.flushed(bytes);
     tracing::debug!(tables = count, redo = %frozen.end.lsn, "memtables written out");
     Ok(())
 }

@@ -1,14 +1,18 @@
-//! Where writers wait so that memory stays bounded: while too many memtables wait to be written out, or level 0 is too
-//! deep, and where they are refused while the disk is full. Readers never come here.
+//! Where writers wait so that memory stays bounded: slowed while what waits to be written grows, stopped at the end of
+//! what may be in memory or on level 0, and refused while the disk is full. Readers never come here.
+
+mod pressure;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::level::Backpressure;
+
+pub(crate) use pressure::{Bands, Debt, LEVEL0_MAX, MEMORY_SLOW};
 
 /// Who works in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,32 +21,104 @@ pub(crate) enum Worker {
     Compactor = 1,
 }
 
+/// The longest time a writer is slowed at once.
+const WAIT_MAX: Duration = Duration::from_millis(50);
+/// Less is not slept, but added to the next one's: the scheduler could not keep it.
+const WAIT_MIN: Duration = Duration::from_micros(200);
+
+/// Bounds of the counts in [`Waits::counts`]; what is longer than the last one is counted behind it.
+pub(crate) const WAIT_BOUNDS: [Duration; 4] =
+    [Duration::from_millis(1), Duration::from_millis(10), Duration::from_millis(100), Duration::from_secs(1)];
+
 #[derive(Debug)]
 pub(crate) struct Gate {
     path: PathBuf,
-    frozen_max: usize,
-    level0_max: usize,
+    bands: Bands,
     /// Whether nobody has to wait, or to be refused: `state` says the same. For those who pass, which is nearly all.
     free: AtomicBool,
+    /// Sets of memtables that wait to be written out.
+    frozen: AtomicUsize,
+    /// The other two of [`Debt`], as bits.
+    level0: AtomicU64,
+    bytes: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    frozen: usize,
-    level0: usize,
     /// Why each worker's last attempt failed, if it did.
     failures: [Option<Error>; 2],
     closed: bool,
-    stalls: u64,
-    stalled: Duration,
+    /// When the next writer that is slowed may go on.
+    next: Instant,
+    waits: Waits,
+}
+
+/// Waits of writers since opening.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Waits {
+    /// Of writers that were stopped.
+    pub(crate) stalls: u64,
+    pub(crate) stalled: Duration,
+    /// Of writers that were slowed.
+    pub(crate) slowed: u64,
+    pub(crate) slowed_for: Duration,
+    /// Of either.
+    pub(crate) longest: Duration,
+    pub(crate) counts: [u64; WAIT_BOUNDS.len() + 1],
+}
+
+impl Waits {
+    fn add(&mut self, wait: Duration) {
+        self.longest = self.longest.max(wait);
+        self.counts[WAIT_BOUNDS.partition_point(|bound| *bound < wait)] += 1;
+    }
 }
 
 impl Gate {
-    pub(crate) fn new(path: &Path, frozen_max: usize, level0_max: usize) -> Self {
-        let (state, changed, free) = (Mutex::default(), Condvar::new(), AtomicBool::new(false));
-        Self { path: path.to_owned(), frozen_max, level0_max, free, state, changed }
+    pub(crate) fn new(path: &Path, bands: Bands) -> Self {
+        let waits = Waits::default();
+        let state = State { failures: [None, None], closed: false, next: Instant::now(), waits };
+        Self {
+            path: path.to_owned(),
+            bands,
+            free: AtomicBool::new(false),
+            frozen: AtomicUsize::new(0),
+            level0: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Slows whoever is about to write `bytes` as much as the debt demands. `active` is how full the memtables are that
+    /// take commits.
+    pub(crate) fn slow(&self, bytes: u64, active: impl FnOnce() -> f64, deadline: Option<Instant>) -> Result<()> {
+        let pressure = self.bands.pressure(&self.debt(active));
+        if pressure <= 0.0 {
+            return Ok(());
+        }
+        let wait = {
+            let mut state = self.state.lock();
+            let now = Instant::now();
+            let until = state.next.clamp(now, now + WAIT_MAX);
+            if deadline.is_some_and(|deadline| until > deadline) {
+                return Err(self.backpressure("tables wait to be written and merged", until - now));
+            }
+            state.next = until + Duration::from_secs_f64(bytes as f64 / pressure::rate(pressure));
+            let wait = until - now;
+            if wait < WAIT_MIN || state.closed {
+                return Ok(());
+            }
+            wait
+        };
+        std::thread::sleep(wait);
+        let mut state = self.state.lock();
+        state.waits.slowed += 1;
+        state.waits.slowed_for += wait;
+        state.waits.add(wait);
+        Ok(())
     }
 
     /// Returns when there is room, or says why there is none before `deadline`, or before `timeout` is over if there is no
@@ -61,35 +137,54 @@ impl Gate {
             if state.is_disk_full() {
                 break Err(Error::DiskFull { path: self.path.clone() });
             }
-            let Some(reason) = self.full(&state) else { break Ok(()) };
+            let Some(reason) = self.full() else { break Ok(()) };
             since.get_or_insert_with(Instant::now);
             if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break Err(Error::Backpressure(Backpressure {
-                    reason: reason.to_owned(),
-                    subject: self.path.display().to_string(),
-                    retry_after: Duration::from_millis(100),
-                }));
+                break Err(self.backpressure(reason, Duration::from_millis(100)));
             }
         };
         if let Some(since) = since {
-            state.stalls += 1;
-            state.stalled += since.elapsed();
+            let wait = since.elapsed();
+            state.waits.stalls += 1;
+            state.waits.stalled += wait;
+            state.waits.add(wait);
         }
         result
     }
 
-    /// What now waits to be written out or merged.
-    pub(crate) fn set_debt(&self, frozen: usize, level0: usize) {
-        let mut state = self.state.lock();
-        (state.frozen, state.level0) = (frozen, level0);
+    fn backpressure(&self, reason: &str, retry_after: Duration) -> Error {
+        let subject = self.path.display().to_string();
+        Error::Backpressure(Backpressure { reason: reason.to_owned(), subject, retry_after })
+    }
+
+    /// What now waits to be written out or merged: sets of memtables, and the other two of [`Debt`].
+    pub(crate) fn set_debt(&self, frozen: usize, level0: f64, bytes: u64) {
+        let state = self.state.lock();
+        self.frozen.store(frozen, Ordering::Relaxed);
+        self.level0.store(level0.to_bits(), Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
         self.announce(&state);
     }
 
+    /// What waits, `active` being how full the memtables are that take commits.
+    pub(crate) fn debt(&self, active: impl FnOnce() -> f64) -> Debt {
+        let frozen = self.frozen.load(Ordering::Relaxed);
+        // Without one that waits it does not matter, and those who write need not look.
+        let memory = if frozen == 0 { 0.0 } else { frozen as f64 + active() };
+        let level0 = f64::from_bits(self.level0.load(Ordering::Relaxed));
+        Debt { memory, level0, bytes: self.bytes.load(Ordering::Relaxed) }
+    }
+
+    /// How far merges are behind, as a part of where writers are slowed because of it.
+    pub(crate) fn urgency(&self) -> f64 {
+        self.bands.urgency(&self.debt(|| 0.0))
+    }
+
     /// What there is too much of, if anything.
-    fn full(&self, state: &State) -> Option<&'static str> {
-        if state.frozen >= self.frozen_max {
+    fn full(&self) -> Option<&'static str> {
+        if self.frozen.load(Ordering::Relaxed) >= self.bands.frozen_max {
             Some("memtables wait to be written out")
-        } else if state.level0 >= self.level0_max {
+        } else if f64::from_bits(self.level0.load(Ordering::Relaxed)) >= LEVEL0_MAX {
             Some("tables wait to be merged")
         } else {
             None
@@ -98,7 +193,7 @@ impl Gate {
 
     /// After every change of the state.
     fn announce(&self, state: &State) {
-        let free = !state.closed && !state.is_disk_full() && self.full(state).is_none();
+        let free = !state.closed && !state.is_disk_full() && self.full().is_none();
         self.free.store(free, Ordering::Release);
         self.changed.notify_all();
     }
@@ -133,15 +228,60 @@ impl Gate {
         self.announce(&state);
     }
 
-    /// How often writers waited here, and how long in all.
-    pub(crate) fn stalls(&self) -> (u64, Duration) {
-        let state = self.state.lock();
-        (state.stalls, state.stalled)
+    /// How long writers waited here.
+    pub(crate) fn waits(&self) -> Waits {
+        self.state.lock().waits
     }
 }
 
 impl State {
     fn is_disk_full(&self) -> bool {
         self.failures.iter().any(|failure| matches!(failure, Some(Error::DiskFull { .. })))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate() -> Gate {
+        Gate::new(Path::new("/d"), Bands { frozen_max: 4, level1_bytes: 1 << 20 })
+    }
+
+    #[test]
+    fn a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once() {
+        let gate = gate();
+        let slowed_at = |frozen| {
+            gate.set_debt(frozen, 0.0, 0);
+            let before = gate.waits().slowed_for;
+            (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
+            gate.waits().slowed_for - before
+        };
+        let [none, some, much] = [0, 2, 3].map(slowed_at);
+        assert_eq!(none, Duration::ZERO);
+        assert!(some < much, "{some:?} at two sets, {much:?} at three");
+        assert!(much >= Duration::from_millis(10), "{much:?}");
+        assert!(gate.waits().longest <= WAIT_MAX);
+        assert_eq!(gate.waits().stalls, 0, "nobody was stopped");
+    }
+
+    #[test]
+    fn a_deadline_that_comes_before_the_turn_is_backpressure_at_once() {
+        let gate = gate();
+        gate.set_debt(0, LEVEL0_MAX, 0);
+        gate.slow(1 << 20, || 0.0, None).unwrap();
+        let refused = gate.slow(1, || 0.0, Some(Instant::now())).unwrap_err();
+        assert!(matches!(refused, Error::Backpressure(_)), "{refused}");
+    }
+
+    #[test]
+    fn one_large_batch_does_not_make_the_next_writer_wait_long() {
+        let gate = gate();
+        gate.set_debt(0, LEVEL0_MAX, 0);
+        gate.slow(16 << 20, || 0.0, None).unwrap();
+        let started = Instant::now();
+        gate.slow(1, || 0.0, None).unwrap();
+        assert!(started.elapsed() >= WAIT_MAX, "it does wait");
+        assert!(gate.waits().longest <= WAIT_MAX, "{:?}", gate.waits().longest);
     }
 }

@@ -67,6 +67,6 @@ pub use level::{Admission, Backpressure, CommitLevel, Confirmations, Permit};
 pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
 pub use snapshot::Snapshot;
-pub use stats::{LevelStats, Stats};
+pub use stats::{LevelStats, Stats, WaitCounts};
 pub use table::{CacheStats, TableHash, TableMeta};
 pub use transaction::{Transaction, TransactionRange};

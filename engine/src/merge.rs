@@ -59,14 +59,19 @@ pub(crate) struct Versions {
 }
 
 impl Versions {
-    /// Of level 0 tables, which overlap, and of runs of tables that do not.
-    pub(crate) fn of_tables(overlapping: &[Arc<Table>], runs: Vec<Vec<Arc<Table>>>) -> Result<Self> {
+    /// Of level 0 tables, which overlap, and of runs of tables that do not, from a key on.
+    pub(crate) fn of_tables(
+        overlapping: &[Arc<Table>],
+        runs: Vec<Vec<Arc<Table>>>,
+        from: Option<&[u8]>,
+    ) -> Result<Self> {
+        let from = from.map(|key| (key, Lsn::MAX));
         let mut sources = Vec::new();
         for table in overlapping {
-            sources.push(Source::Table(TableCursor::first_from(Arc::clone(table), None)?));
+            sources.push(Source::Table(TableCursor::first_from(Arc::clone(table), from)?));
         }
         for run in runs {
-            sources.push(Source::Level(LevelCursor::first_from(run, None)?));
+            sources.push(Source::Level(LevelCursor::first_from(run, from)?));
         }
         Ok(Self { sources })
     }

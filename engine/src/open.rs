@@ -18,7 +18,7 @@ use crate::db::Db;
 use crate::durable::Durable;
 use crate::error::{Error, Result, at};
 use crate::flush::{RedoPlace, flush_set};
-use crate::gate::Gate;
+use crate::gate::{Bands, Gate};
 use crate::manifest::{Manifest, manifest_path};
 use crate::options::{Background, Builder, Create, OpenAs};
 use crate::state::State;
@@ -103,8 +103,10 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         memtable_bytes: builder.memtable_bytes,
         stall_timeout: builder.stall_timeout,
         shape: builder.shape,
+        merge_threads: builder.merge_threads,
     };
-    let gate = Gate::new(&path, builder.frozen_max, builder.level0_max);
+    let bands = Bands { frozen_max: builder.frozen_max, level1_bytes: builder.shape.level1_bytes };
+    let gate = Gate::new(&path, bands);
     let core = Core::new(Parts { path, settings, state, durable, log, recovery, damaged_control, gate, lock });
     Db::start(core, builder.background)
 }
@@ -265,7 +267,7 @@ impl Replay<'_> {
         let log_start = if boundary { self.end } else { self.segment_start };
         let frozen = self.state.freeze(Some(log_start));
         let place = RedoPlace { timeline: self.history.of_position(self.end.lsn).id, log_start };
-        flush_set(self.state, self.durable, &frozen, place, self.end.lsn)
+        flush_set(self.state, self.durable, &frozen, place, self.end.lsn, &|_| ())
     }
 
     /// Records can be handed over before they are durable: the process before us may have been killed between its write

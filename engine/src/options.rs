@@ -49,6 +49,9 @@ pub enum Background {
     Inline,
 }
 
+/// Threads that one merge uses at once, if not set, where there are as many cores.
+const MERGE_THREADS_MAX: usize = 4;
+
 /// Opens a database with other than the usual settings.
 #[derive(Clone, Debug)]
 #[must_use = "a builder opens nothing until `open`"]
@@ -69,7 +72,7 @@ pub struct Builder {
     pub(crate) cache_bytes: u64,
     pub(crate) stall_timeout: Duration,
     pub(crate) shape: Shape,
-    pub(crate) level0_max: usize,
+    pub(crate) merge_threads: usize,
 }
 
 impl Builder {
@@ -91,7 +94,7 @@ impl Builder {
             cache_bytes: 256 << 20,
             stall_timeout: Duration::from_secs(30),
             shape: Shape { level0_tables: 4, level1_bytes: 256 << 20, table_bytes: 32 << 20 },
-            level0_max: 24,
+            merge_threads: std::thread::available_parallelism().map_or(1, usize::from).min(MERGE_THREADS_MAX),
         }
     }
 
@@ -178,6 +181,13 @@ impl Builder {
     pub fn table_bytes(mut self, bytes: u64) -> Self {
         self.shape.table_bytes = bytes.max(1);
         self.shape.level1_bytes = bytes.max(1).saturating_mul(8);
+        self
+    }
+
+    /// Threads that one merge may use at once, at least 1; as many as there are cores, at most 4, if not set. Without
+    /// [`Background::Threads`] it is one.
+    pub fn merge_threads(mut self, threads: usize) -> Self {
+        self.merge_threads = threads.max(1);
         self
     }
 

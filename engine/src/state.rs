@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::catalogue::Catalogue;
+use crate::compaction::Tally;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
 use crate::memtable::{ChunkPool, FrozenSet, MemtableSet};
@@ -40,6 +41,8 @@ pub(crate) struct State {
     /// `applied.position.lsn`, for readers.
     applied_lsn: AtomicU64,
     pub(crate) readers: Readers,
+    /// What writing tables costs.
+    pub(crate) tally: Tally,
 }
 
 impl State {
@@ -62,6 +65,7 @@ impl State {
             applied: Mutex::new(Applied { position: manifest.redo, time: manifest.redo_time }),
             applied_lsn: AtomicU64::new(manifest.redo.lsn.offset()),
             readers: Readers::new(manifest.floor),
+            tally: Tally::default(),
         })
     }
 
@@ -146,6 +150,14 @@ struct Registered {
     floor: Lsn,
 }
 
+impl Registered {
+    /// How high the floor may be, with `limit` as a bound. It never falls.
+    fn allowed(&self, limit: Lsn) -> Lsn {
+        let pinned = self.pins.first_key_value().map_or(Lsn::MAX, |(lsn, _)| *lsn);
+        self.floor.max(limit.min(pinned).min(self.horizon.unwrap_or(Lsn::MAX)))
+    }
+}
+
 impl Readers {
     fn new(floor: Lsn) -> Self {
         Self { registered: Mutex::new(Registered { pins: BTreeMap::new(), horizon: None, floor }) }
@@ -179,10 +191,13 @@ impl Readers {
     /// Raises the floor as far as readers allow, at most to `limit`, and gives it.
     pub(crate) fn raise_floor(&self, limit: impl FnOnce() -> Lsn) -> Lsn {
         let mut registered = self.registered.lock();
-        let pinned = registered.pins.first_key_value().map_or(Lsn::MAX, |(lsn, _)| *lsn);
-        let allowed = limit().min(pinned).min(registered.horizon.unwrap_or(Lsn::MAX));
-        registered.floor = registered.floor.max(allowed);
+        registered.floor = registered.allowed(limit());
         registered.floor
+    }
+
+    /// To where [`raise_floor`](Self::raise_floor) would raise the floor now.
+    pub(crate) fn could_raise_floor(&self, limit: Lsn) -> Lsn {
+        self.registered.lock().allowed(limit)
     }
 
     pub(crate) fn floor(&self) -> Lsn {

@@ -7,6 +7,7 @@ use seawall_wal::{LogStats, Lsn, Timestamp};
 
 use crate::db::Db;
 use crate::error::Error;
+use crate::gate::WAIT_BOUNDS;
 use crate::manifest::LEVELS;
 use crate::table::CacheStats;
 
@@ -19,7 +20,14 @@ pub struct LevelStats {
     pub bytes: u64,
     /// Versions of keys in them, deletes included.
     pub entries: u64,
+    /// Bytes that merges have read of it since the database was opened.
+    pub read_bytes: u64,
+    /// Bytes written to it since then: level 0 by writing memtables out, others by merges.
+    pub written_bytes: u64,
 }
+
+/// Waits of commits by length: how many took up to 1 ms, 10 ms, 100 ms, 1 s, and longer.
+pub type WaitCounts = [u64; WAIT_BOUNDS.len() + 1];
 
 /// Figures about an open database.
 #[derive(Clone, Debug)]
@@ -51,10 +59,26 @@ pub struct Stats {
     pub levels: [LevelStats; LEVELS],
     /// The cache of table blocks.
     pub cache: CacheStats,
-    /// How often commits waited for memory.
+    /// Sets of memtables written out since the database was opened.
+    pub flushes: u64,
+    /// Merges of tables since then.
+    pub merges: u64,
+    /// Tables that went down a level as they were since then.
+    pub moves: u64,
+    /// Bytes that levels have beyond what they may: what merges have to catch up with.
+    pub debt_bytes: u64,
+    /// How often commits were stopped until there was memory.
     pub stalls: u64,
     /// How long in all.
     pub stalled: Duration,
+    /// How often commits were slowed because too much waits to be written and merged, at most 50 ms each.
+    pub slowed: u64,
+    /// How long in all.
+    pub slowed_for: Duration,
+    /// The longest time a commit was stopped or slowed at once.
+    pub stall_longest: Duration,
+    /// Commits that were stopped or slowed, by how long.
+    pub waits: WaitCounts,
     /// Why writing tables out or merging them stands still, if it does. It is tried again and again.
     pub background_failures: Vec<Error>,
     /// Whether writes stand still because the disk is full.
@@ -63,6 +87,18 @@ pub struct Stats {
     pub io_path: IoPath,
     /// The log's own figures.
     pub log: LogStats,
+}
+
+impl Stats {
+    /// Bytes written to all levels for each byte written to level 0, since the database was opened; the log is not counted.
+    /// 1 if nothing was written yet.
+    pub fn write_amplification(&self) -> f64 {
+        let written: u64 = self.levels.iter().map(|level| level.written_bytes).sum();
+        match self.levels[0].written_bytes {
+            0 => 1.0,
+            flushed => written as f64 / flushed as f64,
+        }
+    }
 }
 
 impl Db {
@@ -76,8 +112,12 @@ impl Db {
             levels[level].bytes += table.meta().size;
             levels[level].entries += table.meta().entries;
         }
+        for (number, level) in levels.iter_mut().enumerate() {
+            (level.read_bytes, level.written_bytes) = core.state.tally.of_level(number);
+        }
         let applied = core.state.applied();
-        let (stalls, stalled) = core.gate.stalls();
+        let (flushes, merges, moves) = core.state.tally.counts();
+        let waits = core.gate.waits();
         Stats {
             end: core.log.end().lsn,
             written: core.log.written(),
@@ -92,8 +132,16 @@ impl Db {
             memtables_frozen: view.frozen.len(),
             levels,
             cache: core.state.store.cache_stats(),
-            stalls,
-            stalled,
+            flushes,
+            merges,
+            moves,
+            debt_bytes: core.gate.debt(|| 0.0).bytes,
+            stalls: waits.stalls,
+            stalled: waits.stalled,
+            slowed: waits.slowed,
+            slowed_for: waits.slowed_for,
+            stall_longest: waits.longest,
+            waits: waits.counts,
             background_failures: core.gate.failures(),
             disk_full: core.gate.is_disk_full(),
             io_path: core.durable.storage().io_path(),

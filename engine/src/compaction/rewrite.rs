@@ -1,0 +1,152 @@
+//! Carrying a merge out: its inputs are read in order, what survives is written into new tables. A merge may be cut by
+//! keys into parts that run at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use seawall_wal::Lsn;
+
+use super::survival::Survival;
+use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
+use crate::merge::Versions;
+use crate::table::{Compression, Table, TableStore, TableWriter};
+
+/// Versions between two looks at whether to stop, and bytes between two looks at the pace.
+const STEP: u64 = 1024;
+const STEP_BYTES: u64 = 256 << 10;
+
+/// A merge, ready to be carried out.
+pub(super) struct Rewrite<'a> {
+    pub(super) store: &'a TableStore,
+    pub(super) keyspace: KeyspaceId,
+    /// Inputs that overlap each other.
+    pub(super) level0: Vec<Arc<Table>>,
+    /// Inputs by level, which do not.
+    pub(super) deeper: Vec<Vec<Arc<Table>>>,
+    pub(super) floor: Lsn,
+    pub(super) bottom: bool,
+    pub(super) compression: Compression,
+    /// Bytes of one output, about.
+    pub(super) table_bytes: u64,
+    /// Keys before which an output ends if it is half full.
+    pub(super) seams: Vec<Vec<u8>>,
+    /// Is told how many bytes were written since it was told last, and may take its time.
+    pub(super) pace: &'a (dyn Fn(u64) + Sync),
+    /// Set when the database closes.
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl Rewrite<'_> {
+    /// Writes the outputs, in order, a part for each stretch between `cuts`. They are named, but their names are not synced.
+    /// If a part fails nothing is left.
+    pub(super) fn run(&self, cuts: &[Vec<u8>]) -> Result<Vec<Arc<Table>>> {
+        let bounds = || std::iter::once(None).chain(cuts.iter().map(|cut| Some(cut.as_slice())));
+        let ends = cuts.iter().map(|cut| Some(cut.as_slice())).chain([None]);
+        let mut parts = bounds().zip(ends);
+        // No other part should go on writing once one has failed.
+        let failed = AtomicBool::new(false);
+        let outcomes: Vec<_> = if cuts.is_empty() {
+            parts.map(|(from, until)| self.part(from, until, &failed)).collect()
+        } else {
+            thread::scope(|scope| {
+                let failed = &failed;
+                let (from, until) = parts.next().expect("there is a first part");
+                let others: Vec<_> =
+                    parts.map(|(from, until)| scope.spawn(move || self.part(from, until, failed))).collect();
+                let first = self.part(from, until, failed);
+                let join = |part: thread::ScopedJoinHandle<'_, _>| {
+                    part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                };
+                std::iter::once(first).chain(others.into_iter().map(join)).collect()
+            })
+        };
+        let mut tables = Vec::new();
+        let mut errors = Vec::new();
+        for (written, result) in outcomes {
+            tables.extend(written);
+            errors.extend(result.err());
+        }
+        // A part that stopped because of another says so less well.
+        errors.sort_by_key(|error| matches!(error, Error::Closed));
+        match errors.into_iter().next() {
+            None => Ok(tables),
+            Some(error) => {
+                self.store.release(tables.iter().map(|table| table.meta().hash));
+                Err(error)
+            }
+        }
+    }
+
+    /// The outputs of the keys in `from..until`, and how it went.
+    fn part(&self, from: Option<&[u8]>, until: Option<&[u8]>, failed: &AtomicBool) -> (Vec<Arc<Table>>, Result<()>) {
+        let mut tables = Vec::new();
+        let result = self.write(from, until, failed, &mut tables);
+        if result.is_err() {
+            failed.store(true, Ordering::Relaxed);
+        }
+        (tables, result)
+    }
+
+    fn write(
+        &self,
+        from: Option<&[u8]>,
+        until: Option<&[u8]>,
+        failed: &AtomicBool,
+        tables: &mut Vec<Arc<Table>>,
+    ) -> Result<()> {
+        let mut versions = Versions::of_tables(&self.level0, self.deeper.clone(), from)?;
+        let mut survival = Survival::new(self.floor, self.bottom);
+        let mut writer: Option<TableWriter> = None;
+        let mut seams = self.seams.iter().peekable();
+        let mut count = 0_u64;
+        // Of the output being written.
+        let mut paced = 0;
+        loop {
+            let step = versions.next(|entry| {
+                if until.is_some_and(|until| entry.key >= until) {
+                    return Ok(false);
+                }
+                if !survival.keeps(entry) {
+                    return Ok(true);
+                }
+                let mut at_seam = false;
+                while seams.next_if(|seam| seam.as_slice() <= entry.key).is_some() {
+                    at_seam = true;
+                }
+                let full = |writer: &TableWriter| {
+                    let size = writer.size();
+                    // All versions of a key stay in one table.
+                    (size >= self.table_bytes || at_seam && size >= self.table_bytes / 2)
+                        && writer.last_key() != entry.key
+                };
+                if let Some(finished) = writer.take_if(|writer| full(writer)) {
+                    tables.push(self.store.adopt(finished.finish()?)?);
+                    paced = 0;
+                }
+                let writer = match &mut writer {
+                    Some(writer) => writer,
+                    none => none.insert(self.store.writer(self.keyspace, self.compression)?),
+                };
+                writer.push(entry)?;
+                if writer.size() >= paced + STEP_BYTES {
+                    (self.pace)(writer.size() - paced);
+                    paced = writer.size();
+                }
+                Ok(true)
+            })?;
+            if step != Some(true) {
+                break;
+            }
+            count += 1;
+            if count.is_multiple_of(STEP) && (self.stop.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed)) {
+                return Err(Error::Closed);
+            }
+        }
+        if let Some(writer) = writer.filter(|writer| !writer.is_empty()) {
+            tables.push(self.store.adopt(writer.finish()?)?);
+        }
+        Ok(())
+    }
+}
