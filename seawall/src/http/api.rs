@@ -363,10 +363,26 @@ pub struct NodeStats {
     pub cache_hits_total: u64,
     /// Blocks read from tables.
     pub cache_misses_total: u64,
-    /// Commits that waited for memory.
+    /// Sets of memtables written into tables.
+    pub flushes_total: u64,
+    /// Merges of tables.
+    pub compactions_total: u64,
+    /// Tables that went down a level as they were.
+    pub compaction_moves_total: u64,
+    /// What merges have to catch up with.
+    pub compaction_debt_bytes: u64,
+    /// Bytes written into tables of all levels for each byte written out from memory.
+    pub write_amplification: f64,
+    /// Commits that were stopped until there was memory.
     pub stalls_total: u64,
     /// How long.
     pub stall_seconds_total: f64,
+    /// The longest wait of one that was stopped or slowed.
+    pub stall_seconds_max: f64,
+    /// Commits that were slowed because too much waits to be written and merged.
+    pub slowdowns_total: u64,
+    /// How long.
+    pub slowdown_seconds_total: f64,
     /// Held now.
     pub snapshots: u64,
     /// Whether writes stand still for want of room.
@@ -386,6 +402,10 @@ pub struct LevelStats {
     pub bytes: u64,
     /// Versions of keys in them.
     pub entries: u64,
+    /// Bytes merges read of them.
+    pub read_bytes_total: u64,
+    /// Bytes written to them, from memory or by merges.
+    pub written_bytes_total: u64,
 }
 
 impl NodeStats {
@@ -396,6 +416,8 @@ impl NodeStats {
             tables: level.tables,
             bytes: level.bytes,
             entries: level.entries,
+            read_bytes_total: level.read_bytes,
+            written_bytes_total: level.written_bytes,
         };
         Self {
             log_records_total: stats.log.records,
@@ -409,8 +431,16 @@ impl NodeStats {
             cache_bytes: stats.cache.bytes,
             cache_hits_total: stats.cache.hits,
             cache_misses_total: stats.cache.misses,
+            flushes_total: stats.flushes,
+            compactions_total: stats.merges,
+            compaction_moves_total: stats.moves,
+            compaction_debt_bytes: stats.debt_bytes,
+            write_amplification: stats.write_amplification(),
             stalls_total: stats.stalls,
             stall_seconds_total: stats.stalled.as_secs_f64(),
+            stall_seconds_max: stats.stall_longest.as_secs_f64(),
+            slowdowns_total: stats.slowed,
+            slowdown_seconds_total: stats.slowed_for.as_secs_f64(),
             snapshots: stats.snapshots as u64,
             disk_full: stats.disk_full,
             http_requests_total: 0,

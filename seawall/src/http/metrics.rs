@@ -9,7 +9,7 @@ use super::api::{NodeRole, NodeState, NodeStats, NodeStatus, ReplicaStatus, Stag
 pub type Metric = (&'static str, &'static str, &'static str);
 
 /// Every metric there is.
-pub const METRICS: [Metric; 48] = [
+pub const METRICS: [Metric; 57] = [
     ("seawall_build_info", "gauge", "1, with the version as a label."),
     ("seawall_node_info", "gauge", "1, with name, role, cluster, I/O path and way of durable writes as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
@@ -35,8 +35,17 @@ pub const METRICS: [Metric; 48] = [
     ("seawall_cache_bytes", "gauge", "Blocks of tables held in memory."),
     ("seawall_cache_hits_total", "counter", "Blocks found in memory."),
     ("seawall_cache_misses_total", "counter", "Blocks read from tables."),
-    ("seawall_stalls_total", "counter", "Commits that waited for memory."),
-    ("seawall_stall_seconds_total", "counter", "Time commits waited for memory."),
+    ("seawall_flushes_total", "counter", "Sets of memtables written into tables."),
+    ("seawall_compactions_total", "counter", "Merges of tables."),
+    ("seawall_compaction_moves_total", "counter", "Tables that went down a level as they were."),
+    ("seawall_compaction_read_bytes_total", "counter", "Bytes of tables that merges read, by level."),
+    ("seawall_compaction_written_bytes_total", "counter", "Bytes written into tables, by level; 0 is from memory."),
+    ("seawall_compaction_debt_bytes", "gauge", "Bytes that levels have beyond what they may."),
+    ("seawall_stalls_total", "counter", "Commits that were stopped until there was memory."),
+    ("seawall_stall_seconds_total", "counter", "Time commits were stopped."),
+    ("seawall_stall_seconds_max", "gauge", "The longest time a commit was stopped or slowed at once since start."),
+    ("seawall_slowdowns_total", "counter", "Commits slowed because too much waits to be written and merged."),
+    ("seawall_slowdown_seconds_total", "counter", "Time commits were slowed."),
     ("seawall_snapshots", "gauge", "Snapshots held."),
     ("seawall_disk_full", "gauge", "1 while writes stand still for want of room."),
     ("seawall_replica_connected", "gauge", "1 while the standby is connected, 0 while it is missing."),
@@ -170,8 +179,17 @@ fn engine(page: &mut Page, stats: &NodeStats) {
     page.one("seawall_cache_bytes", stats.cache_bytes as f64);
     page.one("seawall_cache_hits_total", stats.cache_hits_total as f64);
     page.one("seawall_cache_misses_total", stats.cache_misses_total as f64);
+    page.one("seawall_flushes_total", stats.flushes_total as f64);
+    page.one("seawall_compactions_total", stats.compactions_total as f64);
+    page.one("seawall_compaction_moves_total", stats.compaction_moves_total as f64);
+    page.samples("seawall_compaction_read_bytes_total", by_level(|level| level.read_bytes_total));
+    page.samples("seawall_compaction_written_bytes_total", by_level(|level| level.written_bytes_total));
+    page.one("seawall_compaction_debt_bytes", stats.compaction_debt_bytes as f64);
     page.one("seawall_stalls_total", stats.stalls_total as f64);
     page.one("seawall_stall_seconds_total", stats.stall_seconds_total);
+    page.one("seawall_stall_seconds_max", stats.stall_seconds_max);
+    page.one("seawall_slowdowns_total", stats.slowdowns_total as f64);
+    page.one("seawall_slowdown_seconds_total", stats.slowdown_seconds_total);
     page.one("seawall_snapshots", stats.snapshots as f64);
     page.one("seawall_disk_full", flag(stats.disk_full));
 }
