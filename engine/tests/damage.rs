@@ -144,20 +144,31 @@ fn a_damaged_table_is_reported_and_stops_no_other_keyspace() {
     }
     let db = threaded(&disk).open().unwrap();
     let (bad, good) = (db.keyspace("bad").unwrap(), db.keyspace("good").unwrap());
-    for round in 0..8 {
-        bad.insert(format!("{round:04}"), "new").unwrap();
-        bad.insert("zzz", "new").unwrap();
-        good.insert(format!("{round}"), "1").unwrap();
-        db.flush().unwrap();
-    }
     let until = Instant::now() + Duration::from_secs(20);
     let damage =
         |db: &Db| db.stats().background_failures.iter().any(|error| matches!(error, Error::CorruptTable { .. }));
-    while !damage(&db) || db.stats().levels[0].tables > 12 {
+    // Which merge meets the damage first is the policy's business; one that does is not far.
+    for round in 0.. {
+        bad.insert(format!("{round:04}"), "new").unwrap();
+        bad.insert("zzz", "new").unwrap();
+        db.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        if damage(&db) {
+            break;
+        }
+        assert!(Instant::now() < until, "{:?}", db.stats());
+    }
+    // What cannot be merged stays; of the other keyspace no more is left than starts a merge.
+    let stuck = db.stats().levels[0].tables;
+    for round in 0..12 {
+        good.insert(format!("{round:04}"), "1").unwrap();
+        db.flush().unwrap();
+    }
+    while db.stats().levels[0].tables > stuck + 4 {
         assert!(Instant::now() < until, "{:?}", db.stats());
         std::thread::sleep(Duration::from_millis(10));
     }
-    assert_eq!(all(&good).len(), 8);
+    assert_eq!(all(&good).len(), 12);
     assert_eq!(bad.get("zzz").unwrap().unwrap(), "new", "what is not damaged is served");
     assert!(matches!(bad.get("0150"), Ok(Some(_)) | Err(Error::CorruptTable { .. })));
 }
