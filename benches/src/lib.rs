@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use seawall_engine::{CommitLevel, Create, Db, Error, Keyspace, Result};
 use seawall_wal::storage::Disk;
@@ -13,6 +14,8 @@ use seawall_wal::{
 
 /// Of keys: a number in hex, spread over the key space.
 pub const KEY_LEN: usize = 16;
+/// Of what is put where the workload does not say.
+const VALUE_LEN: usize = 112;
 
 /// The key with a number: neighbours in number are far apart in order.
 pub fn key(number: u64) -> [u8; KEY_LEN] {
@@ -36,7 +39,7 @@ pub fn commit(keyspace: &Keyspace, db: &Db, threads: u64, commits: u64, level: C
             move || -> Result<()> {
                 for number in 0..commits {
                     let mut batch = db.batch();
-                    batch.put(keyspace, key(thread << 32 | number), value(number, 112));
+                    batch.put(keyspace, key(thread << 32 | number), value(number, VALUE_LEN));
                     batch.commit_with(level)?;
                 }
                 Ok(())
@@ -51,7 +54,7 @@ pub fn commit(keyspace: &Keyspace, db: &Db, threads: u64, commits: u64, level: C
 pub fn commit_pipelined(keyspace: &Keyspace, db: &Db, commits: u64) -> Result<()> {
     let ticket = |number| {
         let mut batch = db.batch();
-        batch.put(keyspace, key(number), value(number, 112));
+        batch.put(keyspace, key(number), value(number, VALUE_LEN));
         batch.commit_ticket()
     };
     let tickets: Vec<_> = (0..commits).map(ticket).collect::<Result<_>>()?;
@@ -99,6 +102,35 @@ pub fn filled(dir: &Path, keys: u64, value_len: usize, settled: bool) -> Result<
         db.compact()?;
     }
     Ok((db, keyspace))
+}
+
+/// A database closed with so many records, a put each, in its log and in no table. Opening it replays them all, as after
+/// a crash: closing writes no memtables out.
+pub fn unflushed(dir: &Path, records: u64) -> Result<()> {
+    let db = open_unflushed(dir)?;
+    let keyspace = db.keyspace("bench")?;
+    for number in 0..records {
+        let mut batch = db.batch();
+        batch.put(&keyspace, key(number), value(number, VALUE_LEN));
+        batch.commit_with(CommitLevel::Buffered)?;
+    }
+    db.close()
+}
+
+/// Opens such a database and reads its last record; says how long that took.
+pub fn recover(dir: &Path, records: u64) -> Result<Duration> {
+    let started = Instant::now();
+    let db = open_unflushed(dir)?;
+    let last = db.keyspace("bench")?.get(key(records - 1))?;
+    let took = started.elapsed();
+    assert_eq!(last.as_deref(), Some(&value(records - 1, VALUE_LEN)[..]), "the last record is there");
+    assert!(db.recovery().records > records, "all of them, and the keyspace");
+    db.close()?;
+    Ok(took)
+}
+
+fn open_unflushed(dir: &Path) -> Result<Db> {
+    Db::builder(dir).memtable_bytes(1 << 30).open()
 }
 
 /// A log of so many records and nothing else, for replay. Says where it ends.
@@ -219,6 +251,15 @@ mod tests {
         let end = written_log(dir.path(), &options, &history, 1000, 96).unwrap();
         assert!(end.lsn.offset() > 1000 * 144);
         assert_eq!(replay(dir.path(), &options, &history).unwrap(), 1000);
+    }
+
+    #[test]
+    fn what_was_in_no_table_is_recovered_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        unflushed(dir.path(), 500).unwrap();
+        for _ in 0..2 {
+            assert!(recover(dir.path(), 500).unwrap() > Duration::ZERO);
+        }
     }
 
     #[test]
