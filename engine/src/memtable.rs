@@ -1,10 +1,11 @@
 //! What was committed and is not in tables yet: one ordered map per keyspace, frozen together at one LSN. One writer at
 //! a time; any number of readers, who take no lock.
 //!
-//! The maps of a set share an arena (`arena`), and each is a tree in it (`tree`, of `node`s). Nothing is freed before the
-//! whole set is, so readers and cursors (`cursor`) refer to versions where they lie.
+//! The maps of a set share an arena (`arena`, of `chunk`s), and each is a tree in it (`tree`, of `node`s). Nothing is
+//! freed before the whole set is, so readers and cursors (`cursor`) refer to versions where they lie.
 
 mod arena;
+mod chunk;
 mod cursor;
 mod node;
 #[cfg(test)]
@@ -24,7 +25,7 @@ use arena::{Allocator, Arena, Kind, Record};
 use node::{Place, SLOTS};
 use tree::Tree;
 
-pub(crate) use arena::ChunkPool;
+pub(crate) use chunk::ChunkPool;
 pub(crate) use cursor::MemoryCursor;
 
 /// Chains of keyspaces in a set. Few sets have more keyspaces than this.

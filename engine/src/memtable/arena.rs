@@ -1,5 +1,5 @@
-//! The memory of memtables: chunks that are filled from front to back and freed as a whole, the records and nodes in
-//! them, and the pool through which chunks go round. All that is unsafe about memtables is here.
+//! The memory of one set of memtables: the records and nodes in it, and the links between them. It comes in chunks
+//! (`chunk`) that are filled from front to back and go back as a whole. All that is unsafe about memtables is in these two.
 //!
 //! # Why it is sound
 //!
@@ -14,8 +14,7 @@
 
 #![allow(unsafe_code)]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::fmt;
+use std::alloc::Layout;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
@@ -25,85 +24,10 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 use seawall_wal::Lsn;
 
-/// The size of chunks: a part of what memtables may take, so that the last one, which is not full, is little of it.
-const CHUNKS_PER_MEMTABLE: u64 = 64;
-const CHUNK_BYTES_MIN: u64 = 16 << 10;
-const CHUNK_BYTES_MAX: u64 = 1 << 20;
+use super::chunk::{ALIGN, Chunk, ChunkPool};
+
 /// What is larger than this part of a chunk gets memory of its own, so that little is lost at the end of a chunk.
 const LARGE_PART: usize = 4;
-/// Of a cache line.
-const ALIGN: usize = 64;
-
-/// Memory, not initialised.
-struct Chunk {
-    start: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: it owns its memory, which no thread has to do with in particular.
-unsafe impl Send for Chunk {}
-
-impl Chunk {
-    fn new(bytes: usize) -> Self {
-        let layout = Self::layout(bytes);
-        assert!(bytes > 0, "a chunk has a size");
-        // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, bytes }
-    }
-
-    fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes, ALIGN).expect("chunks are far smaller than the address space")
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout, and is freed once.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.bytes)) };
-    }
-}
-
-/// Chunks that were in use and will be again: the operating system gave their pages already, and that is most of what
-/// fresh memory costs. It keeps at most what one set of memtables takes, and is emptied before anything is allocated,
-/// so that memtables and pool together take no more than memtables alone could.
-pub(crate) struct ChunkPool {
-    chunk_bytes: usize,
-    kept_max: usize,
-    kept: Mutex<Vec<Chunk>>,
-}
-
-impl fmt::Debug for ChunkPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ChunkPool({} of {} chunks)", self.kept.lock().len(), self.kept_max)
-    }
-}
-
-impl ChunkPool {
-    /// For sets of memtables of so many bytes each.
-    pub(crate) fn new(memtable_bytes: u64) -> Self {
-        let chunk_bytes = (memtable_bytes / CHUNKS_PER_MEMTABLE).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
-        let kept_max = usize::try_from(memtable_bytes / chunk_bytes).unwrap_or(usize::MAX);
-        let chunk_bytes = (chunk_bytes as usize).next_multiple_of(ALIGN);
-        Self { chunk_bytes, kept_max, kept: Mutex::default() }
-    }
-
-    #[cfg(test)]
-    pub(super) fn kept_bytes(&self) -> u64 {
-        (self.kept.lock().len() * self.chunk_bytes) as u64
-    }
-
-    fn take(&self) -> Chunk {
-        let kept = self.kept.lock().pop();
-        kept.unwrap_or_else(|| Chunk::new(self.chunk_bytes))
-    }
-
-    fn give_back(&self, chunks: &mut Vec<Chunk>) {
-        let mut kept = self.kept.lock();
-        let room = self.kept_max.saturating_sub(kept.len()).min(chunks.len());
-        kept.extend(chunks.drain(..room));
-    }
-}
 
 /// The memory of one set of memtables.
 pub(super) struct Arena {
@@ -192,12 +116,12 @@ impl<'a> Allocator<'a> {
 
     fn take(&mut self, layout: Layout) -> NonNull<u8> {
         assert!(layout.align() <= ALIGN, "chunks are aligned to {ALIGN} bytes");
-        let chunk_bytes = self.arena.pool.chunk_bytes;
+        let chunk_bytes = self.arena.pool.chunk_bytes();
         let filling = &mut *self.filling;
         let start = if layout.size() > chunk_bytes / LARGE_PART {
             let chunk = Chunk::new(layout.size());
-            let start = chunk.start;
-            filling.large_bytes += chunk.bytes;
+            let start = chunk.start();
+            filling.large_bytes += chunk.bytes();
             filling.large.push(chunk);
             start
         } else {
@@ -209,7 +133,7 @@ impl<'a> Allocator<'a> {
             filling.used = at + layout.size();
             let chunk = &filling.chunks[filling.chunks.len() - 1];
             // SAFETY: `at <= used <= chunk_bytes`, which is the size of the chunk.
-            unsafe { chunk.start.add(at) }
+            unsafe { chunk.start().add(at) }
         };
         let full = filling.chunks.len().saturating_sub(1) * chunk_bytes;
         self.arena.taken.store((full + filling.used + filling.large_bytes) as u64, Ordering::Relaxed);
