@@ -1,17 +1,22 @@
-//! The chunks of memory that arenas are made of, and the pool through which they go round.
+//! The chunks of memory that arenas are made of, and the pool through which they go round. Chunks of large memtables are
+//! huge pages where the system has them: versions lie anywhere in memory, and with small pages each one looked at costs a
+//! walk through the page tables as well.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
 use parking_lot::Mutex;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The size of chunks: a part of what memtables may take, so that the last one, which is not full, is little of it.
-const CHUNKS_PER_MEMTABLE: u64 = 64;
+const CHUNKS_PER_MEMTABLE: u64 = 32;
 const CHUNK_BYTES_MIN: u64 = 16 << 10;
-const CHUNK_BYTES_MAX: u64 = 1 << 20;
+const CHUNK_BYTES_MAX: u64 = HUGE_PAGE as u64;
+/// Of most processors. Where it is another size, chunks are as good as others.
+const HUGE_PAGE: usize = 2 << 20;
 /// Of a cache line.
 pub(super) const ALIGN: usize = 64;
 
@@ -26,11 +31,14 @@ unsafe impl Send for Chunk {}
 
 impl Chunk {
     pub(super) fn new(bytes: usize) -> Self {
-        let layout = Self::layout(bytes);
         assert!(bytes > 0, "a chunk has a size");
-        // SAFETY: the size is not zero.
-        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
-        Self { start, bytes }
+        let layout = Self::layout(bytes);
+        let start = match bytes {
+            HUGE_PAGE => map_huge_page(),
+            // SAFETY: the size is not zero.
+            _ => NonNull::new(unsafe { alloc(layout) }),
+        };
+        Self { start: start.unwrap_or_else(|| handle_alloc_error(layout)), bytes }
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -48,8 +56,37 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout, and is freed once.
-        unsafe { dealloc(self.start.as_ptr(), Self::layout(self.bytes)) };
+        match self.bytes {
+            // SAFETY: it was mapped with this size, and is unmapped once.
+            HUGE_PAGE => unsafe { unmap(self.start.as_ptr(), HUGE_PAGE) },
+            // SAFETY: it was allocated with this layout, and is freed once.
+            bytes => unsafe { dealloc(self.start.as_ptr(), Self::layout(bytes)) },
+        }
+    }
+}
+
+/// Maps memory that can be one page, and asks for that. Should the system have none, it is many small ones.
+fn map_huge_page() -> Option<NonNull<u8>> {
+    // SAFETY: the memory is new. Of twice as much as is needed, all but the part that is aligned is given back.
+    unsafe {
+        let flags = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        let mapped = mmap_anonymous(ptr::null_mut(), 2 * HUGE_PAGE, flags.0, flags.1).ok()?.cast::<u8>();
+        let before = mapped.align_offset(HUGE_PAGE);
+        let start = mapped.add(before);
+        unmap(mapped, before);
+        unmap(start.add(HUGE_PAGE), HUGE_PAGE - before);
+        #[cfg(target_os = "linux")]
+        let _ = rustix::mm::madvise(start.cast(), HUGE_PAGE, rustix::mm::Advice::LinuxHugepage);
+        NonNull::new(start)
+    }
+}
+
+/// # Safety
+/// Nobody uses these bytes, which were mapped.
+unsafe fn unmap(start: *mut u8, bytes: usize) {
+    if bytes > 0 {
+        // SAFETY: as above. It can fail where a process has too many mappings; untouched bytes that stay take no memory.
+        let _ = unsafe { munmap(start.cast(), bytes) };
     }
 }
 
@@ -95,5 +132,28 @@ impl ChunkPool {
         let mut kept = self.kept.lock();
         let room = self.kept_max.saturating_sub(kept.len()).min(chunks.len());
         kept.extend(chunks.drain(..room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_large_memtables_lie_as_huge_pages_do_and_are_used_to_their_end() {
+        let pool = ChunkPool::new(64 << 20);
+        let chunks = [pool.take(), pool.take(), pool.take()];
+        for (number, chunk) in chunks.iter().enumerate() {
+            assert_eq!(chunk.bytes(), 2 << 20);
+            assert_eq!(chunk.start().addr().get() % (2 << 20), 0);
+            // SAFETY: so many bytes are the chunk's.
+            unsafe { chunk.start().write_bytes(number as u8 + 1, chunk.bytes()) };
+        }
+        for (number, chunk) in chunks.iter().enumerate() {
+            for at in [0, chunk.bytes() - 1] {
+                // SAFETY: it was written above.
+                assert_eq!(unsafe { chunk.start().add(at).read() }, number as u8 + 1);
+            }
+        }
     }
 }
