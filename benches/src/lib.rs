@@ -155,8 +155,8 @@ pub fn written_log(
 /// Reads a whole log as recovery does; says how many records it has.
 pub fn replay(dir: &Path, options: &LogOptions, history: &TimelineHistory) -> Result<u64> {
     let mut records = 0;
-    let (log, _) = open_log(dir, options, history, |_| {
-        records += 1;
+    let (log, _) = open_log(dir, options, history, |some| {
+        records += some.len() as u64;
         Ok(())
     })?;
     log.close()?;
@@ -167,7 +167,7 @@ fn open_log(
     dir: &Path,
     options: &LogOptions,
     history: &TimelineHistory,
-    on_record: impl FnMut(&seawall_wal::Record<'_>) -> Result<(), seawall_wal::Error>,
+    on_records: impl FnMut(&[seawall_wal::Record<'_>]) -> Result<(), seawall_wal::Error>,
 ) -> Result<(Log, seawall_wal::Recovery)> {
     let at = OpenAt {
         history: history.clone(),
@@ -176,7 +176,7 @@ fn open_log(
         watermark: Position::ZERO.lsn,
     };
     let storage = Arc::new(Disk::new());
-    Ok(Log::open(storage, Arc::new(SystemClock), dir, *options, &at, LogMode::Append, on_record)?)
+    Ok(Log::open(storage, Arc::new(SystemClock), dir, *options, &at, LogMode::Append, on_records)?)
 }
 
 /// Whose log the replay bench reads.

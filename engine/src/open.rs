@@ -89,7 +89,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         options,
         &at,
         mode,
-        |record| replay.record(record),
+        |records| records.iter().try_for_each(|record| replay.record(record)),
     )?;
     // What the log came back with is durable; if it is less than before, the alarm was raised and this is the truth.
     let flushed = log.flushed().value();

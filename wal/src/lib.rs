@@ -7,6 +7,7 @@ pub mod clock;
 mod error;
 mod flush;
 pub mod format;
+mod handover;
 mod identity;
 mod log;
 mod lsn;

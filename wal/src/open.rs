@@ -1,16 +1,19 @@
-//! Opening a log after a shutdown or a crash: one pass over the records from the checkpoint on, each handed to the
+//! Opening a log after a shutdown or a crash: one pass over the records from the checkpoint on, all handed to the
 //! caller; then the facts about the end are gathered, `recovery`'s table decides, and the verdict is carried out.
 //! Recovery reads past the page cache, because after a failed sync the cache may show bytes the disk does not have.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{slice, thread};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
 use crate::format::{
     FORMAT_VERSION, NotARecord, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
 };
+use crate::handover::{Gone, handover};
 use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
@@ -39,11 +42,12 @@ const CUTS_MAX: usize = 16;
 
 impl Log {
     /// Opens the log in `dir`, making the folder if it is not there, and hands every record after `at.start` to
-    /// `on_record` in order. The caller skips those its checkpoint already holds.
+    /// `on_records` in order, some at a time. The caller skips those its checkpoint already holds. With threads of its
+    /// own the log reads and checks what comes next meanwhile.
     ///
     /// # Errors
     /// Damage below what was flushed, a foreign or newer segment, and failing reads are errors and change nothing on the
-    /// disk. What `on_record` fails with is passed on.
+    /// disk; the whole records before them are handed over all the same. What `on_records` fails with is passed on.
     pub fn open<E: From<Error>>(
         storage: Arc<dyn Storage>,
         clock: Arc<dyn Clock>,
@@ -51,11 +55,14 @@ impl Log {
         options: LogOptions,
         at: &OpenAt,
         mode: LogMode,
-        mut on_record: impl FnMut(&Record<'_>) -> Result<(), E>,
+        mut on_records: impl FnMut(&[Record<'_>]) -> Result<(), E>,
     ) -> Result<(Self, Recovery), E> {
         storage.create_dir_all(dir).map_err(|error| Error::io("create", dir, error))?;
         let mut pass = Pass::new(&*storage, dir, &options, at, mode)?;
-        pass.read_records(&mut on_record)?;
+        match options.threads {
+            Threads::Inline => pass.read_records(&mut |record| on_records(slice::from_ref(record)))?,
+            Threads::Background => pass.read_records_aside(&mut on_records)?,
+        }
         let (evidence, row) = pass.judge();
         if let Verdict::Halt(halt) = row.verdict {
             return Err(pass.halted(halt).into());
@@ -230,10 +237,31 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn read_records<E: From<Error>>(
+    /// Has the records read and checked by a thread of its own, while those before are put to use on this one.
+    fn read_records_aside<E: From<Error>>(
         &mut self,
-        on_record: &mut impl FnMut(&Record<'_>) -> Result<(), E>,
+        on_records: &mut impl FnMut(&[Record<'_>]) -> Result<(), E>,
     ) -> Result<(), E> {
+        let (mut giver, taker) = handover(self.options.segment_size);
+        let dir = self.dir;
+        thread::scope(|scope| {
+            let check = || {
+                // It is gone when `on_records` failed, which then is the outcome.
+                let _: Result<(), Gone> =
+                    self.read_records(&mut |record| giver.give(record)).and_then(|()| giver.finish());
+            };
+            let checking = thread::Builder::new()
+                .name(String::from("seawall-check"))
+                .spawn_scoped(scope, check)
+                .map_err(|error| Error::io("start a thread for", dir, error))?;
+            let taken = taker.take_all(on_records);
+            // It ended, or will when it next gives something to nobody.
+            checking.join().unwrap_or_else(|panic| resume_unwind(panic));
+            taken
+        })
+    }
+
+    fn read_records<E>(&mut self, on_record: &mut impl FnMut(&Record<'_>) -> Result<(), E>) -> Result<(), E> {
         if self.read_error.is_some() || self.odd.is_some() {
             return Ok(());
         }

@@ -81,8 +81,8 @@ fn last_stamp(disk: &MemoryDisk) -> Lsn {
     let clock = Arc::new(seawall_wal::SystemClock);
     let disk = Arc::new(disk.duplicate());
     let mode = seawall_wal::LogMode::Append;
-    seawall_wal::Log::open(disk, clock, Path::new(DIR), options, &at, mode, |record| -> seawall_wal::Result<()> {
-        stamp = stamp.max(record.header.flush_stamp);
+    seawall_wal::Log::open(disk, clock, Path::new(DIR), options, &at, mode, |records| -> seawall_wal::Result<()> {
+        stamp = records.iter().map(|record| record.header.flush_stamp).fold(stamp, Lsn::max);
         Ok(())
     })
     .unwrap();

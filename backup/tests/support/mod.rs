@@ -60,7 +60,7 @@ impl Node {
         let options = LogOptions { segment_size: size, threads: Threads::Background, ..LogOptions::new(cluster(), id) };
         let at = OpenAt { history: history.clone(), start: redo, time_floor: Timestamp(0), watermark: Lsn::ZERO };
         let clock = Arc::new(SystemClock);
-        let nothing = |_: &seawall_wal::Record<'_>| Ok::<_, seawall_wal::Error>(());
+        let nothing = |_: &[seawall_wal::Record<'_>]| Ok::<_, seawall_wal::Error>(());
         let (log, _) = Log::open(disk.clone(), clock, Path::new("/wal"), options, &at, mode, nothing).unwrap();
         Node { id, disk, log: Arc::new(log) }
     }

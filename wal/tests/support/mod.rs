@@ -82,8 +82,8 @@ impl Opener {
         };
         let clock = Arc::new(ManualClock::new(Timestamp(1_000_000)));
         let mut found = Vec::new();
-        let (log, recovery) = Log::open(storage, clock, dir, options, &at, self.mode, |record| {
-            if record.header.kind != RecordKind::Pad {
+        let (log, recovery) = Log::open(storage, clock, dir, options, &at, self.mode, |records| {
+            for record in records.iter().filter(|record| record.header.kind != RecordKind::Pad) {
                 let payload = record.payload.to_vec();
                 found.push(Written { lsn: record.lsn, kind: record.header.kind, payload });
             }
