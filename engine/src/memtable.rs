@@ -27,6 +27,7 @@ use tree::Tree;
 
 pub(crate) use chunk::ChunkPool;
 pub(crate) use cursor::MemoryCursor;
+pub(crate) use tree::AHEAD;
 
 /// Chains of keyspaces in a set. Few sets have more keyspaces than this.
 const CHAINS: usize = 64;
@@ -164,6 +165,18 @@ impl MemtableWriter<'_> {
         };
         let kind = if value.is_some() { Kind::Put } else { Kind::Delete };
         table.tree.insert(&mut self.allocator, key, lsn, kind, value.unwrap_or_default());
+    }
+
+    /// As of [`MemtableSet::bytes`].
+    pub(crate) fn bytes(&self) -> u64 {
+        self.set.bytes()
+    }
+
+    /// Gets ready for inserting so many keys of a keyspace, [`AHEAD`] at most, that are about to be. Changes nothing.
+    pub(crate) fn anticipate(&self, keyspace: KeyspaceId, keys: &[&[u8]]) {
+        if let Some(table) = self.set.table(keyspace) {
+            table.tree.anticipate(&self.allocator, keys);
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Opening a data directory: lock, control file, manifest, tables, and then the log, whose records after the redo
-//! position are applied one by one. Making a new directory is the same with an empty manifest.
+//! position are applied in order. Making a new directory is the same with an empty manifest.
 
 use std::collections::HashSet;
 use std::io;
@@ -89,7 +89,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         options,
         &at,
         mode,
-        |records| records.iter().try_for_each(|record| replay.record(record)),
+        |records| replay.records(records),
     )?;
     // What the log came back with is durable; if it is less than before, the alarm was raised and this is the truth.
     let flushed = log.flushed().value();
@@ -249,17 +249,30 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    fn record(&mut self, record: &Record<'_>) -> Result<()> {
+    fn records(&mut self, mut records: &[Record<'_>]) -> Result<()> {
+        while !records.is_empty() {
+            let applied = self.state.apply_records(records, self.memtable_bytes)?;
+            let (applied, rest) = records.split_at(applied);
+            applied.iter().for_each(|record| self.note(record));
+            if self.state.view().active.bytes() >= self.memtable_bytes {
+                self.write_out()?;
+            }
+            records = rest;
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, record: &Record<'_>) {
         let segment = self.segment_size.segment_of(record.header.start);
         if self.segment != Some(segment) {
             self.segment = Some(segment);
             self.segment_start = self.end;
         }
         self.end = record.position();
-        self.state.apply_record(record)?;
-        if self.state.view().active.bytes() < self.memtable_bytes {
-            return Ok(());
-        }
+    }
+
+    /// Writes the memtables out as tables.
+    fn write_out(&mut self) -> Result<()> {
         self.sync_log()?;
         // After a record that fills its segment, or at a fork, reading starts with the next segment.
         let next = self.history.next_byte(self.end.lsn);

@@ -116,6 +116,11 @@ impl<'a> CommitPayload<'a> {
         Ok(Self { operations, count })
     }
 
+    /// The first operation of a payload that was not checked, if it has one.
+    pub(crate) fn first_unchecked(payload: &'a [u8]) -> Option<Operation<'a>> {
+        next_operation(&mut Reader::new(payload.get(COMMIT_HEADER_LEN..)?)).ok()
+    }
+
     /// How many operations it has.
     pub fn count(&self) -> u32 {
         self.count

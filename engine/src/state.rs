@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::catalogue::Catalogue;
@@ -98,20 +98,9 @@ impl State {
         Lsn::new(self.applied_lsn.load(Ordering::Acquire))
     }
 
-    /// Runs `apply` as the only one, and then counts the record at `position` as applied.
-    pub(crate) fn advance(
-        &self,
-        position: Position,
-        time: Timestamp,
-        apply: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let mut applied = self.applied.lock();
-        assert!(position.lsn > applied.position.lsn, "records are applied in the order of their LSNs");
-        apply()?;
-        *applied = Applied { position, time };
-        // Readers that see this LSN find everything the record put into the memtables.
-        self.applied_lsn.store(position.lsn.offset(), Ordering::Release);
-        Ok(())
+    /// The right to apply records; waits for whoever has it.
+    pub(crate) fn applying(&self) -> Applying<'_> {
+        Applying { applied: self.applied.lock(), applied_lsn: &self.applied_lsn }
     }
 
     /// Freezes the active memtables at the LSN applied last; new ones take over. `log_start` is where the records before
@@ -131,6 +120,34 @@ impl State {
             view.frozen.push(Arc::clone(&frozen));
             frozen
         })
+    }
+}
+
+/// The right to apply records: one has it at a time, and nothing is frozen meanwhile.
+pub(crate) struct Applying<'a> {
+    applied: MutexGuard<'a, Applied>,
+    applied_lsn: &'a AtomicU64,
+}
+
+impl Applying<'_> {
+    /// The end of the last record applied.
+    pub(crate) fn lsn(&self) -> Lsn {
+        self.applied.position.lsn
+    }
+
+    /// Runs `apply`, and then counts the record at `position` as applied.
+    pub(crate) fn advance(
+        &mut self,
+        position: Position,
+        time: Timestamp,
+        apply: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        assert!(position.lsn > self.lsn(), "records are applied in the order of their LSNs");
+        apply()?;
+        *self.applied = Applied { position, time };
+        // Readers that see this LSN find everything the record put into the memtables.
+        self.applied_lsn.store(position.lsn.offset(), Ordering::Release);
+        Ok(())
     }
 }
 

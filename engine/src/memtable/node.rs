@@ -178,6 +178,18 @@ impl Node {
         first + (first..first + GROUP).map(is_below).sum::<usize>()
     }
 
+    /// Reads a word of each cache line that a search looks at, and waits for none of them.
+    pub(super) fn touch_starts(&self) {
+        let starts = self.starts.iter().step_by(GROUP).map(|start| start.load(Ordering::Relaxed));
+        hint::black_box(starts.fold(self.count() as u64, |all, start| all ^ start));
+    }
+
+    /// As `touch_starts`, of each line that an insert changes.
+    pub(super) fn touch(&self) {
+        self.touch_starts();
+        hint::black_box(self.records.iter().step_by(GROUP).filter(|record| record.get().is_some()).count());
+    }
+
     /// Looks at the node until it did not change meanwhile; a change takes well under a microsecond, unless the writer is
     /// interrupted in it. What `look` reads may be torn when its answer is thrown away.
     pub(super) fn read<T>(&self, mut look: impl FnMut() -> T) -> T {

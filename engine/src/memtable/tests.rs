@@ -196,6 +196,23 @@ fn bytes_are_what_was_taken_and_chunks_go_round_within_their_bound() {
 }
 
 #[test]
+fn to_anticipate_inserts_changes_nothing() {
+    let mut rng = StdRng::seed_from_u64(5);
+    let keys: Vec<Vec<u8>> = (0..5000).map(|_| cruel_key(&mut rng, &[b'x'; 40])).collect();
+    let (plain, anticipated) = (set(4 << 20), set(4 << 20));
+    for (number, keys) in keys.chunks(AHEAD).enumerate() {
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).filter(|key| !key.is_empty()).collect();
+        anticipated.writer().anticipate(KEYSPACE, &keys);
+        for set in [&plain, &anticipated] {
+            keys.iter().for_each(|key| set.writer().insert(KEYSPACE, key, lsn(number as u64 + 1), Some(b"v")));
+        }
+    }
+    let all = |set: &MemtableSet| forward(set.table(KEYSPACE).unwrap(), None);
+    assert_eq!(all(&anticipated), all(&plain));
+    assert_eq!(anticipated.bytes(), plain.bytes());
+}
+
+#[test]
 fn a_cursor_sees_all_there_was_when_it_was_made_while_the_memtable_grows() {
     let set = set(64 << 20);
     let mut rng = StdRng::seed_from_u64(3);

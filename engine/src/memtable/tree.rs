@@ -14,6 +14,8 @@ use super::node::{Node, Place, SLOTS, Slot};
 
 /// Nodes that are not the last of their level have at least 32 slots in use, so this is for 2^60 versions.
 const HEIGHT_MAX: usize = 12;
+/// So many leaves fit into a core's nearest cache, and keep as many reads of memory going as it can.
+pub(crate) const AHEAD: usize = 16;
 
 pub(super) struct Tree {
     root: Link<Node>,
@@ -125,6 +127,23 @@ impl Tree {
     #[cfg(test)]
     fn is_left_of(&self, node: &Node, place: Place<'_>, bound: Option<Record<'_>>) -> bool {
         !self.probe.stays_left() && node.is_left_of(place, bound)
+    }
+
+    /// Brings what inserting newest versions of some keys, [`AHEAD`] at most, will look at into the cache. In a large tree
+    /// each insert waits for memory; the ways down do not depend on each other, so here all wait at the same time.
+    pub(super) fn anticipate(&self, allocator: &Allocator<'_>, keys: &[&[u8]]) {
+        assert!(allocator.is_of(&self.arena), "nobody else changes the tree meanwhile");
+        let mut nodes = [self.root(); AHEAD];
+        let nodes = &mut nodes[..keys.len()];
+        // All leaves are equally deep.
+        while !nodes.first().is_none_or(|node| node.is_leaf()) {
+            nodes.iter().for_each(|node| node.touch_starts());
+            for (node, key) in nodes.iter_mut().zip(keys) {
+                let slot = node.search(Place::Before(key, Lsn::MAX));
+                *node = node.child(slot - 1).expect("a slot in use has a child");
+            }
+        }
+        nodes.iter().for_each(|node| node.touch());
     }
 
     /// Adds a version. One with the same key and LSN is replaced.
