@@ -47,19 +47,6 @@ pub struct TableEntry {
     pub meta: TableMeta,
 }
 
-/// A file of large values.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlobEntry {
-    /// Of which keyspace.
-    pub keyspace: KeyspaceId,
-    /// The digest of its bytes, BLAKE3, which is its name.
-    pub hash: [u8; 32],
-    /// Of the file, in bytes.
-    pub size: u64,
-    /// Bytes of it that tables refer to. `live_bytes <= size`.
-    pub live_bytes: u64,
-}
-
 /// When a record was written, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeMark {
@@ -92,8 +79,6 @@ pub struct Manifest {
     pub keyspaces: Vec<KeyspaceEntry>,
     /// Tables, in the order FORMAT.md says.
     pub tables: Vec<TableEntry>,
-    /// Files of large values, by keyspace and hash.
-    pub blobs: Vec<BlobEntry>,
     /// When records at or below redo were written: both rising, at most [`MARKS_MAX`].
     pub marks: Vec<TimeMark>,
 }
@@ -112,7 +97,6 @@ impl Manifest {
             next_keyspace: 1,
             keyspaces: Vec::new(),
             tables: Vec::new(),
-            blobs: Vec::new(),
             marks: Vec::new(),
         }
     }

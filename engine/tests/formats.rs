@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use seawall_engine::format::KeyspaceId;
-use seawall_engine::manifest::{BlobEntry, KeyspaceEntry, Manifest, TableEntry, TimeMark};
+use seawall_engine::manifest::{KeyspaceEntry, Manifest, TableEntry, TimeMark};
 use seawall_engine::payload::{CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
 use seawall_engine::{TableHash, TableMeta};
 use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
@@ -86,7 +86,6 @@ fn manifest() -> Manifest {
             table(3, 0xA2, (0x10, 0x4000), (b"a", b"m"), true),
             table(3, 0xA3, (0x10, 0x5000), (b"m", b"z"), false),
         ],
-        blobs: vec![BlobEntry { keyspace: KeyspaceId(1), hash: [0xB1; 32], size: 70_000, live_bytes: 60_000 }],
         marks: vec![
             TimeMark { lsn: Lsn::new(0x40), second: 1_749_999_000 },
             TimeMark { lsn: Lsn::new(0x8500), second: 1_750_000_000 },

@@ -4,9 +4,7 @@ use std::path::Path;
 
 use seawall_wal::{Chain, ClusterId, Lsn, Position, TimelineId, Timestamp};
 
-use super::{
-    BlobEntry, KEYSPACES_MAX, KeyspaceEntry, LEVELS, MANIFEST_VERSION, MARKS_MAX, Manifest, TableEntry, TimeMark,
-};
+use super::{KEYSPACES_MAX, KeyspaceEntry, LEVELS, MANIFEST_VERSION, MARKS_MAX, Manifest, TableEntry, TimeMark};
 use crate::codec::{Put, Reader, Truncated, len_u32};
 use crate::error::{Error, Result};
 use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
@@ -14,7 +12,8 @@ use crate::table::{TableHash, TableMeta};
 
 const MAGIC: [u8; 8] = *b"SEAWMANI";
 const TABLES_MAX: usize = 4 << 20;
-const BLOBS_MAX: usize = 4 << 20;
+/// Files of large values: their number is reserved, and a manifest that has some is not understood.
+const BLOBS: usize = 0;
 
 /// What is wrong with a manifest's bytes.
 struct Wrong(&'static str);
@@ -28,7 +27,7 @@ impl From<Truncated> for Wrong {
 impl Manifest {
     /// Its stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128 + self.tables.len() * 200 + self.blobs.len() * 52);
+        let mut bytes = Vec::with_capacity(128 + self.tables.len() * 200);
         bytes.put(&MAGIC);
         bytes.put_u32(0);
         bytes.put_u32(MANIFEST_VERSION);
@@ -42,7 +41,7 @@ impl Manifest {
         bytes.put_u64(self.redo_time.0);
         bytes.put_u64(self.floor.offset());
         bytes.put_u32(self.next_keyspace);
-        for count in [self.keyspaces.len(), self.tables.len(), self.blobs.len(), self.marks.len()] {
+        for count in [self.keyspaces.len(), self.tables.len(), BLOBS, self.marks.len()] {
             bytes.put_u32(len_u32(count));
         }
         for keyspace in &self.keyspaces {
@@ -53,12 +52,6 @@ impl Manifest {
             bytes.put(keyspace.name.as_bytes());
         }
         self.tables.iter().for_each(|table| put_table(&mut bytes, table));
-        for blob in &self.blobs {
-            bytes.put_u32(blob.keyspace.0);
-            bytes.put(&blob.hash);
-            bytes.put_u64(blob.size);
-            bytes.put_u64(blob.live_bytes);
-        }
         for mark in &self.marks {
             bytes.put_u64(mark.lsn.offset());
             bytes.put_u64(mark.second);
@@ -119,12 +112,6 @@ impl Manifest {
                 }
             }
         }
-        if !self.blobs.is_sorted_by(|a, b| (a.keyspace, a.hash) < (b.keyspace, b.hash)) {
-            return Err(Wrong("its files of large values are out of order"));
-        }
-        if self.blobs.iter().any(|blob| blob.live_bytes > blob.size || !self.has_keyspace(blob.keyspace)) {
-            return Err(Wrong("a file of large values is impossible"));
-        }
         if !self.marks.is_sorted_by(|a, b| a.lsn < b.lsn && a.second < b.second) {
             return Err(Wrong("its marks of time are out of order"));
         }
@@ -178,16 +165,15 @@ fn read_body(mut reader: Reader<'_>) -> Result<Manifest, Wrong> {
     let floor = Lsn::new(reader.u64()?);
     let next_keyspace = reader.u32()?;
     let mut counts = [0; 4];
-    for (count, max) in counts.iter_mut().zip([KEYSPACES_MAX, TABLES_MAX, BLOBS_MAX, MARKS_MAX]) {
+    for (count, max) in counts.iter_mut().zip([KEYSPACES_MAX, TABLES_MAX, BLOBS, MARKS_MAX]) {
         *count = reader.u32()? as usize;
         if *count > max {
             return Err(Wrong("a count is impossible"));
         }
     }
-    let [keyspaces, tables, blobs, marks] = counts;
+    let [keyspaces, tables, _, marks] = counts;
     let keyspaces = (0..keyspaces).map(|_| read_keyspace(&mut reader)).collect::<Result<_, _>>()?;
     let tables = (0..tables).map(|_| read_table(&mut reader)).collect::<Result<_, _>>()?;
-    let blobs = (0..blobs).map(|_| read_blob(&mut reader)).collect::<Result<_, _>>()?;
     let marks = (0..marks).map(|_| read_mark(&mut reader)).collect::<Result<_, _>>()?;
     if !reader.is_empty() {
         return Err(Wrong("bytes follow its last mark of time"));
@@ -203,7 +189,6 @@ fn read_body(mut reader: Reader<'_>) -> Result<Manifest, Wrong> {
         next_keyspace,
         keyspaces,
         tables,
-        blobs,
         marks,
     })
 }
@@ -249,11 +234,6 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableEntry, Wrong> {
         max_key_excluded,
     };
     Ok(TableEntry { keyspace, level, meta })
-}
-
-fn read_blob(reader: &mut Reader<'_>) -> Result<BlobEntry, Wrong> {
-    let (keyspace, hash) = (KeyspaceId(reader.u32()?), reader.array()?);
-    Ok(BlobEntry { keyspace, hash, size: reader.u64()?, live_bytes: reader.u64()? })
 }
 
 fn read_mark(reader: &mut Reader<'_>) -> Result<TimeMark, Wrong> {

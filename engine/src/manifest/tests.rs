@@ -23,12 +23,6 @@ fn manifest() -> Manifest {
             max_key_excluded: byte == 3,
         },
     };
-    let blob = |keyspace, byte| BlobEntry {
-        keyspace: KeyspaceId(keyspace),
-        hash: [byte; 32],
-        size: 50,
-        live_bytes: u64::from(byte) * 8,
-    };
     Manifest {
         number: 7,
         redo: Position { lsn: Lsn::new(900), chain: Chain(5) },
@@ -46,7 +40,6 @@ fn manifest() -> Manifest {
             // The one before ends where this begins.
             table(1, 4, (600, 690), (b"m", b"z")),
         ],
-        blobs: vec![blob(1, 5), blob(1, 6), blob(2, 5)],
         marks: [(100, 1_000), (200, 1_001), (900, 1_700)]
             .map(|(lsn, second)| TimeMark { lsn: Lsn::new(lsn), second })
             .into(),
@@ -84,7 +77,7 @@ fn every_flipped_bit_and_every_cut_is_detected() {
 
 #[test]
 fn a_manifest_that_contradicts_itself_is_refused() {
-    let wrongs: [fn(&mut Manifest); 14] = [
+    let wrongs: [fn(&mut Manifest); 11] = [
         |m| m.floor = Lsn::new(901),
         |m| m.tables[0].meta.max_lsn = Lsn::new(901),
         |m| m.tables.swap(0, 1),
@@ -93,9 +86,6 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         |m| m.tables[2].meta.range_deletes = 0,
         |m| m.tables[2].meta.max_expiry = 1,
         |m| m.next_keyspace = 2,
-        |m| m.blobs.swap(0, 1),
-        |m| m.blobs[0].live_bytes = 51,
-        |m| m.blobs[2].keyspace = KeyspaceId(3),
         |m| m.marks[1].second = 1_000,
         |m| m.marks[2].lsn = Lsn::new(901),
         |m| m.marks = (0..4097).map(|n| TimeMark { lsn: Lsn::new(n), second: n }).collect(),
