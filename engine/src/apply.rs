@@ -1,14 +1,16 @@
 //! The one apply path: what a record does to the state. Live commits, crash recovery, standbys and restores all come
 //! through here, in the order of LSNs. A record is understood wholly before any of it takes effect.
 
-use seawall_wal::{Position, Record, RecordKind, Timestamp};
+use seawall_wal::{Lsn, Position, Record, RecordKind, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
 use crate::memtable::{AHEAD, MemtableWriter};
 use crate::mutant::{Mutant, planted};
-use crate::payload::{CommitPayload, KeyspaceChange, Misunderstood, Promotion};
+use crate::payload::{Action, CommitPayload, KeyspaceChange, Misunderstood, Operation, Promotion};
+use crate::resolve::{Folded, fold};
 use crate::state::{Applying, State};
+use crate::table::Content;
 
 impl State {
     /// Applies a record read from a log. One that was applied before is skipped.
@@ -66,12 +68,13 @@ impl State {
         // It cannot be frozen now.
         let view = self.view();
         let writer = view.active.writer();
-        self.with_catalogue(|catalogue| work(&mut Commits { applying, catalogue, writer }))
+        self.with_catalogue(|catalogue| work(&mut Commits { state: self, applying, catalogue, writer }))
     }
 }
 
 /// Applies commits, and nothing else happens to the state meanwhile.
 struct Commits<'a> {
+    state: &'a State,
     applying: Applying<'a>,
     catalogue: &'a Catalogue,
     writer: MemtableWriter<'a>,
@@ -84,11 +87,14 @@ impl Commits<'_> {
         self.applying.advance(position, time, || {
             let commit = CommitPayload::parse(payload).map_err(misunderstood)?;
             check_keyspaces(self.catalogue, &commit).map_err(misunderstood)?;
+            if commit.expires() {
+                self.state.mark_time(lsn, time, true);
+            }
             for operation in commit.operations() {
-                if planted(Mutant::DeletesNotApplied) && operation.value.is_none() {
+                if planted(Mutant::DeletesNotApplied) && operation.action == Action::Delete {
                     continue;
                 }
-                self.writer.insert(operation.keyspace, operation.key, lsn, operation.value);
+                apply_operation(&mut self.writer, operation, lsn, time, commit.count() > 1);
             }
             Ok(())
         })
@@ -144,6 +150,36 @@ fn check_keyspaces(catalogue: &Catalogue, commit: &CommitPayload<'_>) -> Result<
     Ok(())
 }
 
+/// `others` is whether the commit has other operations, which may have been on the same key.
+fn apply_operation(writer: &mut MemtableWriter<'_>, operation: Operation<'_>, lsn: Lsn, time: Timestamp, others: bool) {
+    let Operation { keyspace, key, action } = operation;
+    let content = match action {
+        Action::Put(value) => Content::Put(value),
+        Action::Delete => Content::Delete,
+        Action::PutFor { ttl_micros, value } => {
+            Content::Expiring { expiry: Timestamp(time.0.saturating_add(ttl_micros)), value }
+        }
+        Action::Merge { operator, operand } => {
+            let others = others && !planted(Mutant::OperandsReplaceEachOther);
+            let done = others.then(|| writer.done(keyspace, key, lsn)).flatten();
+            // All that comes together here was in one payload, which is smaller than the largest value.
+            let fits = "a commit makes no value that is too long";
+            match done {
+                None => Content::Merge { operator, time, operand },
+                Some(Content::Merge { operand: earlier, .. }) => {
+                    let operand = operator.combine(earlier, operand).expect(fits);
+                    return writer.insert(keyspace, key, lsn, Content::Merge { operator, time, operand: &operand });
+                }
+                Some(before) => {
+                    let folded = fold(Folded::of(before), operator, time, operand).expect(fits);
+                    return writer.insert(keyspace, key, lsn, folded.content());
+                }
+            }
+        }
+    };
+    writer.insert(keyspace, key, lsn, content);
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -151,12 +187,13 @@ mod tests {
 
     use seawall_wal::format::RecordHeader;
     use seawall_wal::storage::MemoryDisk;
-    use seawall_wal::{Chain, ClusterId, Lsn, SegmentSize};
+    use seawall_wal::{Chain, ClusterId, SegmentSize};
 
     use super::*;
     use crate::format::KeyspaceId;
-    use crate::manifest::Manifest;
-    use crate::payload::{CommitBuilder, Operation};
+    use crate::manifest::{Manifest, TimeMark};
+    use crate::operator::MergeOperator;
+    use crate::payload::CommitBuilder;
     use crate::table::TableStore;
 
     fn state() -> State {
@@ -169,8 +206,13 @@ mod tests {
         for operation in 0..1 + number % 3 {
             let key = (number * 7919 % 211 + operation).to_le_bytes();
             let value = number.to_le_bytes();
-            let value = (!number.is_multiple_of(5)).then_some(&value[..]);
-            builder.push(Operation { keyspace: KeyspaceId(1 + (number + operation) % 2), key: &key, value });
+            let action = match number % 7 {
+                0 => Action::Delete,
+                1 => Action::PutFor { ttl_micros: 900, value: &value },
+                2 => Action::Merge { operator: MergeOperator::Append, operand: &value },
+                _ => Action::Put(&value),
+            };
+            builder.push(Operation { keyspace: KeyspaceId(1 + (number + operation) % 2), key: &key, action });
         }
         builder.finish()
     }
@@ -201,19 +243,22 @@ mod tests {
         log.iter().zip(headers).map(|((_, payload), (header, lsn))| Record { header, payload, lsn }).collect()
     }
 
-    type Versions = Vec<(KeyspaceId, Vec<u8>, Lsn, Option<Vec<u8>>)>;
+    /// Keyspace, key, LSN, kind, and what is stored with it.
+    type Versions = Vec<(KeyspaceId, Vec<u8>, Lsn, u8, Vec<u8>)>;
 
-    fn content(state: &State) -> (Versions, Position, Timestamp) {
+    fn content(state: &State) -> (Versions, Vec<TimeMark>, Position, Timestamp) {
         let mut versions = Vec::new();
         for (keyspace, table) in state.view().active.tables() {
             let all = table.for_each(|entry| {
-                versions.push((keyspace, entry.key.to_vec(), entry.lsn, entry.content.value().map(<[u8]>::to_vec)));
+                let mut stored = Vec::new();
+                entry.content.store(&mut stored);
+                versions.push((keyspace, entry.key.to_vec(), entry.lsn, entry.content.kind(), stored));
                 Ok::<_, Error>(())
             });
             all.unwrap();
         }
         let applied = state.applied();
-        (versions, applied.position, applied.time)
+        (versions, state.view().marks.up_to(Lsn::MAX), applied.position, applied.time)
     }
 
     #[test]
@@ -224,7 +269,7 @@ mod tests {
         let failed = records.iter().find_map(|record| one_by_one.apply_record(record).err());
         assert!(matches!(failed, Some(Error::CorruptPayload { lsn, .. }) if lsn == records.last().unwrap().lsn));
         let expected = content(&one_by_one);
-        assert_eq!(expected.1, records[records.len() - 2].position());
+        assert_eq!(expected.2, records[records.len() - 2].position());
         for batch in [1, 2, 7, 16, 17, 100, records.len()] {
             for bytes_max in [1, 1000, u64::MAX] {
                 let state = state();

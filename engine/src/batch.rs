@@ -1,8 +1,9 @@
 //! A batch: operations over any keyspaces that take effect together or not at all.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use seawall_wal::format::payload_len_max;
 
 use crate::catalogue::KeyspaceState;
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::format::KEY_LEN_MAX;
 use crate::keyspace::Keyspace;
 use crate::level::{CommitLevel, Confirmations};
-use crate::payload::{COMMIT_HEADER_LEN, CommitBuilder, Operation};
+use crate::operator::MergeOperator;
+use crate::payload::{Action, COMMIT_HEADER_LEN, CommitBuilder, Operation};
 
 /// Kind, keyspace, lengths of key and value.
 const PUT_OVERHEAD: usize = 1 + 4 + 2 + 4;
@@ -38,13 +40,65 @@ impl Batch {
 
     /// Puts a value under a key.
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> &mut Self {
-        self.push(keyspace, key.as_ref(), Some(value.as_ref()));
+        self.push(keyspace, key.as_ref(), Action::Put(value.as_ref()));
+        self
+    }
+
+    /// Puts a value that ends `ttl` after the time of the commit. Time is that of the log, in whole seconds: the value is gone
+    /// for everybody who sees a record of a later second than that in which it ends, on every node alike. A primary that
+    /// writes nothing else writes a record for it within about two seconds. In microseconds; what is more than 2^64 of them
+    /// never ends.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let sessions = db.keyspace("sessions")?;
+    /// let mut batch = db.batch();
+    /// batch.put_with_ttl(&sessions, "8f3a", "ann", std::time::Duration::from_secs(1800));
+    /// batch.commit()?;
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    pub fn put_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> &mut Self {
+        let ttl_micros = ttl_micros(ttl);
+        self.push(keyspace, key.as_ref(), Action::PutFor { ttl_micros, value: value.as_ref() });
         self
     }
 
     /// Removes a key.
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
-        self.push(keyspace, key.as_ref(), None);
+        self.push(keyspace, key.as_ref(), Action::Delete);
+        self
+    }
+
+    /// Changes the value of a key without reading it. In one batch all merges of a key count, in their order, and after what
+    /// was put or removed before them. If the value ends some time ([`put_with_ttl`](Self::put_with_ttl)), it still ends then.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// use seawall_engine::MergeOperator;
+    /// let counters = db.keyspace("counters")?;
+    /// let mut batch = db.batch();
+    /// batch.merge(&counters, "visits", MergeOperator::Add, 1_i64.to_le_bytes());
+    /// batch.commit()?;
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Of the commit: [`Error::WrongOperand`] if the operator can do nothing with the operand, and
+    /// [`Error::MixedOperators`] if a batch merges one key by several operators without having put or removed it first.
+    pub fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operator: MergeOperator,
+        operand: impl AsRef<[u8]>,
+    ) -> &mut Self {
+        self.push(keyspace, key.as_ref(), Action::Merge { operator, operand: operand.as_ref() });
         self
     }
 
@@ -102,6 +156,9 @@ impl Batch {
         if let Some(wrong) = self.wrong {
             return Err(wrong);
         }
+        if let Some(key) = self.payload.mixed_operators() {
+            return Err(Error::MixedOperators { key: Bytes::copy_from_slice(key) });
+        }
         let confirmations = match level {
             CommitLevel::Buffered | CommitLevel::Local => None,
             // Asked for before anything is written, so that a level nobody can confirm is an error without a trace.
@@ -112,11 +169,11 @@ impl Batch {
         Ok(Prepared { db, payload, keyspaces, deadline, level, confirmations })
     }
 
-    fn push(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) {
+    pub(crate) fn push(&mut self, keyspace: &Keyspace, key: &[u8], action: Action<'_>) {
         if self.wrong.is_some() {
             return;
         }
-        if let Err(error) = check_operation(&self.db, keyspace, key, value, self.payload.len(), self.len_max) {
+        if let Err(error) = check_operation(&self.db, keyspace, key, action, self.payload.len(), self.len_max) {
             self.wrong = Some(error);
             return;
         }
@@ -124,13 +181,17 @@ impl Batch {
         if !self.keyspaces.iter().any(|known| known.id == state.id) {
             self.keyspaces.push(Arc::clone(state));
         }
-        self.payload.push(Operation { keyspace: state.id, key, value });
+        self.payload.push(Operation { keyspace: state.id, key, action });
     }
 }
 
+pub(crate) fn ttl_micros(ttl: Duration) -> u64 {
+    u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Bytes of an operation in a payload, at most.
-pub(crate) fn operation_len(key: &[u8], value: Option<&[u8]>) -> usize {
-    PUT_OVERHEAD + key.len() + value.map_or(0, <[u8]>::len)
+pub(crate) fn operation_len(key: &[u8], action: Action<'_>) -> usize {
+    PUT_OVERHEAD + key.len() + action.value_len()
 }
 
 /// Whether an operation can be added to a payload of `len` bytes that may have `len_max`.
@@ -138,7 +199,7 @@ pub(crate) fn check_operation(
     db: &Db,
     keyspace: &Keyspace,
     key: &[u8],
-    value: Option<&[u8]>,
+    action: Action<'_>,
     len: usize,
     len_max: usize,
 ) -> Result<()> {
@@ -151,12 +212,17 @@ pub(crate) fn check_operation(
     if key.len() > KEY_LEN_MAX {
         return Err(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
     }
-    let value_len = value.map_or(0, <[u8]>::len);
+    if let Action::Merge { operator, operand } = action
+        && !operator.takes(operand)
+    {
+        return Err(Error::WrongOperand { operator, size: operand.len() });
+    }
+    let value_len = action.value_len();
     let value_max = len_max.saturating_sub(COMMIT_HEADER_LEN + PUT_OVERHEAD + key.len());
     if value_len > value_max {
         return Err(Error::TooLarge { what: "value", size: value_len, max: value_max });
     }
-    let size = len + operation_len(key, value);
+    let size = len + operation_len(key, action);
     if size > len_max {
         return Err(Error::TooLarge { what: "batch", size, max: len_max });
     }

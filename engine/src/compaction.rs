@@ -11,11 +11,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
 use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
 use crate::table::{Table, TableHash};
@@ -114,7 +115,8 @@ impl Merger<'_> {
             keyspace,
             level0: level0.into_iter().flat_map(|(_, tables)| tables).collect(),
             deeper: deeper.into_iter().map(|(_, tables)| tables).collect(),
-            floor,
+            // If the time there is not known any more, nothing has ended.
+            floor: state.view().marks.moment(floor).unwrap_or(Moment { lsn: floor, time: Timestamp(0) }),
             bottom: pick.bottom,
             compression: Shape::compression(pick.to),
             // What is merged within level 0 stays one table: tables there follow each other by LSN.

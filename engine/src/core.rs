@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::Guard;
 use parking_lot::{Mutex, MutexGuard, RwLock};
-use seawall_wal::{Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
+use seawall_wal::{Clock, Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
 use crate::compaction::{Merger, Pace, Shape, debt_bytes, metas, purge_dropped};
 use crate::control::DamagedSlot;
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Gate, MEMORY_SLOW};
 use crate::level::{Admission, Confirmations};
+use crate::marks::{Moment, second_of};
 use crate::options::{Background, LogRetention};
 use crate::pending::{Applier, Pending, PendingCommit};
 use crate::state::State;
@@ -25,6 +26,8 @@ use crate::worker::Bell;
 
 /// How often a committer goes on applying what others queued.
 const ROUNDS_MAX: usize = 8;
+/// How long a record that only says what time it is waits for room in the log; the next tick tries again.
+const TIME_RECORD_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Settings that outlive opening.
 #[derive(Clone, Debug)]
@@ -35,6 +38,7 @@ pub(crate) struct Settings {
     pub(crate) stall_timeout: Duration,
     pub(crate) shape: Shape,
     pub(crate) merge_threads: usize,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// What a node plugs in.
@@ -134,13 +138,13 @@ impl Core {
         self.state.applied_lsn().min(self.log.flushed().value())
     }
 
-    /// An LSN to read at now and the view to read it from.
-    pub(crate) fn read_now(&self) -> Result<(Lsn, Guard<Arc<View>>)> {
+    /// A moment to read at now and the view to read it from.
+    pub(crate) fn read_now(&self) -> Result<(Moment, Guard<Arc<View>>)> {
         loop {
             let lsn = self.visible();
             let view = self.state.view();
             if lsn >= view.floor {
-                return Ok((lsn, view));
+                return Ok((view.marks.moment(lsn)?, view));
             }
             // Either a merge overtook us between the two lines, or the log here does not reach the tables yet.
             if self.visible() < view.floor {
@@ -215,6 +219,30 @@ impl Core {
         }
         self.freeze_if_full();
         Ok(ticket)
+    }
+
+    /// Appends a time record if a value should have ended while nothing was written: its end is judged by the time in the log,
+    /// which else stands still. On the primary only; others have its log's time.
+    pub(crate) fn let_time_pass(&self) -> Result<()> {
+        let now = self.settings.clock.now();
+        let passed = self.state.applied().time;
+        let ended = |(first, last)| first <= second_of(now) && last > second_of(passed);
+        if now.micros_since(passed) < 1_000_000 || !self.state.view().expiries().any(ended) {
+            return Ok(());
+        }
+        if self.check_writable().is_err() {
+            return Ok(());
+        }
+        let deadline = Some(Instant::now() + TIME_RECORD_PATIENCE);
+        let _order = self.lock_order(deadline)?;
+        self.check_writable()?;
+        self.apply_pending();
+        let ticket = self.log.append_until(RecordKind::Time, &[], deadline)?;
+        if let Err(error) = self.state.apply(RecordKind::Time, &[], ticket.position(), ticket.time()) {
+            return Err(self.fail(&error));
+        }
+        self.flush_soon();
+        Ok(())
     }
 
     /// Applies every commit queued before the call, waiting for whoever is at it.

@@ -204,7 +204,7 @@ impl Db {
         let core = self.core();
         core.read_now()?;
         let lsn = core.state.readers.pin(|| core.visible())?;
-        Ok(Snapshot::new(self.clone(), lsn))
+        Snapshot::new(self.clone(), lsn)
     }
 
     /// A stable view as of an earlier LSN that is still readable.
@@ -218,7 +218,7 @@ impl Db {
             return Err(Error::SnapshotTooNew { requested: lsn, visible });
         }
         let lsn = core.state.readers.pin(|| lsn)?;
-        Ok(Snapshot::new(self.clone(), lsn))
+        Snapshot::new(self.clone(), lsn)
     }
 
     /// A stable view of what is confirmed at `level`, which cannot be lost while the level holds.

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::keyspace::Keyspace;
 use crate::range::Range;
+use crate::resolve::Value;
 use crate::snapshot::Snapshot;
 
 /// A leaf ends after a key whose hash has so many zero bits at its end: after about a thousand keys.
@@ -177,12 +178,12 @@ impl Leaves {
     fn next(&mut self) -> Result<Option<Leaf>> {
         let mut hasher = blake3::Hasher::new();
         let (mut entries, mut bytes) = (0, 0);
-        for entry in self.range.by_ref() {
-            let (key, value) = entry?;
+        while let Some(entry) = self.range.next_value() {
+            let (key, Value { bytes: value, expiry }) = entry?;
             // A key has at most 65535 bytes and a value fits into a record, so both lengths fit.
             hasher.update(&(key.len() as u32).to_le_bytes());
             hasher.update(&(value.len() as u32).to_le_bytes());
-            hasher.update(&0_u64.to_le_bytes());
+            hasher.update(&expiry.map_or(0, |expiry| expiry.0).to_le_bytes());
             hasher.update(&key);
             hasher.update(&value);
             entries += 1;

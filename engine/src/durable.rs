@@ -81,6 +81,7 @@ impl Durable {
         let mut tables = TableSet::clone(&old);
         let mut manifest = current.manifest.clone();
         edit(&mut manifest, &mut tables);
+        manifest.marks = state.view().marks.up_to(manifest.redo.lsn);
         manifest.number = current.next_number;
         manifest.tables = tables.entries();
         current.next_number += 1;
@@ -95,6 +96,7 @@ impl Durable {
         state.change_view(|view| {
             view.tables = Arc::new(tables);
             view.floor = view.floor.max(manifest.floor);
+            Arc::make_mut(&mut view.marks).forget_below(view.floor);
             publish(view);
         });
         drop(old);
@@ -130,7 +132,7 @@ mod tests {
         assert_eq!(early.floor, seawall_wal::Lsn::ZERO);
         db.compact().unwrap();
         assert_eq!(db.core().state.view().floor, merged);
-        assert_eq!(db.core().read_now().unwrap().0, merged);
+        assert_eq!(db.core().read_now().unwrap().0.lsn, merged);
         drop((keys, early, db));
         assert_eq!(build().open().unwrap().core().state.view().floor, merged, "also after reopening");
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use seawall_wal::Lsn;
 
+use crate::operator::MergeOperator;
+
 use crate::level::{Backpressure, CommitLevel};
 
 /// A result of this crate.
@@ -112,12 +114,29 @@ pub enum Error {
     /// A key, value, name or batch is larger than it may be.
     #[error("a {what} of {size} bytes exceeds the {max} bytes it may have")]
     TooLarge {
-        /// `key`, `value`, `batch`, `name`, or the `read set` of a transaction.
+        /// `key`, `value`, `batch`, `name`, the `read set` of a transaction, or a `merged value`, which cannot be read.
         what: &'static str,
         /// Bytes given.
         size: usize,
         /// Bytes allowed.
         max: usize,
+    },
+    /// A merge operator cannot do anything with its operand. Nothing was written.
+    #[error("an operand of {operator} has 8 bytes, a little-endian integer, and this one has {size}")]
+    WrongOperand {
+        /// The operator.
+        operator: MergeOperator,
+        /// Bytes given.
+        size: usize,
+    },
+    /// One commit merges a key by several operators, and did not put or remove it before. Nothing was written.
+    #[error(
+        "key `{}` is merged by several operators in one commit; merge it by each of them in a commit of its own",
+        shown(key)
+    )]
+    MixedOperators {
+        /// The key.
+        key: Bytes,
     },
     /// A transaction reads or writes more than one may.
     #[error("a transaction may have {max} {what} and this one has more; do the work in smaller transactions")]

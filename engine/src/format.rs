@@ -11,6 +11,8 @@ use std::fmt;
 pub const KEY_LEN_MAX: usize = u16::MAX as usize;
 /// The longest key that only ends a range, in bytes: one follows the longest key too.
 pub const KEY_END_LEN_MAX: usize = KEY_LEN_MAX + 1;
+/// The longest value that operands of a merge can make, in bytes.
+pub const MERGED_LEN_MAX: usize = 16 << 20;
 /// The longest name of a keyspace, in bytes.
 pub const KEYSPACE_NAME_LEN_MAX: usize = 255;
 

@@ -2,6 +2,7 @@
 
 use std::ops::RangeBounds;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::Guard;
 use bytes::Bytes;
@@ -12,8 +13,11 @@ use crate::commit::Commit;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::multi_get::multi_get;
+use crate::operator::MergeOperator;
 use crate::range::{Bounds, Range, bounds, prefix_bounds};
+use crate::resolve::Value;
 use crate::version::View;
 
 /// A handle of a keyspace; cheap to clone. Reads see everything durable at their moment. Writes are batches of one
@@ -54,6 +58,21 @@ impl Keyspace {
         batch.commit()
     }
 
+    /// Puts a value that ends after `ttl`, and returns when it is durable; see [`Batch::put_with_ttl`](crate::Batch::put_with_ttl).
+    pub fn insert_with_ttl(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>, ttl: Duration) -> Result<Commit> {
+        let mut batch = self.db.batch();
+        batch.put_with_ttl(self, key, value, ttl);
+        batch.commit()
+    }
+
+    /// Changes the value of a key without reading it, and returns when that is durable; see
+    /// [`Batch::merge`](crate::Batch::merge).
+    pub fn merge(&self, key: impl AsRef<[u8]>, operator: MergeOperator, operand: impl AsRef<[u8]>) -> Result<Commit> {
+        let mut batch = self.db.batch();
+        batch.merge(self, key, operator, operand);
+        batch.commit()
+    }
+
     /// Removes a key, and returns when that is durable. A key that is not there is no error.
     pub fn remove(&self, key: impl AsRef<[u8]>) -> Result<Commit> {
         let mut batch = self.db.batch();
@@ -63,8 +82,8 @@ impl Keyspace {
 
     /// The value of a key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        let (lsn, view) = self.db.core().read_now()?;
-        self.get_in(&view, lsn, key.as_ref())
+        let (at, view) = self.db.core().read_now()?;
+        Ok(self.get_in(&view, at, key.as_ref())?.map(|value| value.bytes))
     }
 
     /// The values of many keys as of one moment, in the order of the keys given. The keys may repeat and need no order.
@@ -77,8 +96,8 @@ impl Keyspace {
     /// # Ok::<(), seawall_engine::Error>(())
     /// ```
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
-        let (lsn, view) = self.db.core().read_now()?;
-        self.multi_get_in(&view, lsn, keys)
+        let (at, view) = self.db.core().read_now()?;
+        self.multi_get_in(&view, at, keys)
     }
 
     /// Whether there is a value under a key.
@@ -111,19 +130,24 @@ impl Keyspace {
         self.iter().next_back().transpose()
     }
 
-    pub(crate) fn get_in(&self, view: &View, at: Lsn, key: &[u8]) -> Result<Option<Bytes>> {
-        self.check_there(at)?;
+    pub(crate) fn get_in(&self, view: &View, at: Moment, key: &[u8]) -> Result<Option<Value>> {
+        self.check_there(at.lsn)?;
         view.get(self.state.id, key, at)
     }
 
-    pub(crate) fn multi_get_in<K: AsRef<[u8]>>(&self, view: &View, at: Lsn, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
-        self.check_there(at)?;
+    pub(crate) fn multi_get_in<K: AsRef<[u8]>>(
+        &self,
+        view: &View,
+        at: Moment,
+        keys: &[K],
+    ) -> Result<Vec<Option<Bytes>>> {
+        self.check_there(at.lsn)?;
         let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
         multi_get(view, self.state.id, at, &keys)
     }
 
-    pub(crate) fn range_in(&self, view: Arc<View>, at: Lsn, bounds: Bounds) -> Range {
-        match self.check_there(at) {
+    pub(crate) fn range_in(&self, view: Arc<View>, at: Moment, bounds: Bounds) -> Range {
+        match self.check_there(at.lsn) {
             Ok(()) => Range::new(view, self.state.id, at, bounds),
             Err(error) => Range::failed(error),
         }
@@ -131,7 +155,7 @@ impl Keyspace {
 
     fn range_now(&self, bounds: Bounds) -> Range {
         match self.db.core().read_now() {
-            Ok((lsn, view)) => self.range_in(Guard::into_inner(view), lsn, bounds),
+            Ok((at, view)) => self.range_in(Guard::into_inner(view), at, bounds),
             Err(error) => Range::failed(error),
         }
     }

@@ -8,7 +8,8 @@
 //! - A commit: `batch` gathers, `core` lets it in, appends it to the log and applies it as one step, `commit` waits for it.
 //! - Applying: `apply`, the only way records change state; `memtable` and `catalogue` are what they change.
 //! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk, `multi_get`
-//!   reads many keys at once.
+//!   reads many keys at once. What the versions of a key say together is `resolve`'s to tell, with `operator` and the time
+//!   from `marks`.
 //! - Both as one: `transaction`, which notes what it reads and has that checked where its writes are appended.
 //! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
 //!   `control`; `worker` runs both, `gate` makes writers wait for them.
@@ -35,15 +36,18 @@ mod install;
 mod keyspace;
 mod level;
 pub mod manifest;
+mod marks;
 mod memtable;
 mod merge;
 mod multi_get;
 pub mod mutant;
 mod open;
+mod operator;
 mod options;
 pub mod payload;
 mod pending;
 mod range;
+mod resolve;
 mod role;
 mod snapshot;
 mod state;
@@ -64,6 +68,7 @@ pub use format::KeyspaceId;
 pub use install::{Installation, TableSource};
 pub use keyspace::Keyspace;
 pub use level::{Admission, Backpressure, CommitLevel, Confirmations, Permit};
+pub use operator::MergeOperator;
 pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
 pub use snapshot::Snapshot;

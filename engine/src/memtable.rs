@@ -15,13 +15,13 @@ mod tree;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::format::KeyspaceId;
 use crate::manifest::KeyspaceEntry;
 use crate::table::{Content, EntryRef};
-use arena::{Allocator, Arena, Kind, Record};
+use arena::{Allocator, Arena, Record};
 use node::{Place, SLOTS};
 use tree::Tree;
 
@@ -44,11 +44,17 @@ impl fmt::Debug for Memtable {
 }
 
 impl Memtable {
-    /// The newest version of `key` not newer than `at`: its value, or that it was deleted. `None` if there is none. The
-    /// value is a copy, so that a small one does not hold a whole arena.
-    fn get(&self, key: &[u8], at: Lsn) -> Option<Option<Bytes>> {
-        let found = self.tree.first_behind(Place::Before(key, at)).map(entry)?;
-        (found.key == key).then(|| found.content.value().map(Bytes::copy_from_slice))
+    /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
+    /// matter; that is the answer.
+    pub(crate) fn versions(&self, key: &[u8], at: Lsn, mut take: impl FnMut(Lsn, Content<'_>) -> bool) -> bool {
+        let mut place = Place::Before(key, at);
+        while let Some(found) = self.tree.first_behind(place).filter(|found| found.key() == key) {
+            if take(found.lsn(), found.content()) {
+                return true;
+            }
+            place = Place::After(key, found.lsn());
+        }
+        false
     }
 
     /// The LSN of the newest version of `key`.
@@ -75,11 +81,7 @@ impl Memtable {
 }
 
 fn entry(record: Record<'_>) -> EntryRef<'_> {
-    let content = match record.kind() {
-        Kind::Put => Content::Put(record.value()),
-        Kind::Delete => Content::Delete,
-    };
-    EntryRef { key: record.key(), lsn: record.lsn(), content }
+    EntryRef { key: record.key(), lsn: record.lsn(), content: record.content() }
 }
 
 /// The memtables of all keyspaces that are filled, and later written out, together.
@@ -87,6 +89,8 @@ pub(crate) struct MemtableSet {
     arena: Arc<Arena>,
     /// Chained by the keyspace's number; grown by the writer only.
     tables: [Chain; CHAINS],
+    /// The first and the last time at which a value ends.
+    expiries: Mutex<Option<(Timestamp, Timestamp)>>,
 }
 
 type Chain = OnceLock<Box<Chained>>;
@@ -105,7 +109,11 @@ impl fmt::Debug for MemtableSet {
 
 impl MemtableSet {
     pub(crate) fn new(pool: &Arc<ChunkPool>) -> Self {
-        Self { arena: Arc::new(Arena::new(Arc::clone(pool))), tables: [const { OnceLock::new() }; CHAINS] }
+        Self {
+            arena: Arc::new(Arena::new(Arc::clone(pool))),
+            tables: [const { OnceLock::new() }; CHAINS],
+            expiries: Mutex::default(),
+        }
     }
 
     /// The one writer; waits for another one to be done.
@@ -113,8 +121,9 @@ impl MemtableSet {
         MemtableWriter { set: self, allocator: self.arena.allocator(), current: None }
     }
 
-    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Lsn) -> Option<Option<Bytes>> {
-        self.table(keyspace)?.get(key, at)
+    /// When the first and the last of its values end that do, if any does.
+    pub(crate) fn expiries(&self) -> Option<(Timestamp, Timestamp)> {
+        *self.expiries.lock()
     }
 
     pub(crate) fn table(&self, keyspace: KeyspaceId) -> Option<&Arc<Memtable>> {
@@ -158,13 +167,14 @@ pub(crate) struct MemtableWriter<'a> {
 
 impl MemtableWriter<'_> {
     /// Adds a version; within one commit the last operation on a key replaces the one before.
-    pub(crate) fn insert(&mut self, keyspace: KeyspaceId, key: &[u8], lsn: Lsn, value: Option<&[u8]>) {
-        let table = match self.current {
-            Some((current, table)) if current == keyspace => table,
-            _ => self.turn_to(keyspace),
-        };
-        let kind = if value.is_some() { Kind::Put } else { Kind::Delete };
-        table.tree.insert(&mut self.allocator, key, lsn, kind, value.unwrap_or_default());
+    pub(crate) fn insert(&mut self, keyspace: KeyspaceId, key: &[u8], lsn: Lsn, content: Content<'_>) {
+        if let Content::Expiring { expiry, .. } = content {
+            let mut expiries = self.set.expiries.lock();
+            let (first, last) = expiries.unwrap_or((expiry, expiry));
+            *expiries = Some((first.min(expiry), last.max(expiry)));
+        }
+        let table = self.table(keyspace);
+        table.tree.insert(&mut self.allocator, EntryRef { key, lsn, content });
     }
 
     /// As of [`MemtableSet::bytes`].
@@ -181,6 +191,19 @@ impl MemtableWriter<'_> {
 }
 
 impl<'a> MemtableWriter<'a> {
+    /// What the commit at `lsn` has done to a key so far, if anything.
+    pub(crate) fn done(&mut self, keyspace: KeyspaceId, key: &[u8], lsn: Lsn) -> Option<Content<'a>> {
+        let found = self.table(keyspace).tree.first_behind(Place::Before(key, lsn))?;
+        (found.key() == key && found.lsn() == lsn).then(|| found.content())
+    }
+
+    fn table(&mut self, keyspace: KeyspaceId) -> &'a Memtable {
+        match self.current {
+            Some((current, table)) if current == keyspace => table,
+            _ => self.turn_to(keyspace),
+        }
+    }
+
     fn turn_to(&mut self, keyspace: KeyspaceId) -> &'a Memtable {
         let table = self.set.find(keyspace).unwrap_or_else(|end| {
             let table = Arc::new(Memtable { tree: Tree::new(&self.set.arena, &mut self.allocator) });

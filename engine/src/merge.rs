@@ -8,7 +8,9 @@ use seawall_wal::Lsn;
 
 use crate::error::Result;
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::memtable::MemoryCursor;
+use crate::resolve::{Resolver, Value};
 use crate::table::{EntryRef, LevelCursor, Table, TableCursor, version_order};
 use crate::version::View;
 
@@ -97,11 +99,11 @@ pub(crate) type Place<'a> = Option<(&'a [u8], Lsn)>;
 #[derive(Debug)]
 pub(crate) struct Forward {
     sources: Vec<Source>,
-    at: Lsn,
+    at: Moment,
 }
 
 impl Forward {
-    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: Lsn, from: Place<'_>) -> Result<Self> {
+    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: Moment, from: Place<'_>) -> Result<Self> {
         let sources = sources(
             view,
             keyspace,
@@ -113,25 +115,41 @@ impl Forward {
     }
 
     /// The next key that has a value, and its value.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
+        let mut resolver = Resolver::default();
         loop {
             let Some(index) = least(&self.sources) else { return Ok(None) };
             let entry = self.sources[index].entry().expect("the least source has an entry");
-            if entry.lsn > self.at {
+            if entry.lsn > self.at.lsn {
                 self.sources[index].forward()?;
                 continue;
             }
             let key = Bytes::copy_from_slice(entry.key);
-            let value = entry.content.value().map(Bytes::copy_from_slice);
+            if !resolver.take(entry.lsn, entry.content) {
+                self.sources[index].forward()?;
+                self.take_older(&key, &mut resolver)?;
+            }
             for source in &mut self.sources {
                 while source.entry().is_some_and(|entry| entry.key == key) {
                     source.forward()?;
                 }
             }
-            if let Some(value) = value {
+            if let Some(value) = resolver.finish(self.at)? {
                 return Ok(Some((key, value)));
             }
         }
+    }
+
+    /// Takes versions of `key`, newest first, as long as older ones matter.
+    fn take_older(&mut self, key: &[u8], resolver: &mut Resolver) -> Result<()> {
+        while let Some(index) = least(&self.sources) {
+            let entry = self.sources[index].entry().expect("the least source has an entry");
+            if entry.key != key || resolver.take(entry.lsn, entry.content) {
+                break;
+            }
+            self.sources[index].forward()?;
+        }
+        Ok(())
     }
 }
 
@@ -139,11 +157,11 @@ impl Forward {
 #[derive(Debug)]
 pub(crate) struct Backward {
     sources: Vec<Source>,
-    at: Lsn,
+    at: Moment,
 }
 
 impl Backward {
-    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: Lsn, before: Place<'_>) -> Result<Self> {
+    pub(crate) fn new(view: &View, keyspace: KeyspaceId, at: Moment, before: Place<'_>) -> Result<Self> {
         let sources = sources(
             view,
             keyspace,
@@ -155,21 +173,21 @@ impl Backward {
     }
 
     /// The next key before that has a value, and its value.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
+        let mut resolver = Resolver::default();
         loop {
             let greatest = self.sources.iter().filter_map(|source| Some(source.entry()?.key)).max();
             let Some(key) = greatest.map(Bytes::copy_from_slice) else { return Ok(None) };
             // Within a source the versions of a key come oldest first on the way back.
-            let mut newest: Option<(Lsn, Option<Bytes>)> = None;
             for source in &mut self.sources {
                 while let Some(entry) = source.entry().filter(|entry| entry.key == key) {
-                    if entry.lsn <= self.at && newest.as_ref().is_none_or(|(lsn, _)| *lsn < entry.lsn) {
-                        newest = Some((entry.lsn, entry.content.value().map(Bytes::copy_from_slice)));
+                    if entry.lsn <= self.at.lsn {
+                        resolver.take(entry.lsn, entry.content);
                     }
                     source.back()?;
                 }
             }
-            if let Some((_, Some(value))) = newest {
+            if let Some(value) = resolver.finish(self.at)? {
                 return Ok(Some((key, value)));
             }
         }

@@ -3,46 +3,47 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use seawall_wal::Lsn;
 
 use crate::error::Result;
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
-use crate::table::{Found, Table, filter_hash};
-use crate::version::View;
+use crate::resolve::{Resolver, Value};
+use crate::table::{Content, Table, filter_hash};
+use crate::version::{Levels, View};
 
 /// Blocks that are read together, and held until their keys are answered: as many as a disk gains from.
 const BLOCKS_MAX: usize = 32;
 
-/// A key that was not found yet.
+/// A key whose value does not follow yet from what was found.
 struct Wanted<'a> {
     key: &'a [u8],
     /// In the table filters.
     hash: u64,
     /// Where its value goes.
     place: usize,
+    /// What is known of it.
+    resolver: Resolver,
 }
 
 /// The values of `keys` as of `at`, which is not below the view's floor, in the order of `keys`.
-pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Lsn, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
-    debug_assert!(at >= view.floor);
+pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+    debug_assert!(at.lsn >= view.floor);
     let mut values = vec![None; keys.len()];
     let mut order: Vec<usize> = (0..keys.len()).collect();
     order.sort_unstable_by_key(|place| keys[*place]);
     let mut wanted = Vec::new();
-    'keys: for (rank, &place) in order.iter().enumerate() {
+    for (rank, &place) in order.iter().enumerate() {
         let key = keys[place];
         let place = if planted(Mutant::ManyAnsweredInKeyOrder) { rank } else { place };
-        let sets = std::iter::once(&view.active).chain(view.frozen.iter().rev().map(|frozen| &frozen.set));
-        for set in sets {
-            if let Some(found) = set.get(keyspace, key, at) {
-                values[place] = found;
-                continue 'keys;
-            }
+        let mut resolver = Resolver::default();
+        match view.versions_in_memory(keyspace, key, at.lsn, &mut resolver) {
+            true => values[place] = bytes(resolver.finish(at)?),
+            false => wanted.push(Wanted { key, hash: filter_hash(key), place, resolver }),
         }
-        wanted.push(Wanted { key, hash: filter_hash(key), place });
     }
-    let Some(levels) = view.tables.levels(keyspace) else { return Ok(values) };
+    let none = Levels::default();
+    let levels = view.tables.levels(keyspace).map_or(&none, |levels| levels);
     for table in levels.level(0) {
         wanted = look(table, at, wanted, &mut values)?;
     }
@@ -58,19 +59,26 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Lsn, keys: &[&[u8
         left.extend(rest);
         wanted = left;
     }
+    for mut wanted in wanted {
+        values[wanted.place] = bytes(wanted.resolver.finish(at)?);
+    }
     Ok(values)
 }
 
-/// Looks for keys in one table. Gives back those it says nothing of, in order.
+fn bytes(value: Option<Value>) -> Option<Bytes> {
+    value.map(|value| value.bytes)
+}
+
+/// Looks for keys in one table. Gives back those for which older versions matter, in order.
 fn look<'a>(
     table: &Arc<Table>,
-    at: Lsn,
+    at: Moment,
     wanted: Vec<Wanted<'a>>,
     values: &mut [Option<Bytes>],
 ) -> Result<Vec<Wanted<'a>>> {
     let mut numbers = Vec::with_capacity(wanted.len());
     for wanted in &wanted {
-        numbers.push(table.block_of(wanted.key, wanted.hash, at)?);
+        numbers.push(table.block_of(wanted.key, wanted.hash, at.lsn)?);
     }
     let mut distinct: Vec<usize> = numbers.iter().flatten().copied().collect();
     distinct.dedup();
@@ -79,12 +87,18 @@ fn look<'a>(
     for chunk in distinct.chunks(BLOCKS_MAX) {
         let blocks = table.blocks(chunk)?;
         let last = chunk[chunk.len() - 1];
-        while let Some((wanted, number)) = wanted.next_if(|(_, number)| number.is_none_or(|number| number <= last)) {
-            let block = number.map(|number| &blocks[chunk.partition_point(|other| *other < number)]);
-            match block.map_or(Ok(Found::Nothing), |block| table.get_in_block(block, wanted.key, at))? {
-                Found::Value(value) => values[wanted.place] = Some(value),
-                Found::Deleted => {}
-                Found::Nothing => left.push(wanted),
+        while let Some((mut wanted, number)) = wanted.next_if(|(_, number)| number.is_none_or(|number| number <= last))
+        {
+            let Some(number) = number else {
+                left.push(wanted);
+                continue;
+            };
+            let block = &blocks[chunk.partition_point(|other| *other < number)];
+            let Wanted { key, resolver, .. } = &mut wanted;
+            let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
+            match table.versions_from(number, block, key, at.lsn, take)? {
+                true => values[wanted.place] = bytes(wanted.resolver.finish(at)?),
+                false => left.push(wanted),
             }
         }
     }

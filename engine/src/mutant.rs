@@ -24,6 +24,18 @@ pub enum Mutant {
     DeletesNotApplied,
     /// Memtables are written out without their deletes.
     DeletesNotWrittenOut,
+    /// What has expired is decided by the clock on the wall, not by the time in the log.
+    ExpiryByWallClock,
+    /// A merge folds operands that a snapshot still tells apart.
+    OperandsFoldedAcrossTheFloor,
+    /// Of several operands for one key in a commit the last one replaces the others.
+    OperandsReplaceEachOther,
+    /// A merge lets operands go before it has found what they change.
+    OperandsWithoutTheirBase,
+    /// Within a merge a value has ended for operands that came before its end.
+    ExpiryAtTheFloorForOperands,
+    /// A transaction is not checked for values that have ended since it read them.
+    UncheckedExpiry,
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -104,6 +104,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         stall_timeout: builder.stall_timeout,
         shape: builder.shape,
         merge_threads: builder.merge_threads,
+        clock: Arc::clone(&builder.clock),
     };
     let bands = Bands { frozen_max: builder.frozen_max, level1_bytes: builder.shape.level1_bytes };
     let gate = Gate::new(&path, bands);

@@ -1,14 +1,21 @@
 //! What the engine puts into the log's records: encoding, and checked decoding, of the payloads in FORMAT.md.
 //! Knows no log and no state. A payload is understood wholly before any of it is acted on.
 
+use std::collections::BTreeMap;
+
 use seawall_wal::{Chain, Lsn, NodeId, Position, TimelineId, TimelineNonce};
 
 use crate::codec::{Put, Reader, Truncated, len_u16, len_u32};
 use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
+use crate::operator::MergeOperator;
 
 const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const MERGE: u8 = 4;
+const PUT_FOR: u8 = 5;
+/// Bytes of a time to live.
+const TTL_LEN: usize = 8;
 const CREATE: u8 = 1;
 const DROP: u8 = 2;
 /// Kind, keyspace, length of the key.
@@ -34,8 +41,43 @@ pub struct Operation<'a> {
     pub keyspace: KeyspaceId,
     /// On which key.
     pub key: &'a [u8],
-    /// The value put, or `None` for a delete.
-    pub value: Option<&'a [u8]>,
+    /// What it does.
+    pub action: Action<'a>,
+}
+
+/// What an operation does to its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action<'a> {
+    /// Gives it a value.
+    Put(&'a [u8]),
+    /// Gives it a value that ends so many microseconds after the time of the commit.
+    PutFor {
+        /// Time to live, in microseconds.
+        ttl_micros: u64,
+        /// The value.
+        value: &'a [u8],
+    },
+    /// Removes it.
+    Delete,
+    /// Changes its value.
+    Merge {
+        /// How.
+        operator: MergeOperator,
+        /// With what.
+        operand: &'a [u8],
+    },
+}
+
+impl Action<'_> {
+    /// Bytes that follow the key in the payload.
+    pub fn value_len(&self) -> usize {
+        match self {
+            Self::Put(value) => value.len(),
+            Self::PutFor { value, .. } => TTL_LEN + value.len(),
+            Self::Delete => 0,
+            Self::Merge { operand, .. } => 1 + operand.len(),
+        }
+    }
 }
 
 /// Builds a commit payload.
@@ -43,27 +85,56 @@ pub struct Operation<'a> {
 pub struct CommitBuilder {
     bytes: Vec<u8>,
     count: u32,
+    traits: Traits,
 }
 
 impl Default for CommitBuilder {
     fn default() -> Self {
-        Self { bytes: vec![VERSION, 0, 0, 0, 0, 0, 0, 0], count: 0 }
+        Self { bytes: vec![VERSION, 0, 0, 0, 0, 0, 0, 0], count: 0, traits: Traits::default() }
     }
 }
 
 impl CommitBuilder {
     /// Adds an operation. The key has 1 to 65535 bytes; the caller checked it.
     pub fn push(&mut self, operation: Operation<'_>) {
+        let Operation { keyspace, key, action } = operation;
         let bytes = &mut self.bytes;
-        bytes.put_u8(if operation.value.is_some() { PUT } else { DELETE });
-        bytes.put_u32(operation.keyspace.0);
-        bytes.put_u16(len_u16(operation.key.len()));
-        if let Some(value) = operation.value {
-            bytes.put_u32(len_u32(value.len()));
+        bytes.put_u8(match action {
+            Action::Put(_) => PUT,
+            Action::Delete => DELETE,
+            Action::Merge { .. } => MERGE,
+            Action::PutFor { .. } => PUT_FOR,
+        });
+        bytes.put_u32(keyspace.0);
+        bytes.put_u16(len_u16(key.len()));
+        if action != Action::Delete {
+            bytes.put_u32(len_u32(action.value_len()));
         }
-        bytes.put(operation.key);
-        bytes.put(operation.value.unwrap_or_default());
+        bytes.put(key);
+        match action {
+            Action::Put(value) => bytes.put(value),
+            Action::Delete => {}
+            Action::Merge { operator, operand } => {
+                bytes.put_u8(operator.id());
+                bytes.put(operand);
+            }
+            Action::PutFor { ttl_micros, value } => {
+                bytes.put_u64(ttl_micros);
+                bytes.put(value);
+            }
+        }
         self.count += 1;
+        self.traits.note(action);
+    }
+
+    /// The key on which it mixes merge operators, if it does, which no payload may.
+    pub(crate) fn mixed_operators(&self) -> Option<&[u8]> {
+        if !self.traits.mixes_operators {
+            return None;
+        }
+        let mut reader = Reader::new(&self.bytes[COMMIT_HEADER_LEN..]);
+        let operations = (0..self.count).map(|_| next_operation(&mut reader).expect("what was built is understood"));
+        mixed_operators(operations)
     }
 
     /// Bytes the payload will have.
@@ -93,6 +164,29 @@ impl CommitBuilder {
 pub struct CommitPayload<'a> {
     operations: Reader<'a>,
     count: u32,
+    traits: Traits,
+}
+
+/// What there is among the operations of a commit, so that most are spared a closer look.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traits {
+    /// Something it writes can expire.
+    pub(crate) expires: bool,
+    /// There are operands of several merge operators.
+    pub(crate) mixes_operators: bool,
+    operator: Option<MergeOperator>,
+}
+
+impl Traits {
+    pub(crate) fn note(&mut self, action: Action<'_>) {
+        match action {
+            Action::PutFor { .. } => self.expires = true,
+            Action::Merge { operator, .. } => {
+                self.mixes_operators |= *self.operator.get_or_insert(operator) != operator;
+            }
+            Action::Put(_) | Action::Delete => {}
+        }
+    }
 }
 
 impl<'a> CommitPayload<'a> {
@@ -107,13 +201,18 @@ impl<'a> CommitPayload<'a> {
         if count == 0 || count as usize > payload.len() / OPERATION_LEN_MIN {
             return Err(Misunderstood("its number of operations is impossible"));
         }
+        let mut traits = Traits::default();
         for _ in 0..count {
-            next_operation(&mut reader)?;
+            traits.note(next_operation(&mut reader)?.action);
         }
         if !reader.is_empty() {
             return Err(Misunderstood("bytes follow its last operation"));
         }
-        Ok(Self { operations, count })
+        let payload = Self { operations, count, traits };
+        if traits.mixes_operators && mixed_operators(payload.operations()).is_some() {
+            return Err(Misunderstood("it mixes merge operators on one key"));
+        }
+        Ok(payload)
     }
 
     /// The first operation of a payload that was not checked, if it has one.
@@ -124,6 +223,11 @@ impl<'a> CommitPayload<'a> {
     /// How many operations it has.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Whether something it writes can expire.
+    pub(crate) fn expires(&self) -> bool {
+        self.traits.expires
     }
 
     /// Its operations in order.
@@ -140,14 +244,46 @@ fn next_operation<'a>(reader: &mut Reader<'a>) -> Result<Operation<'a>, Misunder
     if key_len == 0 {
         return Err(Misunderstood("a key is empty"));
     }
-    let value_len = match kind {
-        PUT => Some(reader.u32()? as usize),
-        DELETE => None,
-        _ => return Err(Misunderstood("an operation is of an unknown kind")),
-    };
+    if !matches!(kind, PUT | DELETE | MERGE | PUT_FOR) {
+        return Err(Misunderstood("an operation is of an unknown kind"));
+    }
+    let value_len = if kind == DELETE { 0 } else { reader.u32()? as usize };
     let key = reader.bytes(key_len)?;
-    let value = value_len.map(|len| reader.bytes(len)).transpose()?;
-    Ok(Operation { keyspace, key, value })
+    let value = reader.bytes(value_len)?;
+    let mut fields = Reader::new(value);
+    let action = match kind {
+        PUT => Action::Put(value),
+        DELETE => Action::Delete,
+        MERGE => {
+            let operator = MergeOperator::from_id(fields.u8()?);
+            let operator = operator.ok_or(Misunderstood("its merge operator is unknown"))?;
+            let operand = fields.rest();
+            if !operator.takes(operand) {
+                return Err(Misunderstood("an operand is none of its operator"));
+            }
+            Action::Merge { operator, operand }
+        }
+        _ => Action::PutFor { ttl_micros: fields.u64()?, value: fields.rest() },
+    };
+    Ok(Operation { keyspace, key, action })
+}
+
+/// Finds a key on which operations with several merge operators would have to be one version: then it is the key.
+pub(crate) fn mixed_operators<'a>(operations: impl Iterator<Item = Operation<'a>>) -> Option<&'a [u8]> {
+    let mut operators = BTreeMap::new();
+    for Operation { keyspace, key, action } in operations {
+        match action {
+            // An operand is applied at once to what was put or removed before in the same commit.
+            Action::Put(_) | Action::PutFor { .. } | Action::Delete => drop(operators.insert((keyspace, key), None)),
+            Action::Merge { operator, .. } => {
+                let earlier = operators.entry((keyspace, key)).or_insert(Some(operator));
+                if earlier.is_some_and(|earlier| earlier != operator) {
+                    return Some(key);
+                }
+            }
+        }
+    }
+    None
 }
 
 /// What happens to a keyspace.
@@ -259,9 +395,9 @@ mod tests {
 
     fn batch() -> Vec<u8> {
         let mut builder = CommitBuilder::default();
-        builder.push(Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"1") });
-        builder.push(Operation { keyspace: KeyspaceId(2), key: b"bb", value: None });
-        builder.push(Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"") });
+        builder.push(Operation { keyspace: KeyspaceId(1), key: b"a", action: Action::Put(b"1") });
+        builder.push(Operation { keyspace: KeyspaceId(2), key: b"bb", action: Action::Delete });
+        builder.push(Operation { keyspace: KeyspaceId(1), key: b"a", action: Action::Put(b"") });
         builder.finish()
     }
 
@@ -270,9 +406,9 @@ mod tests {
         let bytes = batch();
         let payload = CommitPayload::parse(&bytes).unwrap();
         let expected = [
-            Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"1") },
-            Operation { keyspace: KeyspaceId(2), key: b"bb", value: None },
-            Operation { keyspace: KeyspaceId(1), key: b"a", value: Some(b"") },
+            Operation { keyspace: KeyspaceId(1), key: b"a", action: Action::Put(b"1") },
+            Operation { keyspace: KeyspaceId(2), key: b"bb", action: Action::Delete },
+            Operation { keyspace: KeyspaceId(1), key: b"a", action: Action::Put(b"") },
         ];
         assert!(payload.operations().eq(expected));
         assert_eq!(payload.count(), 3);
@@ -299,6 +435,35 @@ mod tests {
         let mut bytes = batch();
         bytes[8] = 3;
         assert!(CommitPayload::parse(&bytes).is_err(), "a reserved kind is not skipped");
+    }
+
+    #[test]
+    fn operators_and_operands_that_are_none_are_refused() {
+        let merge = |key: &'static [u8], operator, operand: &'static [u8]| Operation {
+            keyspace: KeyspaceId(1),
+            key,
+            action: Action::Merge { operator, operand },
+        };
+        let payload = |operations: &[Operation<'_>]| {
+            let mut builder = CommitBuilder::default();
+            operations.iter().for_each(|operation| builder.push(*operation));
+            (builder.mixed_operators().map(<[u8]>::to_vec), builder.finish())
+        };
+        let (_, mut bytes) = payload(&[merge(b"k", MergeOperator::Max, b"x")]);
+        assert!(CommitPayload::parse(&bytes).is_ok());
+        bytes[COMMIT_HEADER_LEN + OPERATION_LEN_MIN + 4 + 1] = 9;
+        assert_eq!(CommitPayload::parse(&bytes).unwrap_err().0, "its merge operator is unknown");
+        let (_, bytes) = payload(&[merge(b"k", MergeOperator::Add, b"x")]);
+        assert_eq!(CommitPayload::parse(&bytes).unwrap_err().0, "an operand is none of its operator");
+        let put = Operation { keyspace: KeyspaceId(1), key: b"k", action: Action::Put(b"v") };
+        let (max, append) = (merge(b"k", MergeOperator::Max, b"x"), merge(b"k", MergeOperator::Append, b"y"));
+        let (mixed, bytes) = payload(&[max, append]);
+        assert_eq!(mixed.as_deref(), Some(&b"k"[..]));
+        assert_eq!(CommitPayload::parse(&bytes).unwrap_err().0, "it mixes merge operators on one key");
+        for fine in [&[put, max, append][..], &[max, put, append], &[max, merge(b"l", MergeOperator::Append, b"")]] {
+            let (mixed, bytes) = payload(fine);
+            assert!(mixed.is_none() && CommitPayload::parse(&bytes).is_ok());
+        }
     }
 
     #[test]

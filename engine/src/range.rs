@@ -9,14 +9,16 @@ use seawall_wal::Lsn;
 
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::merge::{Backward, Forward, Place};
+use crate::resolve::Value;
 use crate::version::View;
 
 /// Keys and values of a range in order, as of one LSN. Walks from both ends. After an error it ends.
 ///
 /// It keeps the files and memtables it reads until it is dropped.
 pub struct Range {
-    source: Option<(Arc<View>, KeyspaceId, Lsn)>,
+    source: Option<(Arc<View>, KeyspaceId, Moment)>,
     /// Reported first, then the range is over.
     failed: Option<Error>,
     lower: Bound<Bytes>,
@@ -32,7 +34,7 @@ impl fmt::Debug for Range {
 }
 
 impl Range {
-    pub(crate) fn new(view: Arc<View>, keyspace: KeyspaceId, at: Lsn, bounds: Bounds) -> Self {
+    pub(crate) fn new(view: Arc<View>, keyspace: KeyspaceId, at: Moment, bounds: Bounds) -> Self {
         let (lower, upper) = bounds;
         Self { source: Some((view, keyspace, at)), failed: None, lower, upper, front: None, back: None }
     }
@@ -49,7 +51,7 @@ impl Range {
         self.back = None;
     }
 
-    fn step_forward(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    fn step_forward(&mut self) -> Result<Option<(Bytes, Value)>> {
         let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
         if self.front.is_none() {
             let from: Place<'_> = match &self.lower {
@@ -70,7 +72,7 @@ impl Range {
         Ok(inside.then_some((key, value)))
     }
 
-    fn step_back(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    fn step_back(&mut self) -> Result<Option<(Bytes, Value)>> {
         let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
         if self.back.is_none() {
             let before: Place<'_> = match &self.upper {
@@ -90,7 +92,25 @@ impl Range {
         Ok(inside.then_some((key, value)))
     }
 
-    fn settle(&mut self, stepped: Result<Option<(Bytes, Bytes)>>) -> Option<Result<(Bytes, Bytes)>> {
+    /// The next key with all there is to its value.
+    pub(crate) fn next_value(&mut self) -> Option<Result<(Bytes, Value)>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let stepped = self.step_forward();
+        self.settle(stepped)
+    }
+
+    /// As [`next_value`](Self::next_value), from the other end.
+    pub(crate) fn next_value_back(&mut self) -> Option<Result<(Bytes, Value)>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let stepped = self.step_back();
+        self.settle(stepped)
+    }
+
+    fn settle(&mut self, stepped: Result<Option<(Bytes, Value)>>) -> Option<Result<(Bytes, Value)>> {
         if !matches!(stepped, Ok(Some(_))) {
             self.end();
         }
@@ -102,21 +122,13 @@ impl Iterator for Range {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        let stepped = self.step_forward();
-        self.settle(stepped)
+        Some(self.next_value()?.map(|(key, value)| (key, value.bytes)))
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Self::Item> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
-        }
-        let stepped = self.step_back();
-        self.settle(stepped)
+        Some(self.next_value_back()?.map(|(key, value)| (key, value.bytes)))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::catalogue::Catalogue;
 use crate::compaction::Tally;
 use crate::error::{Error, Result};
 use crate::manifest::Manifest;
+use crate::marks::TimeMarks;
 use crate::memtable::{ChunkPool, FrozenSet, MemtableSet};
 use crate::table::TableStore;
 use crate::version::{TableSet, View};
@@ -55,7 +56,8 @@ impl State {
             tables.add(entry.level as usize, store.open(entry.keyspace, entry.meta.clone())?);
         }
         let active = Arc::new(MemtableSet::new(&pool));
-        let view = View { active, frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor };
+        let marks = Arc::new(TimeMarks::new(manifest.marks.clone()));
+        let view = View { active, frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor, marks };
         Ok(Self {
             store,
             pool,
@@ -100,7 +102,15 @@ impl State {
 
     /// The right to apply records; waits for whoever has it.
     pub(crate) fn applying(&self) -> Applying<'_> {
-        Applying { applied: self.applied.lock(), applied_lsn: &self.applied_lsn }
+        Applying { state: self, applied: self.applied.lock() }
+    }
+
+    /// Marks the record at `lsn` if a second begins there that matters. `expires` is whether it writes something that can
+    /// expire. The caller is the one who applies.
+    pub(crate) fn mark_time(&self, lsn: Lsn, time: Timestamp, expires: bool) {
+        if self.view().marks.want(time, expires) {
+            self.change_view(|view| Arc::make_mut(&mut view.marks).push(lsn, time));
+        }
     }
 
     /// Freezes the active memtables at the LSN applied last; new ones take over. `log_start` is where the records before
@@ -125,8 +135,8 @@ impl State {
 
 /// The right to apply records: one has it at a time, and nothing is frozen meanwhile.
 pub(crate) struct Applying<'a> {
+    state: &'a State,
     applied: MutexGuard<'a, Applied>,
-    applied_lsn: &'a AtomicU64,
 }
 
 impl Applying<'_> {
@@ -143,10 +153,11 @@ impl Applying<'_> {
         apply: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         assert!(position.lsn > self.lsn(), "records are applied in the order of their LSNs");
+        self.state.mark_time(position.lsn, time, false);
         apply()?;
         *self.applied = Applied { position, time };
         // Readers that see this LSN find everything the record put into the memtables.
-        self.applied_lsn.store(position.lsn.offset(), Ordering::Release);
+        self.state.applied_lsn.store(position.lsn.offset(), Ordering::Release);
         Ok(())
     }
 }

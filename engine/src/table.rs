@@ -15,14 +15,14 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
 pub(crate) use content::{Content, EntryRef};
 pub(crate) use cursor::{LevelCursor, TableCursor};
 pub(crate) use filter::hash as filter_hash;
 #[cfg_attr(not(test), expect(unused_imports, reason = "no commit deletes ranges yet"))]
 pub(crate) use range_delete::RangeDelete;
-pub(crate) use reader::{Found, Table};
+pub(crate) use reader::Table;
 pub use store::CacheStats;
 pub(crate) use store::TableStore;
 pub(crate) use writer::{Compression, FinishedTable, TableWriter};
@@ -117,6 +117,11 @@ impl TableMeta {
             true => self.max_key.as_slice() <= key,
             false => self.max_key.as_slice() < key,
         }
+    }
+
+    /// When its first and its last value end that do, if any does.
+    pub(crate) fn expiries(&self) -> Option<(Timestamp, Timestamp)> {
+        (self.max_expiry > 0).then_some((Timestamp(self.min_expiry), Timestamp(self.max_expiry)))
     }
 
     /// What holds of every table. Checked where one is read from a manifest.

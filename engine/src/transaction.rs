@@ -7,6 +7,7 @@
 mod newer;
 mod range;
 mod reads;
+mod write;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +22,8 @@ use seawall_wal::format::payload_len_max;
 pub use range::TransactionRange;
 
 use self::reads::Reads;
-use crate::batch::{check_operation, operation_len};
+use self::write::Write;
+use crate::batch::{check_operation, operation_len, ttl_micros};
 use crate::commit::{Commit, CommitTicket};
 use crate::db::Db;
 use crate::error::{Error, Result};
@@ -29,7 +31,8 @@ use crate::format::KeyspaceId;
 use crate::keyspace::Keyspace;
 use crate::level::CommitLevel;
 use crate::mutant::{Mutant, planted};
-use crate::payload::COMMIT_HEADER_LEN;
+use crate::operator::MergeOperator;
+use crate::payload::{Action, COMMIT_HEADER_LEN};
 use crate::range::{Bounds, bounds, prefix_bounds};
 use crate::snapshot::Snapshot;
 use crate::version::View;
@@ -114,6 +117,8 @@ fn pause(tries: u32) -> Duration {
 ///
 /// It sees its own writes. Dropping it gives them up. While it is held, old versions are kept as for a [`Snapshot`].
 ///
+/// A value that ends by itself counts as changed when the log has passed its end.
+///
 /// A range counts as read from its bound to the last key it handed out, and wholly if it was walked to its end.
 ///
 /// One transaction may read [`READS_MAX`](Self::READS_MAX) keys and ranges whose keys have
@@ -132,11 +137,11 @@ pub struct Transaction {
     deadline: Option<Instant>,
 }
 
-/// What is to be written to a keyspace; `None` removes.
+/// What is to be written to a keyspace.
 #[derive(Debug)]
 struct Writes {
     keyspace: Keyspace,
-    values: BTreeMap<Bytes, Option<Bytes>>,
+    keys: BTreeMap<Bytes, Write>,
 }
 
 impl Transaction {
@@ -179,12 +184,20 @@ impl Transaction {
     /// [`Error::TooMany`] and [`Error::TooLarge`] if the transaction reads more than one may.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let key = key.as_ref();
-        if let Some(own) = self.written(keyspace).and_then(|writes| writes.values.get(key)) {
-            return Ok(own.clone());
-        }
-        let value = self.snapshot.get(keyspace, key)?;
-        self.reads.lock().add_key(keyspace.state(), key)?;
-        Ok(value)
+        let own = self.written(keyspace).and_then(|writes| writes.keys.get(key));
+        let seen = match own {
+            Some(own) if !own.builds_on_stored() => own.seen(None)?,
+            own => {
+                let stored = self.snapshot.get_value(keyspace, key)?;
+                let mut reads = self.reads.lock();
+                reads.add_key(keyspace.state(), key)?;
+                if let Some(expiry) = stored.as_ref().and_then(|value| value.expiry) {
+                    reads.add_expiry(keyspace.state(), key, expiry);
+                }
+                own.map_or(Ok(stored.clone()), |own| own.seen(stored))?
+            }
+        };
+        Ok(seen.map(|value| value.bytes))
     }
 
     /// Keys and values in order. An error is an item, the last one.
@@ -213,28 +226,59 @@ impl Transaction {
     /// Those of [`Batch::commit`](crate::Batch::commit) that are about the operation, and [`Error::TooMany`]; the
     /// transaction is then as it was.
     pub fn put(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.write(keyspace, key.as_ref(), Some(value.as_ref()))
+        self.write(keyspace, key.as_ref(), Action::Put(value.as_ref()))
+    }
+
+    /// Puts a value that ends `ttl` after the time of the commit; see
+    /// [`Batch::put_with_ttl`](crate::Batch::put_with_ttl).
+    pub fn put_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let ttl_micros = ttl_micros(ttl);
+        self.write(keyspace, key.as_ref(), Action::PutFor { ttl_micros, value: value.as_ref() })
+    }
+
+    /// Changes the value of a key when the transaction is committed; see [`Batch::merge`](crate::Batch::merge). The key does
+    /// not count as read, so that many transactions can count at once without a conflict. Looking at it afterwards does.
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put), and [`Error::MixedOperators`] if the transaction merges it already, by another operator.
+    pub fn merge(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        operator: MergeOperator,
+        operand: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        self.write(keyspace, key.as_ref(), Action::Merge { operator, operand: operand.as_ref() })
     }
 
     /// Removes a key when the transaction is committed. A key that is not there is no error, and does not count as read.
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
-        self.write(keyspace, key.as_ref(), None)
+        self.write(keyspace, key.as_ref(), Action::Delete)
     }
 
-    fn write(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    fn write(&mut self, keyspace: &Keyspace, key: &[u8], action: Action<'_>) -> Result<()> {
         let db = self.snapshot.db();
-        let earlier = self.written(keyspace).and_then(|writes| writes.values.get(key));
-        let earlier_len = earlier.map(|value| operation_len(key, value.as_deref()));
+        let len_max = payload_len_max(db.log().options().segment_size);
+        check_operation(db, keyspace, key, action, COMMIT_HEADER_LEN, len_max)?;
+        let earlier = self.written(keyspace).and_then(|writes| writes.keys.get(key));
+        let earlier_len = earlier.map(|write| operation_len(key, write.action()));
+        let write = Write::new(key, action, earlier)?;
         let len = self.writes_len - earlier_len.unwrap_or(0);
-        check_operation(db, keyspace, key, value, len, payload_len_max(db.log().options().segment_size))?;
+        check_operation(db, keyspace, key, write.action(), len, len_max)?;
         let count = self.writes_count + usize::from(earlier_len.is_none());
         if count > Self::WRITES_MAX {
             return Err(Error::TooMany { what: "writes", max: Self::WRITES_MAX });
         }
-        let new = || Writes { keyspace: keyspace.clone(), values: BTreeMap::new() };
+        (self.writes_count, self.writes_len) = (count, len + operation_len(key, write.action()));
+        let new = || Writes { keyspace: keyspace.clone(), keys: BTreeMap::new() };
         let writes = self.writes.entry(keyspace.id()).or_insert_with(new);
-        writes.values.insert(Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-        (self.writes_count, self.writes_len) = (count, len + operation_len(key, value));
+        writes.keys.insert(Bytes::copy_from_slice(key), write);
         Ok(())
     }
 
@@ -285,13 +329,8 @@ impl Transaction {
         if let Some(deadline) = self.deadline {
             batch.deadline(deadline);
         }
-        for Writes { keyspace, values } in self.writes.values() {
-            for (key, value) in values {
-                match value {
-                    Some(value) => batch.put(keyspace, key, value),
-                    None => batch.remove(keyspace, key),
-                };
-            }
+        for Writes { keyspace, keys } in self.writes.values() {
+            keys.iter().for_each(|(key, write)| batch.push(keyspace, key, write.action()));
         }
         let prepared = batch.prepare(level)?;
         core.check_writable()?;

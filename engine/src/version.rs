@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
 use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::manifest::{LEVELS, TableEntry};
+use crate::marks::{Moment, TimeMarks};
 use crate::memtable::{FrozenSet, MemtableSet};
-use crate::table::{Found, Table, TableHash, filter_hash};
+use crate::resolve::{Resolver, Value};
+use crate::table::{Content, Table, TableHash, filter_hash};
 
 /// The tables of one keyspace by level. Level 0 from newest to oldest, others by key without overlap; for one key a
 /// lower level is newer.
@@ -27,24 +28,24 @@ impl Levels {
         self.0.iter().enumerate().map(|(level, tables)| (level, tables.as_slice()))
     }
 
-    fn get(&self, key: &[u8], at: Lsn) -> Result<Found> {
+    /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
+    /// matter.
+    fn versions(&self, key: &[u8], at: Lsn, mut take: impl FnMut(Lsn, Content<'_>) -> bool) -> Result<()> {
         let hash = filter_hash(key);
         for table in &self.0[0] {
-            match table.get(key, hash, at)? {
-                Found::Nothing => {}
-                found => return Ok(found),
+            if table.versions(key, hash, at, &mut take)? {
+                return Ok(());
             }
         }
         for tables in &self.0[1..] {
             let number = tables.partition_point(|table| table.meta().ends_before(key));
-            if let Some(table) = tables.get(number) {
-                match table.get(key, hash, at)? {
-                    Found::Nothing => {}
-                    found => return Ok(found),
-                }
+            if let Some(table) = tables.get(number)
+                && table.versions(key, hash, at, &mut take)?
+            {
+                return Ok(());
             }
         }
-        Ok(Found::Nothing)
+        Ok(())
     }
 }
 
@@ -117,22 +118,45 @@ pub(crate) struct View {
     pub(crate) tables: Arc<TableSet>,
     /// Reads below it may miss versions.
     pub(crate) floor: Lsn,
+    /// The times of readers from the floor on.
+    pub(crate) marks: Arc<TimeMarks>,
 }
 
 impl View {
     /// The value of `key` as of `at`, which is not below the floor.
-    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
-        debug_assert!(at >= self.floor);
+    pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Moment) -> Result<Option<Value>> {
+        debug_assert!(at.lsn >= self.floor);
+        let mut resolver = Resolver::default();
+        if !self.versions_in_memory(keyspace, key, at.lsn, &mut resolver)
+            && let Some(levels) = self.tables.levels(keyspace)
+        {
+            levels.versions(key, at.lsn, |lsn, content| resolver.take(lsn, content))?;
+        }
+        resolver.finish(at)
+    }
+
+    /// Takes the versions of `key` that are in memtables. Says whether older ones do not matter.
+    pub(crate) fn versions_in_memory(
+        &self,
+        keyspace: KeyspaceId,
+        key: &[u8],
+        at: Lsn,
+        resolver: &mut Resolver,
+    ) -> bool {
         let sets = std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.set));
-        for set in sets {
-            if let Some(found) = set.get(keyspace, key, at) {
-                return Ok(found);
+        for table in sets.filter_map(|set| set.table(keyspace)) {
+            if table.versions(key, at, |lsn, content| resolver.take(lsn, content)) {
+                return true;
             }
         }
-        match self.tables.levels(keyspace).map(|levels| levels.get(key, at)).transpose()? {
-            Some(Found::Value(value)) => Ok(Some(value)),
-            Some(Found::Deleted | Found::Nothing) | None => Ok(None),
-        }
+        false
+    }
+
+    /// When the first and the last value of each part ends that has such values.
+    pub(crate) fn expiries(&self) -> impl Iterator<Item = (Timestamp, Timestamp)> {
+        let sets = std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &frozen.set));
+        let tables = self.tables.tables().filter_map(|(_, _, table)| table.meta().expiries());
+        sets.filter_map(|set| set.expiries()).chain(tables)
     }
 
     /// Bytes of memtables, frozen ones included.

@@ -75,6 +75,9 @@ fn run(core: &Core, worker: Worker) {
                 // For tickets that were dropped without being waited for.
                 core.flush_soon();
                 core.apply_pending();
+                if let Err(error) = core.let_time_pass() {
+                    tracing::debug!(%error, "the time could not be written into the log; it is tried again");
+                }
                 core.note_watermark();
                 core.flush_frozen()
             }

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use seawall_engine::format::KeyspaceId;
 use seawall_engine::manifest::{KeyspaceEntry, Manifest, TableEntry, TimeMark};
-use seawall_engine::payload::{CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
-use seawall_engine::{TableHash, TableMeta};
+use seawall_engine::payload::{Action, CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
+use seawall_engine::{MergeOperator, TableHash, TableMeta};
 use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
 
 const COMMIT: &[u8] = include_bytes!("fixtures/v1/commit.payload");
+const COMMIT_MERGE_TTL: &[u8] = include_bytes!("fixtures/v1/commit_merge_ttl.payload");
 const KEYSPACE_CREATE: &[u8] = include_bytes!("fixtures/v1/keyspace_create.payload");
 const KEYSPACE_DROP: &[u8] = include_bytes!("fixtures/v1/keyspace_drop.payload");
 const PROMOTION: &[u8] = include_bytes!("fixtures/v1/promotion.payload");
@@ -17,10 +18,33 @@ const PROMOTION: &[u8] = include_bytes!("fixtures/v1/promotion.payload");
 const MANIFEST: &[u8] = include_bytes!("fixtures/v1/manifest");
 
 const OPERATIONS: [Operation<'static>; 4] = [
-    Operation { keyspace: KeyspaceId(1), key: b"ann", value: Some(b"\x00\xff") },
-    Operation { keyspace: KeyspaceId(0x0102_0304), key: b"bob", value: None },
-    Operation { keyspace: KeyspaceId(1), key: b"c", value: Some(b"") },
-    Operation { keyspace: KeyspaceId(1), key: b"ann", value: None },
+    Operation { keyspace: KeyspaceId(1), key: b"ann", action: Action::Put(b"\x00\xff") },
+    Operation { keyspace: KeyspaceId(0x0102_0304), key: b"bob", action: Action::Delete },
+    Operation { keyspace: KeyspaceId(1), key: b"c", action: Action::Put(b"") },
+    Operation { keyspace: KeyspaceId(1), key: b"ann", action: Action::Delete },
+];
+
+const MERGES_AND_TTL: [Operation<'static>; 4] = [
+    Operation {
+        keyspace: KeyspaceId(1),
+        key: b"ann",
+        action: Action::PutFor { ttl_micros: 1_800_000_000, value: b"session" },
+    },
+    Operation {
+        keyspace: KeyspaceId(2),
+        key: b"visits",
+        action: Action::Merge { operator: MergeOperator::Add, operand: &(-5_i64).to_le_bytes() },
+    },
+    Operation {
+        keyspace: KeyspaceId(2),
+        key: b"top",
+        action: Action::Merge { operator: MergeOperator::Max, operand: b"\xff\x00" },
+    },
+    Operation {
+        keyspace: KeyspaceId(0x0102_0304),
+        key: b"log",
+        action: Action::Merge { operator: MergeOperator::Append, operand: b"" },
+    },
 ];
 
 const PROMOTED: Promotion = Promotion {
@@ -34,9 +58,12 @@ const PROMOTED: Promotion = Promotion {
 #[test]
 fn payloads_of_version_1_are_read_and_written_as_ever() {
     assert!(CommitPayload::parse(COMMIT).unwrap().operations().eq(OPERATIONS));
-    let mut builder = CommitBuilder::default();
-    OPERATIONS.into_iter().for_each(|operation| builder.push(operation));
-    assert_eq!(builder.finish(), COMMIT);
+    assert!(CommitPayload::parse(COMMIT_MERGE_TTL).unwrap().operations().eq(MERGES_AND_TTL));
+    for (operations, payload) in [(OPERATIONS, COMMIT), (MERGES_AND_TTL, COMMIT_MERGE_TTL)] {
+        let mut builder = CommitBuilder::default();
+        operations.into_iter().for_each(|operation| builder.push(operation));
+        assert_eq!(builder.finish(), payload);
+    }
 
     let create = KeyspaceChange::Create { id: KeyspaceId(7), name: "Kunden \u{e9}" };
     assert_eq!(KeyspaceChange::parse(KEYSPACE_CREATE), Ok(create));

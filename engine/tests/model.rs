@@ -13,16 +13,20 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Entries, all_at, inline, threaded};
-use map::{Change, Incarnation, Map, Reads, Span};
+use map::{Action, Change, Incarnation, Map, Reads, Span, Value, act};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{Background, Builder, CommitLevel, Db, Error, Keyspace, Snapshot, Transaction};
-use seawall_wal::Lsn;
+use seawall_engine::{
+    Background, Builder, Commit, CommitLevel, Db, Error, Keyspace, MergeOperator, Snapshot, Transaction,
+};
+use seawall_wal::clock::ManualClock;
 use seawall_wal::storage::{CrashChoice, MemoryDisk, Storage};
+use seawall_wal::{Clock, Lsn, Timestamp};
 
 const NAMES: [&str; 3] = ["users", "orders", "x"];
 const OPEN_MAX: usize = 3;
@@ -66,20 +70,48 @@ struct Setup {
     build: fn(&MemoryDisk) -> Builder,
     steps: usize,
     while_opening: Option<Mutant>,
+    /// Whether time passes; else only as far as commits need it.
+    time_passes: bool,
 }
 
 /// A transaction, and what the map expects of it.
 struct Open {
     transaction: Transaction,
     at: Lsn,
-    writes: BTreeMap<(Incarnation, Vec<u8>), Option<Vec<u8>>>,
+    writes: BTreeMap<(Incarnation, Vec<u8>), Vec<Action>>,
     reads: Reads,
+}
+
+/// Whether what is to be done to a key depends on what is there.
+fn builds_on_stored(actions: &[Action]) -> bool {
+    actions.iter().all(|action| matches!(action, Action::Merge(..)))
+}
+
+/// Whether operations on one key would have to be a single one of several operators.
+fn mixes_operators<'a>(actions: impl Iterator<Item = &'a Action>) -> bool {
+    let mut operators = BTreeSet::new();
+    for action in actions {
+        match action {
+            Action::Merge(operator, _) => drop(operators.insert(Some(*operator))),
+            _ => return operators.len() > 1,
+        }
+    }
+    operators.len() > 1
+}
+
+/// What a transaction sees of a key after one of its own actions. What it puts does not end before it is committed.
+fn as_seen(value: Option<Value>, action: &Action) -> Option<Value> {
+    match action {
+        Action::Put(value, _) => Some((value.clone(), None)),
+        action => act(value, 0, action),
+    }
 }
 
 struct Run {
     random: StdRng,
     disk: MemoryDisk,
     setup: Setup,
+    clock: Arc<ManualClock>,
     /// Bytes of memtables and tables.
     sizes: (u64, u64),
     db: Option<Db>,
@@ -101,6 +133,7 @@ impl Run {
             random,
             disk: MemoryDisk::new(),
             setup,
+            clock: Arc::new(ManualClock::new(Timestamp(1_700_000_000_300_000))),
             sizes,
             db: None,
             map: Map::default(),
@@ -120,7 +153,10 @@ impl Run {
 
     fn open(&mut self) {
         let (memtable_bytes, table_bytes) = self.sizes;
-        let builder = (self.setup.build)(&self.disk).memtable_bytes(memtable_bytes).table_bytes(table_bytes);
+        let builder = (self.setup.build)(&self.disk)
+            .clock(self.clock.clone())
+            .memtable_bytes(memtable_bytes)
+            .table_bytes(table_bytes);
         let open = || builder.open().unwrap();
         self.db = Some(match self.setup.while_opening {
             Some(mutant) => with_mutant(mutant, open),
@@ -149,6 +185,24 @@ impl Run {
         value
     }
 
+    /// Mostly a value or a remove; the rest is rarer and stranger.
+    fn action(&mut self) -> Action {
+        match self.random.random_range(0..100) {
+            0..45 => Action::Put(self.value(), None),
+            45..60 => {
+                let ttl = [0, 400_000, 1_000_000, 3_500_000, 60_000_000][self.random.random_range(0..5)];
+                Action::Put(self.value(), Some(ttl))
+            }
+            60..80 => Action::Remove,
+            80..90 => Action::Merge(MergeOperator::Add, self.random.random::<i64>().to_le_bytes().to_vec()),
+            90..94 => Action::Merge(MergeOperator::Max, self.value()),
+            _ => {
+                let len = self.random.random_range(0..6);
+                Action::Merge(MergeOperator::Append, (0..len).map(|_| self.random.random()).collect())
+            }
+        }
+    }
+
     fn bounds(&mut self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
         if self.chance(30) {
             return (Bound::Unbounded, Bound::Unbounded);
@@ -170,10 +224,10 @@ impl Run {
             Some(incarnation) => incarnation,
             None => {
                 self.db().keyspace(name).unwrap();
-                let lsn = self.db().applied().0.lsn;
+                let (lsn, time) = self.applied();
                 // Like all changes of keyspaces it is waited for.
                 self.acknowledged = lsn;
-                self.map.create(name, lsn)
+                self.map.create(name, lsn, time)
             }
         };
         let db = self.db.as_ref().unwrap();
@@ -181,12 +235,17 @@ impl Run {
         (incarnation, handle.clone())
     }
 
+    fn applied(&self) -> (Lsn, u64) {
+        let (position, time) = self.db().applied();
+        (position.lsn, time.0)
+    }
+
     fn level(&mut self) -> CommitLevel {
         if self.chance(50) { CommitLevel::Local } else { CommitLevel::Buffered }
     }
 
-    fn committed(&mut self, lsn: Lsn, changes: Vec<Change>, level: CommitLevel) {
-        self.map.commit(lsn, changes);
+    fn committed(&mut self, Commit { lsn, time }: Commit, changes: Vec<Change>, level: CommitLevel) {
+        self.map.commit(lsn, time.0, changes);
         self.counts.commits += 1;
         if level == CommitLevel::Local {
             self.acknowledged = lsn;
@@ -199,16 +258,30 @@ impl Run {
         for _ in 0..self.random.random_range(1..6) {
             let (incarnation, keyspace) = self.keyspace();
             let key = self.key();
-            let value = if self.chance(70) { Some(self.value()) } else { None };
-            match &value {
-                Some(value) => batch.put(&keyspace, &key, value),
-                None => batch.remove(&keyspace, &key),
+            let action = self.action();
+            match &action {
+                Action::Put(value, None) => batch.put(&keyspace, &key, value),
+                Action::Put(value, Some(ttl)) => {
+                    batch.put_with_ttl(&keyspace, &key, value, Duration::from_micros(*ttl))
+                }
+                Action::Remove => batch.remove(&keyspace, &key),
+                Action::Merge(operator, operand) => batch.merge(&keyspace, &key, *operator, operand),
             };
-            changes.push((incarnation, key, value));
+            changes.push((incarnation, key, action));
         }
         let level = self.level();
-        let commit = batch.commit_with(level).unwrap();
-        self.committed(commit.lsn, changes, level);
+        let mixed = changes.iter().any(|(incarnation, key, _)| {
+            let same = changes.iter().filter(|other| (other.0, &other.1) == (*incarnation, key));
+            mixes_operators(same.map(|(.., action)| action))
+        });
+        match batch.commit_with(level) {
+            Ok(commit) => {
+                assert!(!mixed, "operators were mixed");
+                self.committed(commit, changes, level);
+            }
+            Err(Error::MixedOperators { .. }) => assert!(mixed, "operators were not mixed"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     fn begin(&mut self) {
@@ -230,27 +303,40 @@ impl Run {
         let (key, kind) = (self.key(), self.random.random_range(0..10));
         match kind {
             0..4 => {
-                let value = if kind < 3 { Some(self.value()) } else { None };
+                let action = self.action();
                 let open = &mut self.transactions[index];
-                let written = match &value {
-                    Some(value) => open.transaction.put(&keyspace, &key, value),
-                    None => open.transaction.remove(&keyspace, &key),
+                let written = match &action {
+                    Action::Put(value, None) => open.transaction.put(&keyspace, &key, value),
+                    Action::Put(value, Some(ttl)) => {
+                        open.transaction.put_with_ttl(&keyspace, &key, value, Duration::from_micros(*ttl))
+                    }
+                    Action::Remove => open.transaction.remove(&keyspace, &key),
+                    Action::Merge(operator, operand) => open.transaction.merge(&keyspace, &key, *operator, operand),
                 };
+                let own = open.writes.entry((incarnation, key)).or_default();
+                own.push(action);
                 match written {
-                    Ok(()) => drop(open.writes.insert((incarnation, key), value)),
-                    Err(error) => assert!(matches!(error, Error::TooLarge { what: "batch", .. }), "{error}"),
+                    Ok(()) => assert!(!mixes_operators(own.iter()), "operators were mixed"),
+                    Err(error) => {
+                        let mixed = matches!(error, Error::MixedOperators { .. });
+                        assert!(mixed || matches!(error, Error::TooLarge { what: "batch", .. }), "{error}");
+                        assert!(!mixed || mixes_operators(own.iter()), "operators were not mixed");
+                        own.pop();
+                    }
                 }
+                open.writes.retain(|_, own| !own.is_empty());
             }
             4..7 => {
                 let open = &mut self.transactions[index];
                 let found = open.transaction.get(&keyspace, &key).unwrap();
-                let expected = match open.writes.get(&(incarnation, key.clone())) {
-                    Some(own) => own.clone(),
-                    None => {
-                        open.reads.keys.insert((incarnation, key.clone()));
-                        self.map.get(incarnation, &key, open.at)
-                    }
-                };
+                let own = open.writes.get(&(incarnation, key.clone())).map_or(&[][..], Vec::as_slice);
+                let stored = self.map.value(incarnation, &key, open.at);
+                if builds_on_stored(own) {
+                    open.reads.keys.insert((incarnation, key.clone()));
+                    let ends = stored.as_ref().and_then(|(_, end)| *end);
+                    open.reads.ends.extend(ends.map(|end| (incarnation, key.clone(), end)));
+                }
+                let expected = own.iter().fold(stored, as_seen).map(|(value, _)| value);
                 assert_eq!(found, expected.map(Bytes::from), "{key:?} in a transaction");
             }
             _ => self.walk_transaction(index, incarnation, &keyspace),
@@ -261,12 +347,10 @@ impl Run {
     fn walk_transaction(&mut self, index: usize, incarnation: Incarnation, keyspace: &Keyspace) {
         let bounds = self.bounds();
         let open = &mut self.transactions[index];
-        let mut expected = self.map.all(incarnation, open.at);
-        for ((_, key), value) in open.writes.range((incarnation, Vec::new())..(incarnation.next(), Vec::new())) {
-            match value {
-                Some(value) => drop(expected.insert(key.clone(), value.clone())),
-                None => drop(expected.remove(key)),
-            }
+        let mut expected = self.map.values(incarnation, open.at);
+        for ((_, key), own) in open.writes.range((incarnation, Vec::new())..(incarnation.next(), Vec::new())) {
+            let stored = expected.remove(key).filter(|_| builds_on_stored(own));
+            expected.extend(own.iter().fold(stored, as_seen).map(|value| (key.clone(), value)));
         }
         let mut expected = expected.range(bounds.clone());
         let mut range = open.transaction.range(keyspace, bounds.clone());
@@ -279,7 +363,10 @@ impl Run {
                 false => (range.next_back(), expected.next_back()),
             };
             let found = found.transpose().unwrap().map(|(key, value)| (key.to_vec(), value.to_vec()));
-            assert_eq!(found, wanted.map(|(key, value)| (key.clone(), value.clone())), "walking a transaction");
+            assert_eq!(found, wanted.map(|(key, (value, _))| (key.clone(), value.clone())), "walking a transaction");
+            if let Some((key, (_, Some(end)))) = wanted {
+                open.reads.ends.push((incarnation, key.clone(), *end));
+            }
             let Some((key, _)) = found else {
                 front = Some(bounds.clone());
                 break;
@@ -314,8 +401,10 @@ impl Run {
             Ok(commit) => {
                 assert!(!dropped, "a transaction that used a dropped keyspace was committed");
                 assert!(conflicts.is_empty(), "committed over {conflicts:?}, begun at {at}");
-                let changes = writes.into_iter().map(|((incarnation, key), value)| (incarnation, key, value));
-                self.committed(commit.lsn, changes.collect(), level);
+                let changes = writes.into_iter().flat_map(|((incarnation, key), own)| {
+                    own.into_iter().map(move |action| (incarnation, key.clone(), action))
+                });
+                self.committed(commit, changes.collect(), level);
             }
             Err(Error::Conflict { keyspace, key, lsn }) => {
                 let named = (keyspace, key.to_vec(), lsn);
@@ -381,6 +470,7 @@ impl Run {
 
     /// Everything as of a snapshot.
     fn check(&self, snapshot: &Snapshot) {
+        assert_eq!(snapshot.time().0, self.map.time_at(snapshot.lsn()), "the time at {}", snapshot.lsn());
         let there = self.map.there(snapshot.lsn());
         assert_eq!(snapshot.keyspaces(), there.iter().map(|(name, _)| *name).collect::<Vec<_>>());
         for (name, incarnation) in there {
@@ -454,7 +544,7 @@ impl Run {
         let name = NAMES[self.random.random_range(0..NAMES.len())];
         match (self.map.live(name), self.db().drop_keyspace(name)) {
             (Some(incarnation), Ok(lsn)) => {
-                self.map.drop_at(incarnation, lsn);
+                self.map.drop_at(incarnation, lsn, self.applied().1);
                 self.acknowledged = lsn;
             }
             (None, Err(Error::UnknownKeyspace { .. })) => {}
@@ -464,6 +554,10 @@ impl Run {
 
     fn step(&mut self) {
         self.counts.operations += 1;
+        if self.setup.time_passes && self.chance(15) {
+            let micros = [1_000, 300_000, 1_000_000, 5_000_000][self.random.random_range(0..4)];
+            self.clock.set(Timestamp(self.clock.now().0 + micros));
+        }
         match self.random.random_range(0..1000) {
             0..300 => self.batch(),
             300..350 => self.get(),
@@ -487,7 +581,12 @@ impl Run {
             930..940 => self.db().compact().unwrap(),
             940..955 => drop(self.db().sync().unwrap()),
             955..963 => self.drop_keyspace(),
-            963..970 => drop(self.keyspace()),
+            963..966 => drop(self.keyspace()),
+            966..970 => {
+                let lsn = self.db().append_time().unwrap();
+                self.acknowledged = lsn;
+                self.map.push(lsn, self.applied().1);
+            }
             970..974 => self.copy(),
             974..985 => self.reopen(),
             _ => self.crash(),
@@ -549,7 +648,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
     }
 }
 
-const INLINE: Setup = Setup { build: inline, steps: 150, while_opening: None };
+const INLINE: Setup = Setup { build: inline, steps: 150, while_opening: None, time_passes: true };
 
 #[test]
 fn it_is_a_map_whatever_happens_in_one_order() {
@@ -578,14 +677,15 @@ fn it_is_a_map_whatever_happens_with_its_threads() {
         Some(many) => 0..many / 20,
         None => seeds(20),
     };
-    let setup = Setup { build: threaded, steps: 300, while_opening: None };
+    // Its thread would write the time into the log when it likes.
+    let setup = Setup { build: threaded, steps: 300, while_opening: None, time_passes: false };
     run_all(seeds, setup, "it_is_a_map_whatever_happens_with_its_threads");
 }
 
 /// With which word the map notices.
 #[track_caller]
 fn caught(run: impl Fn(u64) -> Counts) -> String {
-    let caught = (0..60).find_map(|seed| catch_unwind(AssertUnwindSafe(|| run(seed))).err());
+    let caught = (0..400).find_map(|seed| catch_unwind(AssertUnwindSafe(|| run(seed))).err());
     let panic = caught.expect("the bug survives the model");
     panic
         .downcast_ref::<String>()
@@ -601,7 +701,9 @@ fn caught_always(mutant: Mutant) -> String {
 
 #[test]
 fn the_model_catches_transactions_that_are_not_checked() {
-    for mutant in [Mutant::UncheckedTransactions, Mutant::UncheckedRanges, Mutant::UncheckedUnflushed] {
+    for mutant in
+        [Mutant::UncheckedTransactions, Mutant::UncheckedRanges, Mutant::UncheckedUnflushed, Mutant::UncheckedExpiry]
+    {
         let words = caught_always(mutant);
         assert!(words.starts_with("committed over"), "{mutant:?}: {words}");
     }
@@ -620,7 +722,7 @@ fn the_model_catches_snapshots_that_move() {
     assert!(caught_always(Mutant::SnapshotsReadNewest).contains(DIFFERS));
     // A view asserts, too, that nobody reads below its floor.
     let words = caught_always(Mutant::MergeForgetsSnapshots);
-    assert!(words.contains(DIFFERS) || words.contains("at >= self.floor"), "{words}");
+    assert!(words.contains(DIFFERS) || words.contains("at.lsn >= self.floor"), "{words}");
 }
 
 #[test]
@@ -636,6 +738,23 @@ fn the_model_catches_deletes_that_come_back() {
     // Seen by a read, or by a transaction that finds nothing newer.
     let words = caught_always(Mutant::DeletesNotWrittenOut);
     assert!(words.contains(DIFFERS) || words.starts_with("committed over"), "{words}");
+}
+
+#[test]
+fn the_model_catches_values_that_end_at_another_time() {
+    for mutant in [Mutant::ExpiryByWallClock, Mutant::ExpiryAtTheFloorForOperands] {
+        let words = caught_always(mutant);
+        assert!(words.contains(DIFFERS), "{mutant:?}: {words}");
+    }
+}
+
+#[test]
+fn the_model_catches_operands_that_are_lost_or_count_for_readers_before_them() {
+    for mutant in [Mutant::OperandsReplaceEachOther, Mutant::OperandsFoldedAcrossTheFloor] {
+        let words = caught_always(mutant);
+        // A table asserts the order of what it is given.
+        assert!(words.contains(DIFFERS) || words == "versions are written in order", "{mutant:?}: {words}");
+    }
 }
 
 #[test]

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use seawall_wal::Lsn;
-
 use super::survival::Survival;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
+use crate::marks::Moment;
 use crate::merge::Versions;
-use crate::table::{Compression, Table, TableStore, TableWriter};
+use crate::table::{Compression, EntryRef, Table, TableStore, TableWriter};
 
 /// Versions between two looks at whether to stop, and bytes between two looks at the pace.
 const STEP: u64 = 1024;
@@ -25,7 +24,7 @@ pub(super) struct Rewrite<'a> {
     pub(super) level0: Vec<Arc<Table>>,
     /// Inputs by level, which do not.
     pub(super) deeper: Vec<Vec<Arc<Table>>>,
-    pub(super) floor: Lsn,
+    pub(super) floor: Moment,
     pub(super) bottom: bool,
     pub(super) compression: Compression,
     /// Bytes of one output, about.
@@ -103,38 +102,35 @@ impl Rewrite<'_> {
         let mut count = 0_u64;
         // Of the output being written.
         let mut paced = 0;
+        let mut keep = |entry: EntryRef<'_>| {
+            let mut at_seam = false;
+            while seams.next_if(|seam| seam.as_slice() <= entry.key).is_some() {
+                at_seam = true;
+            }
+            let full = |writer: &TableWriter| {
+                let size = writer.size();
+                // All versions of a key stay in one table.
+                (size >= self.table_bytes || at_seam && size >= self.table_bytes / 2) && writer.last_key() != entry.key
+            };
+            if let Some(finished) = writer.take_if(|writer| full(writer)) {
+                tables.push(self.store.adopt(finished.finish()?)?);
+                paced = 0;
+            }
+            let writer = match &mut writer {
+                Some(writer) => writer,
+                none => none.insert(self.store.writer(self.keyspace, self.compression)?),
+            };
+            writer.push(entry)?;
+            if writer.size() >= paced + STEP_BYTES {
+                (self.pace)(writer.size() - paced);
+                paced = writer.size();
+            }
+            Ok(())
+        };
         loop {
-            let step = versions.next(|entry| {
-                if until.is_some_and(|until| entry.key >= until) {
-                    return Ok(false);
-                }
-                if !survival.keeps(entry) {
-                    return Ok(true);
-                }
-                let mut at_seam = false;
-                while seams.next_if(|seam| seam.as_slice() <= entry.key).is_some() {
-                    at_seam = true;
-                }
-                let full = |writer: &TableWriter| {
-                    let size = writer.size();
-                    // All versions of a key stay in one table.
-                    (size >= self.table_bytes || at_seam && size >= self.table_bytes / 2)
-                        && writer.last_key() != entry.key
-                };
-                if let Some(finished) = writer.take_if(|writer| full(writer)) {
-                    tables.push(self.store.adopt(finished.finish()?)?);
-                    paced = 0;
-                }
-                let writer = match &mut writer {
-                    Some(writer) => writer,
-                    none => none.insert(self.store.writer(self.keyspace, self.compression)?),
-                };
-                writer.push(entry)?;
-                if writer.size() >= paced + STEP_BYTES {
-                    (self.pace)(writer.size() - paced);
-                    paced = writer.size();
-                }
-                Ok(true)
+            let step = versions.next(|entry| match until.is_some_and(|until| entry.key >= until) {
+                true => Ok(false),
+                false => survival.take(entry, &mut keep).map(|()| true),
             })?;
             if step != Some(true) {
                 break;
@@ -144,6 +140,7 @@ impl Rewrite<'_> {
                 return Err(Error::Closed);
             }
         }
+        survival.finish(&mut keep)?;
         if let Some(writer) = writer.filter(|writer| !writer.is_empty()) {
             tables.push(self.store.adopt(writer.finish()?)?);
         }

@@ -1,58 +1,274 @@
-//! Which versions a merge keeps: those a reader can still need.
+//! What a merge keeps of the versions of a key: what a reader at or above the floor can still need, and nothing twice. At the
+//! floor operands become part of the value they change, and values that have ended there become deletes.
 
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
+use crate::error::Result;
+use crate::marks::{Moment, second_of};
+use crate::mutant::{Mutant, planted};
+use crate::operator::{MergeOperator, TooLong};
+use crate::resolve::{Folded, fold};
 use crate::table::{Content, EntryRef};
 
-/// Which versions of a key survive, asked newest first.
+/// Operands that wait for what they change, in bytes. If there are more, the newest go on as they are.
+const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// Takes the versions of all keys in their order and hands on those that survive, in order, too.
 #[derive(Debug)]
 pub(super) struct Survival {
-    floor: Lsn,
+    floor: Moment,
     bottom: bool,
     key: Vec<u8>,
-    /// Whether a version at or below the floor was seen: readers need none older.
+    /// Whether a version at or below the floor was met that does not build on older ones: readers need none older.
     settled: bool,
+    /// Operands at or below the floor whose base was not met yet, newest first.
+    waiting: Vec<Operand>,
+    waiting_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Operand {
+    lsn: Lsn,
+    operator: MergeOperator,
+    time: Timestamp,
+    bytes: Vec<u8>,
+}
+
+impl Operand {
+    fn content(&self) -> Content<'_> {
+        Content::Merge { operator: self.operator, time: self.time, operand: &self.bytes }
+    }
+
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
 }
 
 impl Survival {
     /// `bottom` is whether no deeper level has any of its keys.
-    pub(super) fn new(floor: Lsn, bottom: bool) -> Self {
-        Self { floor, bottom, key: Vec::new(), settled: false }
+    pub(super) fn new(floor: Moment, bottom: bool) -> Self {
+        let (key, waiting) = (Vec::new(), Vec::new());
+        Self { floor, bottom, key, settled: false, waiting, waiting_bytes: 0 }
     }
 
-    /// Whether the next version survives.
-    pub(super) fn keeps(&mut self, entry: EntryRef<'_>) -> bool {
+    /// Takes the next version.
+    pub(super) fn take(&mut self, entry: EntryRef<'_>, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
         if self.key != entry.key {
+            self.finish(&mut keep)?;
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             self.settled = false;
         }
-        if entry.lsn > self.floor {
-            return true;
+        let EntryRef { lsn, content, .. } = entry;
+        if let Content::Merge { operator, time, operand } = content {
+            let folds = lsn <= self.floor.lsn || planted(Mutant::OperandsFoldedAcrossTheFloor);
+            return match folds {
+                true if self.settled => Ok(()),
+                true => self.wait(Operand { lsn, operator, time, bytes: operand.to_vec() }, keep),
+                false => keep(entry),
+            };
         }
-        let below_all = self.bottom && entry.content == Content::Delete;
-        !std::mem::replace(&mut self.settled, true) && !below_all
+        if lsn > self.floor.lsn {
+            return keep(entry);
+        }
+        if std::mem::replace(&mut self.settled, true) {
+            return Ok(());
+        }
+        match self.fold(Folded::of(content)) {
+            Ok(Some((lsn, folded))) => self.keep_base(lsn, folded.content(), keep),
+            Ok(None) => self.keep_base(lsn, content, keep),
+            // Readers are told; until it is put or removed nothing is lost.
+            Err(TooLong { .. }) => {
+                self.let_go(&mut keep)?;
+                keep(entry)
+            }
+        }
+    }
+
+    /// Ends the key, and with the last one all.
+    pub(super) fn finish(&mut self, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        if self.bottom || planted(Mutant::OperandsWithoutTheirBase) {
+            // They change a key that is not there.
+            if let Ok(Some((lsn, folded))) = self.fold(None) {
+                return self.keep_base(lsn, folded.content(), keep);
+            }
+        }
+        self.let_go(&mut keep)
+    }
+
+    /// Keeps a version that does not build on others, and is the newest at or below the floor.
+    fn keep_base(
+        &self,
+        lsn: Lsn,
+        content: Content<'_>,
+        mut keep: impl FnMut(EntryRef<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let content = match content.expiry() {
+            Some(expiry) if self.floor.is_past(expiry) => Content::Delete,
+            _ => content,
+        };
+        match content == Content::Delete && self.bottom {
+            true => Ok(()),
+            false => keep(EntryRef { key: &self.key, lsn, content }),
+        }
+    }
+
+    /// Adds an operand, older than all that wait.
+    fn wait(&mut self, older: Operand, keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+        // Those of one second meet the same value, so that one that does what both do takes their place.
+        if let Some(newer) = self.waiting.last_mut()
+            && newer.operator == older.operator
+            && second_of(newer.time) == second_of(older.time)
+            && newer.bytes.len() + older.bytes.len() <= WAITING_BYTES_MAX
+            && let Ok(combined) = newer.operator.combine(&older.bytes, &newer.bytes)
+        {
+            self.waiting_bytes = self.waiting_bytes + combined.len() - newer.bytes.len();
+            newer.bytes = combined;
+        } else {
+            self.waiting_bytes += older.weight();
+            self.waiting.push(older);
+        }
+        if self.waiting_bytes > WAITING_BYTES_MAX { self.let_go(keep) } else { Ok(()) }
+    }
+
+    /// Hands on what waits as it is.
+    fn let_go(&mut self, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+        self.waiting_bytes = 0;
+        let Self { waiting, key, .. } = self;
+        waiting.drain(..).try_for_each(|operand| keep(EntryRef { key, lsn: operand.lsn, content: operand.content() }))
+    }
+
+    /// What the operands that wait, if any, make of a value, as one version. If that cannot be, they still wait.
+    fn fold(&mut self, base: Option<Folded>) -> Result<Option<(Lsn, Folded)>, TooLong> {
+        let Some(newest) = self.waiting.first() else { return Ok(None) };
+        let lsn = newest.lsn;
+        let mut folded = base;
+        if planted(Mutant::ExpiryAtTheFloorForOperands) {
+            folded = folded.filter(|value| value.expiry.is_none_or(|expiry| !self.floor.is_past(expiry)));
+        }
+        for operand in self.waiting.iter().rev() {
+            folded = Some(fold(folded, operand.operator, operand.time, &operand.bytes)?);
+        }
+        self.waiting.clear();
+        self.waiting_bytes = 0;
+        Ok(folded.map(|folded| (lsn, folded)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::MERGED_LEN_MAX;
+    use crate::mutant::with_mutant;
+
+    const SECOND: u64 = 1_000_000;
+    /// The floor, and the second it lies in.
+    const FLOOR: (u64, u64) = (10, 50);
+
+    /// What is left of versions given newest first, as text.
+    fn survivors(bottom: bool, versions: &[(u64, Content<'_>)]) -> Vec<String> {
+        let floor = Moment { lsn: Lsn::new(FLOOR.0), time: Timestamp(FLOOR.1 * SECOND) };
+        let mut survival = Survival::new(floor, bottom);
+        let mut kept = Vec::new();
+        let mut keep = |entry: EntryRef<'_>| {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let lsn = entry.lsn.offset();
+            kept.push(match entry.content {
+                Content::Put(value) => format!("{lsn} put {}", text(value)),
+                Content::Delete => format!("{lsn} delete"),
+                Content::Merge { operand, .. } => format!("{lsn} merge {}", text(operand)),
+                Content::Expiring { expiry, value } => format!("{lsn} until {} {}", expiry.0 / SECOND, text(value)),
+            });
+            Ok(())
+        };
+        for (lsn, content) in versions {
+            survival.take(EntryRef { key: b"k", lsn: Lsn::new(*lsn), content: *content }, &mut keep).unwrap();
+        }
+        survival.finish(&mut keep).unwrap();
+        kept
+    }
+
+    fn append(second: u64, operand: &[u8]) -> Content<'_> {
+        Content::Merge { operator: MergeOperator::Append, time: Timestamp(second * SECOND + 7), operand }
+    }
+
+    fn until(second: u64, value: &[u8]) -> Content<'_> {
+        Content::Expiring { expiry: Timestamp(second * SECOND), value }
+    }
 
     #[test]
     fn the_newest_version_at_the_floor_survives_and_a_delete_only_above_something() {
-        let survivors = |bottom, versions: &[(u64, Content<'static>)]| -> Vec<u64> {
-            let mut survival = Survival::new(Lsn::new(10), bottom);
-            let entry = |(lsn, content): &(u64, Content<'static>)| EntryRef {
-                key: b"k",
-                lsn: Lsn::new(*lsn),
-                content: *content,
-            };
-            versions.iter().filter(|version| survival.keeps(entry(version))).map(|(lsn, _)| *lsn).collect()
-        };
         let put = Content::Put(b"v");
-        assert_eq!(survivors(true, &[(12, put), (11, Content::Delete), (10, put), (9, put)]), [12, 11, 10]);
-        assert_eq!(survivors(false, &[(12, put), (9, Content::Delete), (8, put)]), [12, 9]);
-        assert_eq!(survivors(true, &[(12, put), (9, Content::Delete), (8, put)]), [12]);
+        let versions = [(12, put), (11, Content::Delete), (10, put), (9, put)];
+        assert_eq!(survivors(true, &versions), ["12 put v", "11 delete", "10 put v"]);
+        assert_eq!(survivors(false, &[(12, put), (9, Content::Delete), (8, put)]), ["12 put v", "9 delete"]);
+        assert_eq!(survivors(true, &[(12, put), (9, Content::Delete), (8, put)]), ["12 put v"]);
+    }
+
+    #[test]
+    fn operands_at_the_floor_become_part_of_their_value_and_those_above_stay() {
+        let versions = [
+            (12, append(52, b"d")),
+            (10, append(49, b"c")),
+            (9, append(48, b"b")),
+            (8, Content::Put(b"a")),
+            (7, until(9, b"x")),
+        ];
+        assert_eq!(survivors(false, &versions), ["12 merge d", "10 put abc"]);
+        let on_nothing = [(10, append(49, b"c")), (9, append(48, b"b")), (8, Content::Delete)];
+        assert_eq!(survivors(false, &on_nothing), ["10 put bc"]);
+    }
+
+    #[test]
+    fn operands_without_a_base_are_a_value_at_the_bottom_only() {
+        let versions = [(10, append(49, b"c")), (9, append(48, b"b"))];
+        assert_eq!(survivors(true, &versions), ["10 put bc"]);
+        assert_eq!(survivors(false, &versions), ["10 merge c", "9 merge b"]);
+        let of_one_second = [(10, append(49, b"c")), (9, append(49, b"b")), (8, append(48, b"a"))];
+        assert_eq!(survivors(false, &of_one_second), ["10 merge bc", "8 merge a"]);
+        let planted = with_mutant(Mutant::OperandsWithoutTheirBase, || survivors(false, &versions));
+        assert_eq!(planted, ["10 put bc"], "the bug is seen here");
+    }
+
+    #[test]
+    fn what_has_ended_at_the_floor_is_a_delete_and_what_has_not_ends_in_its_time() {
+        assert_eq!(survivors(false, &[(9, until(50, b"a"))]), ["9 delete"]);
+        assert_eq!(survivors(true, &[(9, until(50, b"a"))]), [""; 0]);
+        assert_eq!(survivors(true, &[(9, until(51, b"a"))]), ["9 until 51 a"]);
+        assert_eq!(survivors(true, &[(11, until(50, b"b")), (9, until(51, b"a"))]), ["11 until 50 b", "9 until 51 a"]);
+        assert_eq!(survivors(true, &[(10, append(49, b"b")), (9, until(51, b"a"))]), ["10 until 51 ab"]);
+        // It had not ended for this operand, and so they ended together.
+        assert_eq!(survivors(true, &[(10, append(40, b"b")), (9, until(50, b"a"))]), [""; 0]);
+        assert_eq!(survivors(true, &[(10, append(40, b"b")), (9, until(40, b"a"))]), ["10 put b"]);
+    }
+
+    #[test]
+    fn what_would_be_too_long_stays_in_parts() {
+        let almost = vec![b'x'; MERGED_LEN_MAX - 1];
+        let versions =
+            [(10, append(49, b"c")), (9, append(48, b"b")), (8, Content::Put(&almost)), (7, Content::Put(b"a"))];
+        let kept: Vec<_> =
+            survivors(true, &versions).iter().map(|kept| kept.chars().take(8).collect::<String>()).collect();
+        assert_eq!(kept, ["10 merge", "9 merge ", "8 put xx"]);
+    }
+
+    #[test]
+    fn many_operands_do_not_fill_the_memory() {
+        let operand = [b'x'; 1000];
+        let versions: Vec<_> = (0..3_000).map(|index| (3_000 - index, append(index, &operand))).collect();
+        let floor = Moment { lsn: Lsn::MAX, time: Timestamp(0) };
+        let (mut survival, mut kept, mut most) = (Survival::new(floor, true), 0, 0);
+        for (lsn, content) in versions {
+            let keep = |_: EntryRef<'_>| {
+                kept += 1;
+                Ok(())
+            };
+            survival.take(EntryRef { key: b"k", lsn: Lsn::new(lsn), content }, keep).unwrap();
+            most = most.max(survival.waiting_bytes);
+        }
+        assert!(most <= WAITING_BYTES_MAX && kept > 1_000 && survival.waiting.len() < 1_500, "{most} {kept}");
     }
 }

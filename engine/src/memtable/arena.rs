@@ -25,6 +25,7 @@ use parking_lot::{Mutex, MutexGuard};
 use seawall_wal::Lsn;
 
 use super::chunk::{ALIGN, Chunk, ChunkPool};
+use crate::table::{Content, EntryRef};
 
 /// What is larger than this part of a chunk gets memory of its own, so that little is lost at the end of a chunk.
 const LARGE_PART: usize = 4;
@@ -86,19 +87,23 @@ impl<'a> Allocator<'a> {
     }
 
     /// Puts a version into the arena.
-    pub(super) fn record(&mut self, key: &[u8], lsn: Lsn, kind: Kind, value: &[u8]) -> Record<'a> {
+    pub(super) fn record(&mut self, version: EntryRef<'_>) -> Record<'a> {
+        let EntryRef { key, lsn, content } = version;
+        let (head, tail) = content.parts();
+        let head = head.bytes();
         let key_len = u16::try_from(key.len()).expect("keys are at most 65535 bytes long");
-        let value_len = u32::try_from(value.len()).expect("a value fits into a payload of the log");
-        let bytes = size_of::<RecordHeader>() + key.len() + value.len();
+        let value_len = u32::try_from(head.len() + tail.len()).expect("a value fits into a payload of the log");
+        let bytes = size_of::<RecordHeader>() + key.len() + head.len() + tail.len();
         let start = self.take(Layout::from_size_align(bytes, align_of::<RecordHeader>()).expect("it fits into memory"));
         let header = start.cast::<RecordHeader>();
-        // SAFETY: `take` gave so many bytes, aligned for the header, to nobody else; the three parts follow each other
+        // SAFETY: `take` gave so many bytes, aligned for the header, to nobody else; the four parts follow each other
         // within them, and are not part of what is copied.
         unsafe {
-            header.write(RecordHeader { lsn: lsn.offset(), value_len, key_len, kind });
+            header.write(RecordHeader { lsn: lsn.offset(), value_len, key_len, kind: content.kind() });
             let rest = start.add(size_of::<RecordHeader>()).as_ptr();
             ptr::copy_nonoverlapping(key.as_ptr(), rest, key.len());
-            ptr::copy_nonoverlapping(value.as_ptr(), rest.add(key.len()), value.len());
+            ptr::copy_nonoverlapping(head.as_ptr(), rest.add(key.len()), head.len());
+            ptr::copy_nonoverlapping(tail.as_ptr(), rest.add(key.len() + head.len()), tail.len());
         }
         Record { header, arena: PhantomData }
     }
@@ -141,21 +146,14 @@ impl<'a> Allocator<'a> {
     }
 }
 
-/// What a version is. More will come, as engine/FORMAT.md reserves them; the tree does not look at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Kind {
-    Put = 1,
-    Delete = 2,
-}
-
-/// Key and value follow it.
+/// The key follows it, and what the content is stored in.
 #[repr(C)]
 struct RecordHeader {
     lsn: u64,
     value_len: u32,
     key_len: u16,
-    kind: Kind,
+    /// Of the content.
+    kind: u8,
 }
 
 /// A version in an arena. It never changes.
@@ -176,22 +174,18 @@ impl<'a> Record<'a> {
         Lsn::new(self.header().lsn)
     }
 
-    pub(super) fn kind(self) -> Kind {
-        self.header().kind
-    }
-
     pub(super) fn key(self) -> &'a [u8] {
         self.part(0, self.header().key_len as usize)
     }
 
-    /// Empty for a delete.
-    pub(super) fn value(self) -> &'a [u8] {
+    pub(super) fn content(self) -> Content<'a> {
         let header = self.header();
-        self.part(header.key_len as usize, header.value_len as usize)
+        let stored = self.part(header.key_len as usize, header.value_len as usize);
+        Content::parse(header.kind, stored).expect("it was stored as a content")
     }
 
     fn part(self, at: usize, len: usize) -> &'a [u8] {
-        // SAFETY: the callers ask for the key or the value, which were written behind the header.
+        // SAFETY: the callers ask for the key or what follows it, which were written behind the header.
         unsafe { slice::from_raw_parts(self.header.cast::<u8>().add(size_of::<RecordHeader>() + at).as_ptr(), len) }
     }
 

@@ -24,6 +24,16 @@ fn lsn(lsn: u64) -> Lsn {
     Lsn::new(lsn)
 }
 
+/// The newest version of a key at `at`: its value, or that it was deleted.
+fn get(table: &Memtable, key: &[u8], at: Lsn) -> Option<Option<Vec<u8>>> {
+    let mut found = None;
+    table.versions(key, at, |_, content| {
+        found = Some(content.value().map(<[u8]>::to_vec));
+        true
+    });
+    found
+}
+
 /// What keys are cruel to a tree that compares a few bytes first.
 fn cruel_key(rng: &mut StdRng, shared: &[u8]) -> Vec<u8> {
     let mut key = shared[..[0, 1, 7, 8, 9, 16, shared.len()][rng.random_range(0..7)].min(shared.len())].to_vec();
@@ -73,7 +83,7 @@ fn check_against(model: &Model, table: &Arc<Memtable>, rng: &mut StdRng, shared:
         let place = (key.clone(), std::cmp::Reverse(at));
         let ahead = versions(model.range((Bound::Included(&place), Bound::Unbounded)));
         let found = ahead.first().filter(|(found, ..)| *found == key).map(|(.., value)| value.clone());
-        let got = table.get(&key, lsn(at)).map(|value| value.map(|value| value.to_vec()));
+        let got = get(table, &key, lsn(at));
         assert_eq!(got, found, "{key:?} at {at}");
         assert_eq!(forward(table, Some((&key, lsn(at)))), ahead);
         let behind = versions(model.range((Bound::Unbounded, Bound::Excluded(&place))).rev());
@@ -99,7 +109,7 @@ fn a_memtable_is_an_ordered_map_whatever_its_keys_look_like() {
                 let key = &keys[rng.random_range(0..keys.len())];
                 let len = [0, 1, 30, if rng.random_bool(0.02) { 40_000 } else { 5 }][rng.random_range(0..4)];
                 let value = rng.random_bool(0.8).then(|| vec![rng.random(); len]);
-                writer.insert(KEYSPACE, key, lsn(commit), value.as_deref());
+                writer.insert(KEYSPACE, key, lsn(commit), value.as_deref().map_or(Content::Delete, Content::Put));
                 model.insert((key.clone(), std::cmp::Reverse(commit)), value);
             }
         }
@@ -117,7 +127,7 @@ fn keys_that_rise_or_fall_or_share_a_long_beginning_are_all_there() {
         let mut model = Model::new();
         for number in 0..20_000 {
             let key = key(order(number));
-            set.writer().insert(KEYSPACE, &key, lsn(1), Some(&[1]));
+            set.writer().insert(KEYSPACE, &key, lsn(1), Content::Put(&[1]));
             model.insert((key, std::cmp::Reverse(1)), Some(vec![1]));
         }
         let mut rng = StdRng::seed_from_u64(1);
@@ -131,20 +141,20 @@ fn the_last_operation_of_a_commit_on_a_key_replaces_the_one_before() {
     // Among so many others that it comes to be the first of its leaf, and the least of its parent's.
     for number in (0..2_000_u32).rev() {
         let mut writer = set.writer();
-        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), Some(b"first"));
+        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), Content::Put(b"first"));
     }
     let mut writer = set.writer();
     for number in 0..2_000_u32 {
-        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), None);
-        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), Some(b"last"));
+        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), Content::Delete);
+        writer.insert(KEYSPACE, &number.to_le_bytes(), lsn(5), Content::Put(b"last"));
     }
     drop(writer);
     let table = set.table(KEYSPACE).unwrap();
     let entries = forward(table, None);
     assert_eq!(entries.len(), 2_000);
     assert!(entries.iter().all(|(_, _, value)| value.as_deref() == Some(b"last")));
-    assert_eq!(table.get(&7_u32.to_le_bytes(), lsn(5)).unwrap().unwrap(), "last");
-    assert!(table.get(&7_u32.to_le_bytes(), lsn(4)).is_none());
+    assert_eq!(get(table, &7_u32.to_le_bytes(), lsn(5)).unwrap().unwrap(), b"last");
+    assert!(get(table, &7_u32.to_le_bytes(), lsn(4)).is_none());
 }
 
 #[test]
@@ -153,13 +163,13 @@ fn keyspaces_of_a_set_do_not_mix() {
     let keyspaces: Vec<_> = (1..=500).map(KeyspaceId).collect();
     let mut writer = set.writer();
     for keyspace in keyspaces.iter().rev() {
-        writer.insert(*keyspace, b"k", lsn(1), Some(&keyspace.0.to_le_bytes()));
+        writer.insert(*keyspace, b"k", lsn(1), Content::Put(&keyspace.0.to_le_bytes()));
     }
     drop(writer);
     for keyspace in &keyspaces {
-        assert_eq!(set.get(*keyspace, b"k", lsn(1)).unwrap().unwrap(), keyspace.0.to_le_bytes()[..]);
+        assert_eq!(get(set.table(*keyspace).unwrap(), b"k", lsn(1)).unwrap().unwrap(), keyspace.0.to_le_bytes()[..]);
     }
-    assert!(set.get(KeyspaceId(501), b"k", lsn(1)).is_none());
+    assert!(set.table(KeyspaceId(501)).is_none());
     assert_eq!(set.tables().into_iter().map(|(keyspace, _)| keyspace).collect::<Vec<_>>(), keyspaces);
 }
 
@@ -171,7 +181,7 @@ fn bytes_are_what_was_taken_and_chunks_go_round_within_their_bound() {
         assert_eq!(set.bytes(), 0);
         for number in 0..entries {
             let before = set.bytes();
-            set.writer().insert(KEYSPACE, &number.wrapping_mul(7919).to_le_bytes(), lsn(1), Some(&[0; 100]));
+            set.writer().insert(KEYSPACE, &number.wrapping_mul(7919).to_le_bytes(), lsn(1), Content::Put(&[0; 100]));
             assert!(set.bytes() >= before + 104, "an entry takes at least what it holds");
         }
         set
@@ -180,7 +190,7 @@ fn bytes_are_what_was_taken_and_chunks_go_round_within_their_bound() {
     let set = fill(10_000);
     let cost = set.bytes() / 10_000;
     assert!((120..180).contains(&cost), "{cost} bytes for an entry of 104");
-    set.writer().insert(KEYSPACE, b"large", lsn(2), Some(&vec![0; 9 << 20]));
+    set.writer().insert(KEYSPACE, b"large", lsn(2), Content::Put(&vec![0; 9 << 20]));
     let bytes = set.bytes();
     assert!(bytes > 9 << 20);
     let cursor = MemoryCursor::first_from(Arc::clone(set.table(KEYSPACE).unwrap()), None);
@@ -204,7 +214,7 @@ fn to_anticipate_inserts_changes_nothing() {
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).filter(|key| !key.is_empty()).collect();
         anticipated.writer().anticipate(KEYSPACE, &keys);
         for set in [&plain, &anticipated] {
-            keys.iter().for_each(|key| set.writer().insert(KEYSPACE, key, lsn(number as u64 + 1), Some(b"v")));
+            keys.iter().for_each(|key| set.writer().insert(KEYSPACE, key, lsn(number as u64 + 1), Content::Put(b"v")));
         }
     }
     let all = |set: &MemtableSet| forward(set.table(KEYSPACE).unwrap(), None);
@@ -220,7 +230,7 @@ fn a_cursor_sees_all_there_was_when_it_was_made_while_the_memtable_grows() {
     keys.shuffle(&mut rng);
     let (before, after) = keys.split_at(3_000);
     for key in before {
-        set.writer().insert(KEYSPACE, &key.to_le_bytes(), lsn(1), Some(b"1"));
+        set.writer().insert(KEYSPACE, &key.to_le_bytes(), lsn(1), Content::Put(b"1"));
     }
     let table = set.table(KEYSPACE).unwrap();
     let mut up = MemoryCursor::first_from(Arc::clone(table), None);
@@ -234,8 +244,8 @@ fn a_cursor_sees_all_there_was_when_it_was_made_while_the_memtable_grows() {
         down.back();
         // New keys, and new versions of old ones.
         for key in after.by_ref().take(2) {
-            set.writer().insert(KEYSPACE, &key.to_le_bytes(), lsn(2), Some(b"2"));
-            set.writer().insert(KEYSPACE, &before[*key as usize % 3_000].to_le_bytes(), lsn(2), None);
+            set.writer().insert(KEYSPACE, &key.to_le_bytes(), lsn(2), Content::Put(b"2"));
+            set.writer().insert(KEYSPACE, &before[*key as usize % 3_000].to_le_bytes(), lsn(2), Content::Delete);
         }
     }
     met_down.reverse();
@@ -259,7 +269,7 @@ fn shuffled_keys(count: u32) -> Vec<Vec<u8>> {
 fn keys_missed_during_splits(plant_bug: bool) -> usize {
     let set = Arc::new(set(64 << 20));
     let keys = Arc::new(shuffled_keys(3_000));
-    set.writer().insert(KEYSPACE, &keys[0], lsn(1), None);
+    set.writer().insert(KEYSPACE, &keys[0], lsn(1), Content::Delete);
     let missed = Arc::new(AtomicUsize::new(0));
     let inserted = Arc::new(AtomicUsize::new(1));
     let probe = &set.table(KEYSPACE).unwrap().tree.probe;
@@ -273,13 +283,13 @@ fn keys_missed_during_splits(plant_bug: bool) -> usize {
             let set = set.upgrade().unwrap();
             let inserted = inserted.load(Ordering::Relaxed);
             let table = set.table(KEYSPACE).unwrap();
-            let found = keys[..inserted].iter().filter(|key| table.get(key, lsn(1)).is_some()).count();
+            let found = keys[..inserted].iter().filter(|key| get(table, key, lsn(1)).is_some()).count();
             let lost = inserted - found;
             missed.fetch_add(lost, Ordering::Relaxed);
         }
     });
     for key in &keys[1..] {
-        set.writer().insert(KEYSPACE, key, lsn(1), None);
+        set.writer().insert(KEYSPACE, key, lsn(1), Content::Delete);
         inserted.fetch_add(1, Ordering::Relaxed);
     }
     missed.load(Ordering::Relaxed)
@@ -300,7 +310,7 @@ fn a_tree_whose_readers_do_not_go_to_the_right_is_found_out() {
 fn readers_beside_a_writer(count: u32, plant_bug: bool) -> Result<u64, String> {
     let set = set(64 << 20);
     let keys = shuffled_keys(count);
-    set.writer().insert(KEYSPACE, &keys[0], lsn(1), Some(&0_u32.to_le_bytes()));
+    set.writer().insert(KEYSPACE, &keys[0], lsn(1), Content::Put(&0_u32.to_le_bytes()));
     let table = set.table(KEYSPACE).unwrap();
     if plant_bug {
         table.tree.probe.plant_bug();
@@ -323,7 +333,7 @@ fn readers_beside_a_writer(count: u32, plant_bug: bool) -> Result<u64, String> {
                 if failed.lock().unwrap().is_some() {
                     break;
                 }
-                set.writer().insert(KEYSPACE, key, lsn(number as u64), Some(&(number as u32).to_le_bytes()));
+                set.writer().insert(KEYSPACE, key, lsn(number as u64), Content::Put(&(number as u32).to_le_bytes()));
                 published.store(number + 1, Ordering::Release);
             }
             published.store(usize::MAX, Ordering::Release);
@@ -357,7 +367,7 @@ fn check_gets(table: &Memtable, keys: &[Vec<u8>], rng: &mut StdRng) -> Result<()
         // What came last is where the splits are.
         let number =
             if round % 2 == 0 { rng.random_range(0..keys.len()) } else { keys.len() - 1 - round % keys.len().min(100) };
-        match table.get(&keys[number], Lsn::MAX) {
+        match get(table, &keys[number], Lsn::MAX) {
             Some(Some(value)) if value == (number as u32).to_le_bytes()[..] => {}
             other => return Err(format!("key {number} of {}: {other:?}", keys.len())),
         }

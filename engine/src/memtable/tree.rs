@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use seawall_wal::Lsn;
 
-use super::arena::{Allocator, Arena, Kept, Kind, Link, Record};
+use super::arena::{Allocator, Arena, Kept, Link, Record};
 use super::node::{Node, Place, SLOTS, Slot};
+use crate::table::EntryRef;
 
 /// Nodes that are not the last of their level have at least 32 slots in use, so this is for 2^60 versions.
 const HEIGHT_MAX: usize = 12;
@@ -147,9 +148,10 @@ impl Tree {
     }
 
     /// Adds a version. One with the same key and LSN is replaced.
-    pub(super) fn insert<'a>(&'a self, allocator: &mut Allocator<'a>, key: &[u8], lsn: Lsn, kind: Kind, value: &[u8]) {
+    pub(super) fn insert<'a>(&'a self, allocator: &mut Allocator<'a>, version: EntryRef<'_>) {
         assert!(allocator.is_of(&self.arena), "a tree lies in one arena, whose allocator is its one writer");
-        let record = allocator.record(key, lsn, kind, value);
+        let EntryRef { key, lsn, .. } = version;
+        let record = allocator.record(version);
         let place = Place::After(key, lsn);
         let mut path = [None; HEIGHT_MAX];
         let (mut node, mut height) = (self.root(), 0);

@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
 
@@ -41,17 +40,6 @@ impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Table({})", self.path.display())
     }
-}
-
-/// What a table says of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// Nothing.
-    Nothing,
-    /// It was deleted.
-    Deleted,
-    /// Its value.
-    Value(Bytes),
 }
 
 impl Table {
@@ -97,10 +85,17 @@ impl Table {
         &self.path
     }
 
-    /// The newest version of `key` that is not newer than `at`. `hash` is the key's in the filter.
-    pub(crate) fn get(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Found> {
-        let Some(number) = self.block_of(key, hash, at)? else { return Ok(Found::Nothing) };
-        self.get_in_block(&*self.block(number)?, key, at)
+    /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
+    /// matter; that is the answer. `hash` is the key's in the filter.
+    pub(crate) fn versions(
+        &self,
+        key: &[u8],
+        hash: u64,
+        at: Lsn,
+        take: impl FnMut(Lsn, Content<'_>) -> bool,
+    ) -> Result<bool> {
+        let Some(number) = self.block_of(key, hash, at)? else { return Ok(false) };
+        self.versions_from(number, &*self.block(number)?, key, at, take)
     }
 
     /// The version of the newest entry of `key`.
@@ -120,13 +115,43 @@ impl Table {
         Ok((number < index.len()).then_some(number))
     }
 
-    /// What a data block, which is that of [`block_of`](Self::block_of), says of a key.
-    pub(crate) fn get_in_block(&self, block: &Block, key: &[u8], at: Lsn) -> Result<Found> {
-        Ok(match self.entry_in_block(block, key, at)?.map(|entry| entry.content) {
-            None => Found::Nothing,
-            Some(Content::Delete) => Found::Deleted,
-            Some(Content::Put(value)) => Found::Value(Bytes::copy_from_slice(value)),
-        })
+    /// As [`versions`](Self::versions), from data block `number` on, which is that of [`block_of`](Self::block_of).
+    pub(crate) fn versions_from(
+        &self,
+        number: usize,
+        block: &Block,
+        key: &[u8],
+        at: Lsn,
+        mut take: impl FnMut(Lsn, Content<'_>) -> bool,
+    ) -> Result<bool> {
+        let Some(newest) = self.entry_in_block(block, key, at)? else { return Ok(false) };
+        if take(newest.lsn, newest.content) {
+            return Ok(true);
+        }
+        let mut next = block.lower_bound(key, newest.lsn) + 1;
+        let mut later: Option<(usize, Arc<Block>)> = None;
+        loop {
+            let (number, current) = match &later {
+                None => (number, block),
+                Some((number, block)) => (*number, &**block),
+            };
+            while next < current.len() {
+                let entry = current.entry(next);
+                if entry.key != key {
+                    return Ok(false);
+                }
+                if take(entry.lsn, entry.content) {
+                    return Ok(true);
+                }
+                next += 1;
+            }
+            // The versions of a key can go on in the next block.
+            if number + 1 == self.index()?.len() {
+                return Ok(false);
+            }
+            later = Some((number + 1, self.block(number + 1)?));
+            next = 0;
+        }
     }
 
     fn entry_in_block<'a>(&self, block: &'a Block, key: &[u8], at: Lsn) -> Result<Option<EntryRef<'a>>> {

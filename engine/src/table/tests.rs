@@ -4,7 +4,7 @@ use seawall_wal::storage::{MemoryDisk, Storage};
 
 use super::store::TableStore;
 use super::*;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 
 const ROOT: &str = "/d";
@@ -71,19 +71,29 @@ fn a_table_reads_back_both_ways_compressed_or_not() {
     }
 }
 
+/// What a table says of a key: nothing, that it was deleted, or its value.
+fn get(table: &Table, key: &[u8], at: Lsn) -> Result<Option<Option<Vec<u8>>>> {
+    let mut found = None;
+    table.versions(key, filter_hash(key), at, |_, content| {
+        found = Some(content.value().map(<[u8]>::to_vec));
+        true
+    })?;
+    Ok(found)
+}
+
 #[test]
 fn a_get_finds_the_newest_version_not_above_the_snapshot() {
     let disk = MemoryDisk::new();
     let table = write(&store(&disk), &versions(2_000, 60), Compression::Zstd);
-    let get = |key: &str, at| table.get(key.as_bytes(), filter_hash(key.as_bytes()), Lsn::new(at)).unwrap();
-    let value = |byte: u32| Found::Value(vec![byte as u8; 60].into());
+    let get = |key: &str, at| get(&table, key.as_bytes(), Lsn::new(at)).unwrap();
+    let value = |byte: u32| Some(Some(vec![byte as u8; 60]));
     assert_eq!(get("00003", 9_999), value(3 * 7 + 1));
     assert_eq!(get("00003", 1_002), value(3 * 7 + 2));
-    assert_eq!(get("00003", 499), Found::Nothing);
-    assert_eq!(get("00015", 9_999), Found::Deleted);
+    assert_eq!(get("00003", 499), None);
+    assert_eq!(get("00015", 9_999), Some(None));
     assert_eq!(get("00015", 600), value(15 * 7 + 2));
-    assert_eq!(get("00003x", 9_999), Found::Nothing);
-    assert_eq!(get("1", 9_999), Found::Nothing);
+    assert_eq!(get("00003x", 9_999), None);
+    assert_eq!(get("1", 9_999), None);
     assert_eq!(get("01999", 9_999), value(1999 * 7 + 1));
 }
 
@@ -117,12 +127,8 @@ fn every_flipped_bit_is_detected_or_harmless() {
             let store = store(&disk);
             let read = store.open(KeyspaceId(3), meta.clone()).and_then(|table| {
                 for (key, lsn, value) in &versions {
-                    let found = match table.get(key, filter_hash(key), *lsn)? {
-                        Found::Value(value) => Some(value.to_vec()),
-                        Found::Deleted => None,
-                        Found::Nothing => panic!("a key is gone, bit {bit}"),
-                    };
-                    assert_eq!(&found, value, "bit {bit}");
+                    let found = get(&table, key, *lsn)?;
+                    assert_eq!(found.as_ref(), Some(value), "bit {bit}, or a key is gone");
                 }
                 assert!(table.verify().is_err(), "the digest covers every bit, bit {bit}");
                 scan(&table)
@@ -217,7 +223,7 @@ fn range_deletes_read_back_and_widen_the_key_range() {
     let table = written(&[], std::slice::from_ref(&low));
     assert_eq!(range(&table), (b"a".to_vec(), b"k".to_vec(), true));
     assert_eq!(table.range_deletes().unwrap(), [low]);
-    assert_eq!(table.get(b"b", filter_hash(b"b"), Lsn::MAX).unwrap(), Found::Nothing);
+    assert_eq!(get(&table, b"b", Lsn::MAX).unwrap(), None);
     assert_eq!(scan(&table).unwrap(), []);
     assert!(TableCursor::last_before(Arc::clone(&table), None).unwrap().entry().is_none());
     // Damage is seen.

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, File, Storage, write_all_at};
+use seawall_wal::{Lsn, Timestamp};
 
 use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind};
 use super::content::{Content, EntryRef};
@@ -141,8 +141,7 @@ impl TableWriter {
         self.entries += 1;
         self.tombstones += u64::from(entry.content == Content::Delete);
         self.note_lsn(entry.lsn);
-        let expiry = entry.content.expiry();
-        if expiry > 0 {
+        if let Some(Timestamp(expiry)) = entry.content.expiry() {
             self.min_expiry = if self.min_expiry == 0 { expiry } else { self.min_expiry.min(expiry) };
             self.max_expiry = self.max_expiry.max(expiry);
         }

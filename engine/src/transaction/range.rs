@@ -9,12 +9,14 @@ use bytes::Bytes;
 
 use super::Transaction;
 use super::reads::Span;
+use super::write::Write;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
 use crate::mutant::{Mutant, planted};
 use crate::range::{Bounds, Range};
+use crate::resolve::Value;
 
-type Pair = (Bytes, Bytes);
+type Pair = (Bytes, Value);
 
 /// Keys and values of a range in order, as a transaction sees them. Walks from both ends. After an error it ends.
 pub struct TransactionRange<'a> {
@@ -25,7 +27,7 @@ pub struct TransactionRange<'a> {
     /// Taken from one end of `stored` and not handed out, because an own write came first.
     stored_front: Option<Pair>,
     stored_back: Option<Pair>,
-    own: btree_map::Range<'a, Bytes, Option<Bytes>>,
+    own: btree_map::Range<'a, Bytes, Write>,
     /// What was read from each end.
     front: Option<Span>,
     back: Option<Span>,
@@ -47,7 +49,7 @@ enum End {
 impl<'a> TransactionRange<'a> {
     pub(super) fn new(transaction: &'a Transaction, keyspace: &Keyspace, stored: Range, bounds: Bounds) -> Self {
         let own = match transaction.written(keyspace) {
-            Some(writes) if is_proper(&bounds) => writes.values.range(bounds.clone()),
+            Some(writes) if is_proper(&bounds) => writes.keys.range(bounds.clone()),
             _ => btree_map::Range::default(),
         };
         Self {
@@ -72,24 +74,32 @@ impl<'a> TransactionRange<'a> {
                 End::Back if planted(Mutant::OwnWritesUnseenBackward) => None,
                 End::Back => self.own.clone().next_back(),
             };
-            let Some((own_key, own_value)) = own else { break stored };
-            match stored {
+            let Some((own_key, own_write)) = own else { break stored };
+            let below = match stored {
                 Some(pair) if comes_first(&pair.0, own_key, end) => break Some(pair),
-                // Written over.
-                Some(pair) if pair.0 == own_key => {}
-                Some(pair) if end == End::Front => self.stored_front = Some(pair),
-                Some(pair) => self.stored_back = Some(pair),
-                None => {}
-            }
+                Some((key, value)) if key == own_key => Some(value),
+                Some(pair) if end == End::Front => {
+                    self.stored_front = Some(pair);
+                    None
+                }
+                Some(pair) => {
+                    self.stored_back = Some(pair);
+                    None
+                }
+                None => None,
+            };
             match end {
                 End::Front => self.own.next(),
                 End::Back => self.own.next_back(),
             };
-            if let Some(value) = own_value {
-                break Some((own_key.clone(), value.clone()));
+            if let Some(value) = own_write.seen(below)? {
+                break Some((own_key.clone(), value));
             }
         };
         self.note(end, found.as_ref().map(|(key, _)| key))?;
+        if let Some((key, Value { expiry: Some(expiry), .. })) = &found {
+            self.transaction.reads.lock().add_expiry(self.keyspace.state(), key, *expiry);
+        }
         Ok(found)
     }
 
@@ -103,8 +113,8 @@ impl<'a> TransactionRange<'a> {
             return Ok(near.take());
         }
         let next = match end {
-            End::Front => self.stored.next(),
-            End::Back => self.stored.next_back(),
+            End::Front => self.stored.next_value(),
+            End::Back => self.stored.next_value_back(),
         };
         Ok(next.transpose()?.or_else(|| far.take()))
     }
@@ -163,16 +173,16 @@ fn comes_first(key: &Bytes, other: &Bytes, end: End) -> bool {
 }
 
 impl Iterator for TransactionRange<'_> {
-    type Item = Result<Pair>;
+    type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.settle(End::Front)
+        Some(self.settle(End::Front)?.map(|(key, value)| (key, value.bytes)))
     }
 }
 
 impl DoubleEndedIterator for TransactionRange<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        self.settle(End::Back)
+        Some(self.settle(End::Back)?.map(|(key, value)| (key, value.bytes)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
 use super::Transaction;
 use super::newer::Newer;
@@ -24,6 +24,15 @@ pub(super) struct Reads {
     count: usize,
     /// Of keys, and of the bounds of spans.
     bytes: usize,
+    /// Of the values that were read, the one that ends first, if one does.
+    first_to_end: Option<Ending>,
+}
+
+#[derive(Debug)]
+struct Ending {
+    expiry: Timestamp,
+    keyspace: Arc<KeyspaceState>,
+    key: Bytes,
 }
 
 #[derive(Debug)]
@@ -49,6 +58,14 @@ impl Reads {
         self.grow(self.count + 1, self.bytes + key.len())?;
         self.of(keyspace).keys.insert(Bytes::copy_from_slice(key));
         Ok(())
+    }
+
+    /// The value of a key was read, and ends at `expiry`.
+    pub(super) fn add_expiry(&mut self, keyspace: &Arc<KeyspaceState>, key: &[u8], expiry: Timestamp) {
+        if self.first_to_end.as_ref().is_none_or(|first| expiry < first.expiry) {
+            let (keyspace, key) = (Arc::clone(keyspace), Bytes::copy_from_slice(key));
+            self.first_to_end = Some(Ending { expiry, keyspace, key });
+        }
     }
 
     /// A range was read between these bounds.
@@ -96,6 +113,13 @@ impl Reads {
 
     /// Whether all that was read is as it was at `since`, as far as `view` shows.
     pub(super) fn check(&self, view: &View, since: Lsn) -> Result<()> {
+        // Somebody may have seen that it has ended, and written for that reason.
+        if let Some(Ending { expiry, keyspace, key }) = &self.first_to_end
+            && let Some(lsn) = view.marks.end_of(*expiry)
+            && !planted(Mutant::UncheckedExpiry)
+        {
+            return Err(Error::Conflict { keyspace: keyspace.name.clone(), key: key.clone(), lsn });
+        }
         for (id, reads) in &self.keyspaces {
             let name = &reads.keyspace.name;
             if !reads.keyspace.is_live() {

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
+use seawall_engine::MergeOperator;
 use seawall_wal::Lsn;
 
 /// One life of a keyspace, by number.
@@ -16,14 +17,28 @@ impl Incarnation {
     }
 }
 
-/// What a commit does to a key; `None` removes it.
-pub(crate) type Change = (Incarnation, Vec<u8>, Option<Vec<u8>>);
+/// What an operation does to a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// With a time to live in microseconds.
+    Put(Vec<u8>, Option<u64>),
+    Remove,
+    Merge(MergeOperator, Vec<u8>),
+}
+
+/// What a commit does to a key.
+pub(crate) type Change = (Incarnation, Vec<u8>, Action);
+
+/// A value, and when it ends if it does.
+pub(crate) type Value = (Vec<u8>, Option<u64>);
 
 /// What a transaction has read.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     pub(crate) keys: BTreeSet<(Incarnation, Vec<u8>)>,
     pub(crate) spans: Vec<Span>,
+    /// Values that end, and when.
+    pub(crate) ends: Vec<(Incarnation, Vec<u8>, u64)>,
 }
 
 /// A part of a range that was walked.
@@ -40,15 +55,41 @@ impl Reads {
     }
 }
 
-/// The versions of a key, oldest first.
-type Versions = Vec<(Lsn, Option<Vec<u8>>)>;
+/// What was done to a key, oldest first: by which commit, and at what time.
+type History = Vec<(Lsn, u64, Action)>;
+
+/// The second that a time lies in.
+fn second(micros: u64) -> u64 {
+    micros / 1_000_000 * 1_000_000
+}
+
+/// What an action at a time makes of a value.
+pub(crate) fn act(value: Option<Value>, time: u64, action: &Action) -> Option<Value> {
+    match action {
+        Action::Put(value, ttl) => Some((value.clone(), ttl.map(|ttl| time + ttl))),
+        Action::Remove => None,
+        Action::Merge(operator, operand) => {
+            let (value, end) = value.filter(|(_, end)| end.is_none_or(|end| end > second(time))).unzip();
+            let number = |bytes: &[u8]| bytes.try_into().map_or(0, i64::from_le_bytes);
+            let merged = match (operator, value) {
+                (_, None) => operand.clone(),
+                (MergeOperator::Add, Some(value)) => {
+                    number(&value).wrapping_add(number(operand)).to_le_bytes().to_vec()
+                }
+                (MergeOperator::Max, Some(value)) => value.max(operand.clone()),
+                (MergeOperator::Append, Some(value)) => [value, operand.clone()].concat(),
+            };
+            Some((merged, end.flatten()))
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Life {
     name: &'static str,
     created: Lsn,
     dropped: Lsn,
-    keys: BTreeMap<Vec<u8>, Versions>,
+    keys: BTreeMap<Vec<u8>, History>,
 }
 
 /// All versions of all keys, in the order of commits.
@@ -56,54 +97,65 @@ struct Life {
 pub(crate) struct Map {
     /// By [`Incarnation`], in the order in which they were made.
     lives: Vec<Life>,
-    /// Of commits and changes of keyspaces; rising.
-    lsns: Vec<Lsn>,
+    /// Of all records, and their times; both rising.
+    records: Vec<(Lsn, u64)>,
+    /// Where the first thing was written that can end: before, there is no time.
+    time_begins: Option<Lsn>,
 }
 
 impl Map {
-    fn push(&mut self, lsn: Lsn) {
-        assert!(self.end() < lsn, "commits come in the order of their LSNs");
-        self.lsns.push(lsn);
+    /// Adds a record.
+    pub(crate) fn push(&mut self, lsn: Lsn, time: u64) {
+        assert!(self.records.last().is_none_or(|last| *last < (lsn, time)), "records come in order");
+        self.records.push((lsn, time));
     }
 
-    /// The LSN of the last change.
+    /// The LSN of the last record.
     pub(crate) fn end(&self) -> Lsn {
-        self.lsns.last().copied().unwrap_or(Lsn::ZERO)
+        self.records.last().map_or(Lsn::ZERO, |(lsn, _)| *lsn)
     }
 
-    pub(crate) fn create(&mut self, name: &'static str, lsn: Lsn) -> Incarnation {
-        self.push(lsn);
+    /// What time it is for a reader.
+    pub(crate) fn time_at(&self, at: Lsn) -> u64 {
+        let seen = self.records.partition_point(|(lsn, _)| *lsn <= at);
+        let begun = self.time_begins.is_some_and(|begins| begins <= at);
+        if begun { second(self.records[seen - 1].1) } else { 0 }
+    }
+
+    pub(crate) fn create(&mut self, name: &'static str, lsn: Lsn, time: u64) -> Incarnation {
+        self.push(lsn, time);
         self.lives.push(Life { name, created: lsn, dropped: Lsn::MAX, keys: BTreeMap::new() });
         Incarnation(self.lives.len() - 1)
     }
 
-    pub(crate) fn drop_at(&mut self, incarnation: Incarnation, lsn: Lsn) {
-        self.push(lsn);
+    pub(crate) fn drop_at(&mut self, incarnation: Incarnation, lsn: Lsn, time: u64) {
+        self.push(lsn, time);
         self.lives[incarnation.0].dropped = lsn;
     }
 
-    pub(crate) fn commit(&mut self, lsn: Lsn, changes: Vec<Change>) {
-        self.push(lsn);
-        for (incarnation, key, value) in changes {
-            let versions = self.lives[incarnation.0].keys.entry(key).or_default();
-            // The last change of a key in a commit wins.
-            versions.pop_if(|(last, _)| *last == lsn);
-            versions.push((lsn, value));
+    pub(crate) fn commit(&mut self, lsn: Lsn, time: u64, changes: Vec<Change>) {
+        self.push(lsn, time);
+        for (incarnation, key, action) in changes {
+            if matches!(action, Action::Put(_, Some(_))) {
+                self.time_begins.get_or_insert(lsn);
+            }
+            self.lives[incarnation.0].keys.entry(key).or_default().push((lsn, time, action));
         }
     }
 
     /// Forgets everything above `end`, and says how many changes that were.
     pub(crate) fn cut(&mut self, end: Lsn) -> u64 {
-        let before = self.lsns.len();
-        self.lsns.retain(|lsn| *lsn <= end);
+        let before = self.records.len();
+        self.records.retain(|(lsn, _)| *lsn <= end);
+        self.time_begins = self.time_begins.filter(|begins| *begins <= end);
         self.lives.retain(|life| life.created <= end);
         for life in &mut self.lives {
             if life.dropped > end {
                 life.dropped = Lsn::MAX;
             }
-            life.keys.values_mut().for_each(|versions| versions.retain(|(lsn, _)| *lsn <= end));
+            life.keys.values_mut().for_each(|history| history.retain(|(lsn, ..)| *lsn <= end));
         }
-        (before - self.lsns.len()) as u64
+        (before - self.records.len()) as u64
     }
 
     pub(crate) fn live(&self, name: &str) -> Option<Incarnation> {
@@ -121,13 +173,28 @@ impl Map {
         there.map(|(index, life)| (life.name, Incarnation(index))).collect()
     }
 
+    /// The value of a key, and when it ends.
+    pub(crate) fn value(&self, incarnation: Incarnation, key: &[u8], at: Lsn) -> Option<Value> {
+        self.value_of(self.lives[incarnation.0].keys.get(key)?, at)
+    }
+
     pub(crate) fn get(&self, incarnation: Incarnation, key: &[u8], at: Lsn) -> Option<Vec<u8>> {
-        value_at(self.lives[incarnation.0].keys.get(key)?, at).cloned()
+        Some(self.value(incarnation, key, at)?.0)
+    }
+
+    pub(crate) fn values(&self, incarnation: Incarnation, at: Lsn) -> BTreeMap<Vec<u8>, Value> {
+        let keys = self.lives[incarnation.0].keys.iter();
+        keys.filter_map(|(key, history)| Some((key.clone(), self.value_of(history, at)?))).collect()
     }
 
     pub(crate) fn all(&self, incarnation: Incarnation, at: Lsn) -> BTreeMap<Vec<u8>, Vec<u8>> {
-        let keys = self.lives[incarnation.0].keys.iter();
-        keys.filter_map(|(key, versions)| Some((key.clone(), value_at(versions, at)?.clone()))).collect()
+        self.values(incarnation, at).into_iter().map(|(key, (value, _))| (key, value)).collect()
+    }
+
+    fn value_of(&self, history: &History, at: Lsn) -> Option<Value> {
+        let seen = history.iter().take_while(|(lsn, ..)| *lsn <= at);
+        let value = seen.fold(None, |value, (_, time, action)| act(value, *time, action));
+        value.filter(|(_, end)| end.is_none_or(|end| end > self.time_at(at)))
     }
 
     /// What was changed of `reads` after `at`: keyspace, key and by which commit last.
@@ -135,8 +202,8 @@ impl Map {
         let mut conflicts = BTreeSet::new();
         let mut look = |incarnation: Incarnation, bounds: (Bound<&[u8]>, Bound<&[u8]>)| {
             let life = &self.lives[incarnation.0];
-            for (key, versions) in life.keys.range::<[u8], _>(bounds) {
-                if let Some((lsn, _)) = versions.last().filter(|(lsn, _)| *lsn > at) {
+            for (key, history) in life.keys.range::<[u8], _>(bounds) {
+                if let Some((lsn, ..)) = history.last().filter(|(lsn, ..)| *lsn > at) {
                     conflicts.insert((life.name.to_owned(), key.clone(), *lsn));
                 }
             }
@@ -147,10 +214,11 @@ impl Map {
         for Span { incarnation, bounds: (lower, upper) } in &reads.spans {
             look(*incarnation, (lower.as_ref().map(Vec::as_slice), upper.as_ref().map(Vec::as_slice)));
         }
+        for (incarnation, key, end) in &reads.ends {
+            if let Some((lsn, _)) = self.records.iter().find(|(_, time)| second(*time) >= *end) {
+                conflicts.insert((self.lives[incarnation.0].name.to_owned(), key.clone(), *lsn));
+            }
+        }
         conflicts
     }
-}
-
-fn value_at(versions: &Versions, at: Lsn) -> Option<&Vec<u8>> {
-    versions.iter().rev().find(|(lsn, _)| *lsn <= at).and_then(|(_, value)| value.as_ref())
 }

@@ -1,0 +1,189 @@
+//! From versions to a value: what the versions of one key say together. Every reader, the digest and merges go through here,
+//! so that they agree on operands and expiry.
+
+use bytes::Bytes;
+use seawall_wal::{Lsn, Timestamp};
+
+use crate::error::{Error, Result};
+use crate::format::MERGED_LEN_MAX;
+use crate::marks::{Moment, second_of};
+use crate::operator::{MergeOperator, TooLong};
+use crate::table::Content;
+
+/// The value of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) bytes: Bytes,
+    /// When it ends, if it does.
+    pub(crate) expiry: Option<Timestamp>,
+}
+
+/// Gathers versions of a key, in any order, until a value follows from them.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    /// The newest version that does not build on older ones, and the value it gives.
+    base: Option<(Lsn, Option<Value>)>,
+    /// All newer than the base.
+    operands: Vec<Operand>,
+}
+
+#[derive(Debug)]
+struct Operand {
+    lsn: Lsn,
+    operator: MergeOperator,
+    time: Timestamp,
+    bytes: Bytes,
+}
+
+impl Resolver {
+    /// Takes a version that the reader may see. Says whether older ones do not matter.
+    pub(crate) fn take(&mut self, lsn: Lsn, content: Content<'_>) -> bool {
+        if self.base.as_ref().is_some_and(|(base, _)| lsn < *base) {
+            return true;
+        }
+        if let Content::Merge { operator, time, operand } = content {
+            self.operands.push(Operand { lsn, operator, time, bytes: Bytes::copy_from_slice(operand) });
+            return self.base.is_some();
+        }
+        let value = |bytes| Value { bytes: Bytes::copy_from_slice(bytes), expiry: content.expiry() };
+        self.operands.retain(|operand| operand.lsn > lsn);
+        self.base = Some((lsn, content.value().map(value)));
+        true
+    }
+
+    /// The value, and that nothing is left of the versions.
+    pub(crate) fn finish(&mut self, at: Moment) -> Result<Option<Value>> {
+        let mut value = self.base.take().and_then(|(_, value)| value);
+        if !self.operands.is_empty() {
+            self.operands.sort_unstable_by_key(|operand| operand.lsn);
+            let mut folded = value.map(Folded::from);
+            for Operand { operator, time, bytes, .. } in self.operands.drain(..) {
+                folded = Some(fold(folded, operator, time, &bytes).map_err(too_large)?);
+            }
+            value = folded.map(Value::from);
+        }
+        Ok(value.filter(|value| value.expiry.is_none_or(|expiry| !at.is_past(expiry))))
+    }
+}
+
+/// A value that operands change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Folded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) expiry: Option<Timestamp>,
+}
+
+impl Folded {
+    /// What a version that does not build on others gives.
+    pub(crate) fn of(content: Content<'_>) -> Option<Self> {
+        content.value().map(|value| Self { bytes: value.to_vec(), expiry: content.expiry() })
+    }
+
+    /// As a version of its own.
+    pub(crate) fn content(&self) -> Content<'_> {
+        match self.expiry {
+            Some(expiry) => Content::Expiring { expiry, value: &self.bytes },
+            None => Content::Put(&self.bytes),
+        }
+    }
+}
+
+impl From<Value> for Folded {
+    fn from(Value { bytes, expiry }: Value) -> Self {
+        Self { bytes: bytes.into(), expiry }
+    }
+}
+
+impl From<Folded> for Value {
+    fn from(Folded { bytes, expiry }: Folded) -> Self {
+        Self { bytes: bytes.into(), expiry }
+    }
+}
+
+/// What an operand of a commit at `time` makes of a value. One that had expired by then is not there for it; else the result
+/// ends when the value would have.
+pub(crate) fn fold(
+    value: Option<Folded>,
+    operator: MergeOperator,
+    time: Timestamp,
+    operand: &[u8],
+) -> Result<Folded, TooLong> {
+    let value = value.filter(|value| value.expiry.is_none_or(|expiry| expiry > second_of(time)));
+    let (bytes, expiry) = match value {
+        Some(Folded { bytes, expiry }) => (Some(bytes), expiry),
+        None => (None, None),
+    };
+    Ok(Folded { bytes: operator.apply(bytes, operand)?, expiry })
+}
+
+pub(crate) fn too_large(TooLong { size }: TooLong) -> Error {
+    Error::TooLarge { what: "merged value", size, max: MERGED_LEN_MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Moment = Moment { lsn: Lsn::MAX, time: Timestamp(50_000_000) };
+
+    fn append(second: u64, operand: &'static [u8]) -> Content<'static> {
+        let time = Timestamp(second * 1_000_000 + 999_999);
+        Content::Merge { operator: MergeOperator::Append, time, operand }
+    }
+
+    fn until(second: u64, value: &'static [u8]) -> Content<'static> {
+        Content::Expiring { expiry: Timestamp(second * 1_000_000), value }
+    }
+
+    /// Of versions given newest first, taken in both directions.
+    fn resolved(versions: &[Content<'static>]) -> Option<(Vec<u8>, Option<u64>)> {
+        let version = |index: usize| (Lsn::new((100 - index) as u64), versions[index]);
+        let finish = |mut resolver: Resolver| resolver.finish(AT).unwrap();
+        let mut newest_first = Resolver::default();
+        let settled = (0..versions.len()).map(version).any(|(lsn, content)| newest_first.take(lsn, content));
+        assert_eq!(settled, versions.iter().any(|content| !matches!(content, Content::Merge { .. })));
+        let mut oldest_first = Resolver::default();
+        for (lsn, content) in (0..versions.len()).rev().map(version) {
+            oldest_first.take(lsn, content);
+        }
+        let value = finish(newest_first);
+        assert_eq!(value, finish(oldest_first));
+        value.map(|value| (value.bytes.to_vec(), value.expiry.map(|expiry| expiry.0 / 1_000_000)))
+    }
+
+    #[test]
+    fn the_newest_version_that_is_no_operand_ends_the_search() {
+        assert_eq!(resolved(&[]), None);
+        assert_eq!(resolved(&[Content::Put(b"b"), Content::Put(b"a")]), Some((b"b".to_vec(), None)));
+        assert_eq!(resolved(&[Content::Delete, Content::Put(b"a")]), None);
+        let versions = [append(9, b"2"), append(8, b"1"), Content::Put(b"0"), append(7, b"x"), Content::Put(b"a")];
+        assert_eq!(resolved(&versions), Some((b"012".to_vec(), None)));
+        assert_eq!(resolved(&[append(9, b"1"), Content::Delete, Content::Put(b"a")]), Some((b"1".to_vec(), None)));
+        assert_eq!(resolved(&[append(9, b"2"), append(8, b"1")]), Some((b"12".to_vec(), None)));
+    }
+
+    #[test]
+    fn a_value_is_gone_when_its_time_has_come_and_operands_do_not_make_it_longer() {
+        assert_eq!(resolved(&[until(51, b"a")]), Some((b"a".to_vec(), Some(51))));
+        assert_eq!(resolved(&[until(50, b"a"), Content::Put(b"older")]), None);
+        assert_eq!(resolved(&[append(40, b"b"), until(51, b"a")]), Some((b"ab".to_vec(), Some(51))));
+        assert_eq!(resolved(&[append(40, b"b"), until(50, b"a")]), None);
+    }
+
+    #[test]
+    fn an_operand_begins_anew_where_the_value_had_ended() {
+        assert_eq!(resolved(&[append(30, b"b"), until(30, b"a")]), Some((b"b".to_vec(), None)));
+        let versions = [append(31, b"c"), append(29, b"b"), until(30, b"a")];
+        assert_eq!(resolved(&versions), Some((b"c".to_vec(), None)));
+    }
+
+    #[test]
+    fn what_cannot_be_kept_cannot_be_read() {
+        let mut resolver = Resolver::default();
+        let half = vec![0; MERGED_LEN_MAX / 2 + 1];
+        let operator = MergeOperator::Append;
+        resolver.take(Lsn::new(2), Content::Merge { operator, time: Timestamp(0), operand: &half });
+        resolver.take(Lsn::new(1), Content::Put(&half));
+        assert!(matches!(resolver.finish(AT), Err(Error::TooLarge { what: "merged value", .. })));
+    }
+}

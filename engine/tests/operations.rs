@@ -1,0 +1,226 @@
+//! Values that end and operands that are merged: what a user is promised of them, on every node and after reopening.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{all, all_at, inline, threaded};
+use seawall_engine::manifest::Manifest;
+use seawall_engine::{Error, Installation, LogRetention, MergeOperator, Role};
+use seawall_wal::clock::ManualClock;
+use seawall_wal::storage::MemoryDisk;
+use seawall_wal::{Clock, Timestamp};
+
+const START: Timestamp = Timestamp(1_700_000_000_250_000);
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(START))
+}
+
+fn pass(clock: &ManualClock, millis: u64) {
+    clock.set(Timestamp(clock.now().0 + millis * 1_000));
+}
+
+fn add(number: i64) -> [u8; 8] {
+    number.to_le_bytes()
+}
+
+#[test]
+fn a_value_ends_with_the_second_in_which_its_time_has_come() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let db = inline(&disk).clock(clock.clone()).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("a", "older").unwrap();
+    keys.insert_with_ttl("a", "1", Duration::from_millis(1_500)).unwrap();
+    let early = db.snapshot().unwrap();
+    pass(&clock, 1_600);
+    assert_eq!(keys.get("a").unwrap().unwrap(), "1", "nothing was written since");
+    let at = db.append_time().unwrap();
+    assert_eq!(db.snapshot_at(at).unwrap().time(), Timestamp(1_700_000_001_000_000));
+    assert_eq!(keys.get("a").unwrap().unwrap(), "1", "its second has not passed");
+    pass(&clock, 200);
+    db.append_time().unwrap();
+    assert_eq!(keys.get("a").unwrap(), None);
+    assert_eq!(keys.multi_get(&["a"]).unwrap(), [None]);
+    assert_eq!(all(&keys), []);
+    assert_eq!(early.get(&keys, "a").unwrap().unwrap(), "1", "a snapshot keeps its time");
+    db.compact().unwrap();
+    assert_eq!(early.get(&keys, "a").unwrap().unwrap(), "1");
+    drop(early);
+    keys.insert("b", "2").unwrap();
+    db.compact().unwrap();
+    let stored: u64 = db.stats().levels.iter().map(|level| level.entries).sum();
+    assert_eq!(stored, 1, "what has ended takes no space");
+}
+
+#[test]
+fn operands_count_without_being_read_and_all_of_a_batch_do() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.merge("n", MergeOperator::Add, add(5)).unwrap();
+    db.flush().unwrap();
+    keys.merge("n", MergeOperator::Add, add(-7)).unwrap();
+    let mut batch = db.batch();
+    batch.merge(&keys, "n", MergeOperator::Add, add(10)).merge(&keys, "n", MergeOperator::Add, add(20));
+    batch.put(&keys, "log", "a").merge(&keys, "log", MergeOperator::Append, "b");
+    batch.merge(&keys, "log", MergeOperator::Max, "abc").remove(&keys, "gone");
+    batch.merge(&keys, "gone", MergeOperator::Append, "new");
+    batch.commit().unwrap();
+    let expected = [("gone", b"new".to_vec()), ("log", b"abc".to_vec()), ("n", add(28).to_vec())]
+        .map(|(key, value)| (key.as_bytes().to_vec(), value));
+    assert_eq!(all(&keys), expected);
+    db.compact().unwrap();
+    assert_eq!(all(&keys), expected);
+}
+
+#[test]
+fn an_operand_that_is_none_writes_nothing() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let end = db.log().end();
+    let wrong = keys.merge("n", MergeOperator::Add, "1").unwrap_err();
+    assert!(matches!(wrong, Error::WrongOperand { operator: MergeOperator::Add, size: 1 }), "{wrong}");
+    let mut batch = db.batch();
+    batch.merge(&keys, "n", MergeOperator::Append, "1").merge(&keys, "n", MergeOperator::Max, "2");
+    assert!(matches!(batch.commit(), Err(Error::MixedOperators { key }) if key == "n"));
+    assert_eq!(db.log().end(), end);
+}
+
+#[test]
+fn a_merge_keeps_the_end_of_its_value_and_begins_anew_after_it() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let db = inline(&disk).clock(clock.clone()).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert_with_ttl("n", add(1), Duration::from_secs(2)).unwrap();
+    pass(&clock, 1_000);
+    keys.merge("n", MergeOperator::Add, add(10)).unwrap();
+    let within = db.snapshot().unwrap();
+    pass(&clock, 2_000);
+    keys.merge("n", MergeOperator::Add, add(100)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(within.get(&keys, "n").unwrap().unwrap(), &add(11)[..]);
+        assert_eq!(keys.get("n").unwrap().unwrap(), &add(100)[..]);
+        db.compact().unwrap();
+    }
+    pass(&clock, 60_000);
+    db.append_time().unwrap();
+    assert_eq!(keys.get("n").unwrap().unwrap(), &add(100)[..], "it does not end any more");
+}
+
+#[test]
+fn snapshots_above_the_floor_read_the_same_after_reopening() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let open = || inline(&disk).clock(clock.clone()).open().unwrap();
+    let db = open();
+    let keys = db.keyspace("k").unwrap();
+    let mut digests = Vec::new();
+    for number in 0..20_u32 {
+        keys.insert_with_ttl(number.to_le_bytes(), "v", Duration::from_millis(u64::from(number) * 700)).unwrap();
+        keys.merge("sum", MergeOperator::Add, add(1)).unwrap();
+        let snapshot = db.snapshot().unwrap();
+        digests.push((snapshot.lsn(), snapshot.time(), snapshot.digest().unwrap()));
+        pass(&clock, 400);
+        if number == 12 {
+            db.flush().unwrap();
+        }
+    }
+    drop(keys);
+    db.close().unwrap();
+    let db = open();
+    for (lsn, time, digest) in digests {
+        let snapshot = db.snapshot_at(lsn).unwrap();
+        assert_eq!((snapshot.time(), snapshot.digest().unwrap()), (time, digest), "{lsn}");
+    }
+}
+
+#[test]
+fn a_standby_judges_the_end_of_values_by_its_primarys_log() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let primary = inline(&disk).clock(clock.clone()).log_retention(LogRetention::Node).open().unwrap();
+    let keys = primary.keyspace("k").unwrap();
+    // Its own clock is far ahead, and has no say.
+    let ahead = Arc::new(ManualClock::new(Timestamp(START.0 * 2)));
+    let standby_disk = MemoryDisk::new();
+    let builder = inline(&standby_disk).clock(ahead);
+    let manifest = Manifest::empty(primary.cluster()).encode();
+    Installation::begin(&builder, &manifest, &primary.history()).unwrap().finish(Role::Standby).unwrap();
+    let standby = builder.open().unwrap();
+    for number in 0..30_u32 {
+        keys.insert_with_ttl(number.to_le_bytes(), "v", Duration::from_secs(u64::from(number) % 7)).unwrap();
+        keys.merge("sum", MergeOperator::Add, add(i64::from(number))).unwrap();
+        pass(&clock, 300);
+    }
+    while let Some(log) = primary.log().read(standby.log().end().lsn, 1 << 16).unwrap() {
+        standby.receive(&log).unwrap();
+        standby.flush_received().unwrap();
+    }
+    let (ours, theirs) = (primary.snapshot().unwrap(), standby.snapshot().unwrap());
+    assert_eq!((ours.lsn(), ours.time()), (theirs.lsn(), theirs.time()));
+    standby.compact().unwrap();
+    assert_eq!(ours.digest().unwrap(), theirs.digest().unwrap());
+    let there = all_at(&ours, &keys).len();
+    assert!(there > 5 && there < 20, "{there}: some have ended, some have not");
+}
+
+#[test]
+fn a_primary_that_writes_nothing_lets_time_pass() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let db = threaded(&disk).clock(clock.clone()).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert_with_ttl("a", "1", Duration::from_secs(3)).unwrap();
+    keys.insert_with_ttl("b", "2", Duration::from_secs(3_600)).unwrap();
+    let gone = |key: &str| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while keys.get(key).unwrap().is_some() {
+            assert!(Instant::now() < deadline, "{key} does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    pass(&clock, 5_000);
+    gone("a");
+    // Also when it is known from a table only.
+    db.compact().unwrap();
+    assert_eq!(keys.get("b").unwrap().unwrap(), "2");
+    let end = db.log().end();
+    pass(&clock, 600_000);
+    std::thread::sleep(Duration::from_millis(1_200));
+    assert_eq!(db.log().end(), end, "nothing has ended, so nobody has to know the time");
+    pass(&clock, 3_600_000);
+    gone("b");
+}
+
+#[test]
+fn transactions_count_without_a_conflict_unless_they_look() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let (mut blind, mut looks) = (db.transaction().unwrap(), db.transaction().unwrap());
+    blind.merge(&keys, "n", MergeOperator::Add, add(1)).unwrap();
+    looks.merge(&keys, "n", MergeOperator::Add, add(10)).unwrap();
+    assert_eq!(looks.get(&keys, "n").unwrap().unwrap(), &add(10)[..]);
+    keys.merge("n", MergeOperator::Add, add(100)).unwrap();
+    blind.commit().unwrap();
+    assert!(matches!(looks.commit(), Err(Error::Conflict { .. })));
+    assert_eq!(keys.get("n").unwrap().unwrap(), &add(101)[..]);
+}
+
+#[test]
+fn a_transaction_conflicts_with_the_end_of_what_it_read() {
+    let (disk, clock) = (MemoryDisk::new(), clock());
+    let db = inline(&disk).clock(clock.clone()).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert_with_ttl("lease", "ann", Duration::from_secs(1)).unwrap();
+    let mut held = db.transaction().unwrap();
+    assert!(held.get(&keys, "lease").unwrap().is_some());
+    held.put(&keys, "by", "ann").unwrap();
+    pass(&clock, 5_000);
+    let lsn = keys.insert("other", "seen without a lease").unwrap().lsn;
+    match held.commit() {
+        Err(Error::Conflict { key, lsn: by, .. }) => assert_eq!((&key[..], by), (&b"lease"[..], lsn)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(keys.get("by").unwrap(), None);
+}
