@@ -6,8 +6,10 @@ mod cpu;
 mod device;
 mod files;
 mod floor;
+mod histogram;
 mod leg;
 mod load;
+mod mixed;
 mod report;
 mod rounds;
 mod rows;
@@ -43,11 +45,13 @@ struct Cli {
     arguments: Arguments,
 }
 
-/// What this program asks of itself.
+/// What it does beside measuring rows.
 #[derive(Subcommand, Debug)]
 enum Child {
     #[command(hide = true)]
     Fill(FillArguments),
+    /// Writers, readers and scans for a long time: latencies, memory, bytes written
+    Mixed(mixed::MixedArguments),
 }
 
 #[derive(Args, Debug)]
@@ -91,6 +95,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match cli.command {
         Some(Child::Fill(arguments)) => fill_and_wait(&arguments),
+        Some(Child::Mixed(arguments)) => mixed::run(&arguments),
         None => run(&cli.arguments),
     }
 }

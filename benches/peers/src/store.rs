@@ -52,6 +52,14 @@ pub(crate) trait Store: Send + Sync {
     fn scan(&self, from: &Key, count: usize) -> Result<usize>;
     /// Moves everything to where it would be after a quiet night: tables written and merged, logs folded in.
     fn settle(&self) -> Result<()>;
+    /// Bytes written into tables since it was opened, if it has tables and counts them.
+    fn table_bytes_written(&self) -> Option<u64> {
+        None
+    }
+    /// What it says of its own work since it was opened, for people.
+    fn report(&self) -> String {
+        String::new()
+    }
 }
 
 /// The stores that are compared, in the order in which they take turns.

@@ -75,4 +75,35 @@ impl Store for Seawall {
     fn settle(&self) -> Result<()> {
         Ok(self.db.compact()?)
     }
+
+    fn table_bytes_written(&self) -> Option<u64> {
+        Some(self.db.stats().levels.iter().map(|level| level.written_bytes).sum())
+    }
+
+    fn report(&self) -> String {
+        let stats = self.db.stats();
+        let level = |(number, level): (usize, &seawall_engine::LevelStats)| {
+            let mib = |bytes: u64| bytes >> 20;
+            let (now, read, written) = (mib(level.bytes), mib(level.read_bytes), mib(level.written_bytes));
+            format!("level {number}: {} tables, {now} MiB; read {read} MiB, written {written} MiB\n", level.tables)
+        };
+        let used = stats.levels.iter().enumerate().filter(|(_, level)| level.tables > 0 || level.written_bytes > 0);
+        let levels: String = used.map(level).collect();
+        format!(
+            "{levels}{} flushes, {} merges, {} moves, {:.2} written for each byte flushed\nstopped {} times, {:?}; slowed {} \
+             times, {:?}; longest {:?}, by length {:?}\nlog: {} flushes, longest {} us",
+            stats.flushes,
+            stats.merges,
+            stats.moves,
+            stats.write_amplification(),
+            stats.stalls,
+            stats.stalled,
+            stats.slowed,
+            stats.slowed_for,
+            stats.stall_longest,
+            stats.waits,
+            stats.log.flushes,
+            stats.log.flush_micros_max,
+        )
+    }
 }
