@@ -19,7 +19,7 @@ use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::{Table, TableHash};
+use crate::table::{Placement, Table, TableHash};
 use crate::version::Levels;
 use rewrite::Rewrite;
 
@@ -118,7 +118,7 @@ impl Merger<'_> {
             // If the time there is not known any more, nothing has ended.
             floor: state.view().marks.moment(floor).unwrap_or(Moment { lsn: floor, time: Timestamp(0) }),
             bottom: pick.bottom,
-            compression: Shape::compression(pick.to),
+            placement: Placement::on_level(pick.to),
             // What is merged within level 0 stays one table: tables there follow each other by LSN.
             table_bytes: if pick.to == 0 { u64::MAX } else { shape.table_bytes },
             seams: metas.get(pick.to + 1).into_iter().flatten().map(|meta| meta.min_key.clone()).collect(),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::{Compression, Content};
+use crate::table::{Content, Placement};
 
 /// Bytes between two looks at the pace.
 const STEP_BYTES: u64 = 256 << 10;
@@ -35,7 +35,7 @@ pub(crate) fn flush_set(
         if memtable.is_empty() {
             continue;
         }
-        let mut writer = state.store.writer(keyspace, Compression::None)?;
+        let mut writer = state.store.writer(keyspace, Placement::Top)?;
         let mut paced = 0;
         memtable.for_each(|entry| {
             if planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {

@@ -9,7 +9,7 @@ use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::resolve::{Resolver, Value};
-use crate::table::{Content, Table, filter_hash};
+use crate::table::{BlockPlace, Content, Table, filter_hash};
 use crate::version::{Levels, View};
 
 /// Blocks that are read together, and held until their keys are answered: as many as a disk gains from.
@@ -76,27 +76,27 @@ fn look<'a>(
     wanted: Vec<Wanted<'a>>,
     values: &mut [Option<Bytes>],
 ) -> Result<Vec<Wanted<'a>>> {
-    let mut numbers = Vec::with_capacity(wanted.len());
+    let mut places = Vec::with_capacity(wanted.len());
     for wanted in &wanted {
-        numbers.push(table.block_of(wanted.key, wanted.hash, at.lsn)?);
+        places.push(table.block_of(wanted.key, wanted.hash, at.lsn)?);
     }
-    let mut distinct: Vec<usize> = numbers.iter().flatten().copied().collect();
+    let mut distinct: Vec<BlockPlace> = places.iter().flatten().copied().collect();
     distinct.dedup();
     let mut left = Vec::new();
-    let mut wanted = wanted.into_iter().zip(numbers).peekable();
+    let mut wanted = wanted.into_iter().zip(places).peekable();
     for chunk in distinct.chunks(BLOCKS_MAX) {
         let blocks = table.blocks(chunk)?;
-        let last = chunk[chunk.len() - 1];
-        while let Some((mut wanted, number)) = wanted.next_if(|(_, number)| number.is_none_or(|number| number <= last))
-        {
-            let Some(number) = number else {
+        let last = chunk[chunk.len() - 1].number();
+        let is_here = |place: &Option<BlockPlace>| place.is_none_or(|place| place.number() <= last);
+        while let Some((mut wanted, place)) = wanted.next_if(|(_, place)| is_here(place)) {
+            let Some(place) = place else {
                 left.push(wanted);
                 continue;
             };
-            let block = &blocks[chunk.partition_point(|other| *other < number)];
+            let block = &blocks[chunk.partition_point(|other| other.number() < place.number())];
             let Wanted { key, resolver, .. } = &mut wanted;
             let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
-            match table.versions_from(number, block, key, at.lsn, take)? {
+            match table.versions_from(&place, block, key, at.lsn, take)? {
                 true => values[wanted.place] = bytes(wanted.resolver.finish(at)?),
                 false => left.push(wanted),
             }

@@ -2,12 +2,16 @@
 //! the store that owns the open ones. Which table stands on which level is `version`'s business.
 
 mod block;
+mod checked;
 mod content;
 mod cursor;
 mod filter;
 mod footer;
+mod index;
+mod level_cursor;
 mod range_delete;
 mod reader;
+mod sorted;
 mod store;
 mod writer;
 
@@ -18,17 +22,19 @@ use std::path::{Path, PathBuf};
 use seawall_wal::{Lsn, Timestamp};
 
 pub(crate) use content::{Content, EntryRef};
-pub(crate) use cursor::{LevelCursor, TableCursor};
+pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash as filter_hash;
+pub(crate) use index::BlockPlace;
+pub(crate) use level_cursor::LevelCursor;
 #[cfg_attr(not(test), expect(unused_imports, reason = "no commit deletes ranges yet"))]
 pub(crate) use range_delete::RangeDelete;
 pub(crate) use reader::Table;
 pub use store::CacheStats;
 pub(crate) use store::TableStore;
-pub(crate) use writer::{Compression, FinishedTable, TableWriter};
+pub(crate) use writer::{FinishedTable, TableWriter};
 
-/// The version this code writes, and the newest it reads.
-pub(crate) const TABLE_VERSION: u32 = 0;
+/// The version this code reads and writes.
+pub(crate) const TABLE_VERSION: u32 = 1;
 /// The folder of tables in a data directory.
 pub(crate) const TABLES_FOLDER: &str = "tables";
 
@@ -37,6 +43,38 @@ const HEADER_LEN: usize = 16;
 const FOOTER_LEN: usize = 144;
 const HEADER_MAGIC: [u8; 8] = *b"SEAWTABL";
 const FOOTER_MAGIC: [u8; 8] = *b"SEAWTEND";
+
+/// Where a table goes, which decides how it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// On level 0 or 1: read most, and soon merged into others.
+    Top,
+    /// On a deeper level, where nearly all data are.
+    Below,
+}
+
+impl Placement {
+    pub(crate) fn on_level(level: usize) -> Self {
+        if level <= 1 { Self::Top } else { Self::Below }
+    }
+
+    fn codec(self) -> Codec {
+        match self {
+            Self::Top => Codec::None,
+            Self::Below => Codec::Zstd,
+        }
+    }
+}
+
+/// How data blocks are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Codec {
+    /// As they are, to be read where the file is mapped.
+    None = 0,
+    /// By zstd, those that become smaller by it.
+    Zstd = 1,
+}
 
 /// The digest of a table's bytes, BLAKE3. It is its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

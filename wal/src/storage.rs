@@ -12,7 +12,7 @@ mod uring;
 
 use std::fmt;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -186,6 +186,31 @@ pub enum Mapping {
     Mapped(memmap2::Mmap),
     /// Held in memory.
     Owned(Vec<u8>),
+}
+
+impl Mapping {
+    /// Says that these bytes are read soon, so that they are fetched meanwhile. Bytes outside are left out.
+    pub fn will_need(&self, range: Range<usize>) {
+        let range = range.start.min(self.len())..range.end.min(self.len());
+        match self {
+            // It is a hint: without it the bytes are read all the same.
+            #[cfg(unix)]
+            Self::Mapped(map) if !range.is_empty() => {
+                let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether these bytes, all of the map, can be read without a disk. They may not be a moment later.
+    pub fn is_resident(&self, range: Range<usize>) -> bool {
+        let bytes = &self[range];
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Mapped(_) => disk::is_resident(bytes),
+            _ => !bytes.is_empty(),
+        }
+    }
 }
 
 impl Deref for Mapping {

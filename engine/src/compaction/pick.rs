@@ -3,7 +3,7 @@
 use seawall_wal::Lsn;
 
 use crate::manifest::LEVELS;
-use crate::table::{Compression, TableMeta};
+use crate::table::{Placement, TableMeta};
 
 /// How much larger a level is than the one above it.
 const GROWTH: u64 = 10;
@@ -27,11 +27,6 @@ impl Shape {
     /// Bytes a level below level 0 may have.
     pub(crate) fn target(&self, level: usize) -> u64 {
         (1..level).fold(self.level1_bytes, |bytes, _| bytes.saturating_mul(GROWTH))
-    }
-
-    /// How tables of a level store their blocks: plain where they are soon merged again and read most.
-    pub(crate) fn compression(level: usize) -> Compression {
-        if level < 2 { Compression::None } else { Compression::Zstd }
     }
 }
 
@@ -110,7 +105,7 @@ fn pick_level0(levels: &Metas<'_>, shape: &Shape) -> Pick {
         !mostly_deletes(meta) && !rivals.any(|other| other.overlaps(&meta.min_key, &meta.max_key))
     };
     let alone: Vec<_> = (0..tables.len()).filter(alone).collect();
-    if !alone.is_empty() && Shape::compression(0) == Shape::compression(1) {
+    if !alone.is_empty() && Placement::on_level(0) == Placement::on_level(1) {
         return Pick { inputs: vec![(0, alone)], to: 1, bottom: false, way: Way::Move };
     }
     // The oldest go first, because what they hide lies below; at least as many as start a merge.
@@ -152,7 +147,7 @@ fn pick_level(levels: &Metas<'_>, from: usize) -> Pick {
     let chosen = cheapest(&levels[from], &levels[to]);
     let meta = levels[from][chosen];
     let free = !levels[to].iter().any(|other| other.overlaps(&meta.min_key, &meta.max_key));
-    if free && !mostly_deletes(meta) && Shape::compression(from) == Shape::compression(to) {
+    if free && !mostly_deletes(meta) && Placement::on_level(from) == Placement::on_level(to) {
         return Pick { inputs: vec![(from, vec![chosen])], to, bottom: false, way: Way::Move };
     }
     complete(levels, from, vec![chosen])

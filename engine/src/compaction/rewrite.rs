@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::merge::Versions;
-use crate::table::{Compression, EntryRef, Table, TableStore, TableWriter};
+use crate::table::{EntryRef, Placement, Table, TableStore, TableWriter};
 
 /// Versions between two looks at whether to stop, and bytes between two looks at the pace.
 const STEP: u64 = 1024;
@@ -26,7 +26,7 @@ pub(super) struct Rewrite<'a> {
     pub(super) deeper: Vec<Vec<Arc<Table>>>,
     pub(super) floor: Moment,
     pub(super) bottom: bool,
-    pub(super) compression: Compression,
+    pub(super) placement: Placement,
     /// Bytes of one output, about.
     pub(super) table_bytes: u64,
     /// Keys before which an output ends if it is half full.
@@ -118,7 +118,7 @@ impl Rewrite<'_> {
             }
             let writer = match &mut writer {
                 Some(writer) => writer,
-                none => none.insert(self.store.writer(self.keyspace, self.compression)?),
+                none => none.insert(self.store.writer(self.keyspace, self.placement)?),
             };
             writer.push(entry)?;
             if writer.size() >= paced + STEP_BYTES {

@@ -1,26 +1,21 @@
-//! One block: its frame with the checksum that covers its address, and the sorted entries of data and index blocks.
-//! A block's bytes are walked once when it is read, so that using its entries cannot fail.
+//! One block: its frame with the checksum that covers its address, and where its raw bytes are once they are checked.
+//! What the bytes mean is said by those who know the block's kind.
 
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use seawall_wal::Lsn;
 use seawall_wal::storage::Mapping;
 
-use super::content::{Content, EntryRef};
-use super::version_order;
-use crate::codec::{Put, len_u16, len_u32};
+use super::Codec;
+use crate::codec::{Put, len_u32};
 use crate::format::KeyspaceId;
 
 /// Bytes before a block's stored bytes.
 pub(crate) const FRAME_LEN: usize = 20;
-/// A data block closes when it has about so many bytes.
-pub(crate) const BLOCK_TARGET: usize = 16 << 10;
 /// No data block is larger when decompressed: one entry of the largest batch, and what stands around it.
 const DATA_RAW_MAX: usize = 17 << 20;
-/// Key length, kind, version, value length.
-const ENTRY_HEADER_LEN: usize = 2 + 1 + 8 + 4;
+/// The fast end: more costs more than it saves on blocks of this size.
+const ZSTD_LEVEL: i32 = 1;
 
 /// What a block is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,17 +23,10 @@ const ENTRY_HEADER_LEN: usize = 2 + 1 + 8 + 4;
 pub(crate) enum BlockKind {
     Data = 1,
     Filter = 2,
-    Index = 3,
+    Root = 3,
     Properties = 4,
     RangeDeletes = 5,
-}
-
-/// How a block's bytes are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Codec {
-    None = 0,
-    Zstd = 1,
+    Leaf = 6,
 }
 
 /// Frames `raw` for the place `offset`, compressed if asked to and if that saves an eighth.
@@ -48,11 +36,13 @@ pub(crate) fn seal(
     offset: u64,
     raw: &[u8],
     count: u32,
-    zstd_level: Option<i32>,
+    codec: Codec,
 ) -> Vec<u8> {
-    let compressed = zstd_level
-        .and_then(|level| zstd::bulk::compress(raw, level).ok())
-        .filter(|compressed| compressed.len() < raw.len() - raw.len() / 8);
+    let compressed = match codec {
+        Codec::None => None,
+        Codec::Zstd => zstd::bulk::compress(raw, ZSTD_LEVEL).ok(),
+    };
+    let compressed = compressed.filter(|compressed| compressed.len() < raw.len() - raw.len() / 8);
     let (codec, stored) = match &compressed {
         Some(compressed) => (Codec::Zstd, compressed.as_slice()),
         None => (Codec::None, raw),
@@ -79,28 +69,30 @@ fn checksum(offset: u64, keyspace: KeyspaceId, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// A block's bytes, verified: where they lie in the map, decompressed, or as they were read, the frame in front.
-pub(crate) enum Body {
+/// The raw bytes of a block that was checked. Clones share them.
+#[derive(Clone)]
+pub(crate) enum Block {
+    /// Where they lie in the map.
     Mapped(Arc<Mapping>, Range<usize>),
-    Owned(Vec<u8>),
-    Framed(Vec<u8>),
+    /// In memory, behind so many bytes that do not belong to them.
+    Held(Arc<Vec<u8>>, usize),
 }
 
-impl Body {
-    pub(crate) fn bytes(&self) -> &[u8] {
+impl Block {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Mapped(map, range) => &map[range.clone()],
-            Self::Owned(bytes) => bytes,
-            Self::Framed(bytes) => &bytes[FRAME_LEN..],
+            Self::Held(bytes, skip) => &bytes[*skip..],
         }
     }
 
-    /// Bytes of heap it holds.
-    fn heap(&self) -> usize {
-        match self {
+    /// Bytes of memory it costs to keep it.
+    pub(super) fn weight(&self) -> u64 {
+        let heap = match self {
             Self::Mapped(..) => 0,
-            Self::Owned(bytes) | Self::Framed(bytes) => bytes.len(),
-        }
+            Self::Held(bytes, _) => bytes.len(),
+        };
+        (heap + 128) as u64
     }
 }
 
@@ -112,7 +104,7 @@ pub(crate) fn open(
     kind: BlockKind,
     offset: u64,
     len: Option<usize>,
-) -> Result<(Body, u32), &'static str> {
+) -> Result<(Block, u32), &'static str> {
     let start = usize::try_from(offset).map_err(|_| "its place is outside the file")?;
     let rest = map.get(start..).ok_or("its place is outside the file")?;
     let frame = Frame::check(rest, keyspace, kind, offset)?;
@@ -120,11 +112,11 @@ pub(crate) fn open(
         return Err("it is not the block expected there");
     }
     let range = start + FRAME_LEN..start + FRAME_LEN + frame.stored_len;
-    let body = match frame.decompress(&map[range.clone()])? {
-        Some(raw) => Body::Owned(raw),
-        None => Body::Mapped(Arc::clone(map), range),
+    let block = match frame.decompress(&map[range.clone()])? {
+        Some(raw) => Block::Held(Arc::new(raw), 0),
+        None => Block::Mapped(Arc::clone(map), range),
     };
-    Ok((body, frame.count))
+    Ok((block, frame.count))
 }
 
 /// As [`open`], of a block whose `bytes` were read from `offset`.
@@ -133,16 +125,16 @@ pub(crate) fn open_read(
     keyspace: KeyspaceId,
     kind: BlockKind,
     offset: u64,
-) -> Result<(Body, u32), &'static str> {
+) -> Result<(Block, u32), &'static str> {
     let frame = Frame::check(&bytes, keyspace, kind, offset)?;
     if bytes.len() != FRAME_LEN + frame.stored_len {
         return Err("it is not the block expected there");
     }
-    let body = match frame.decompress(&bytes[FRAME_LEN..])? {
-        Some(raw) => Body::Owned(raw),
-        None => Body::Framed(bytes),
+    let block = match frame.decompress(&bytes[FRAME_LEN..])? {
+        Some(raw) => Block::Held(Arc::new(raw), 0),
+        None => Block::Held(Arc::new(bytes), FRAME_LEN),
     };
-    Ok((body, frame.count))
+    Ok((block, frame.count))
 }
 
 /// What the bytes before a block say, which match its checksum.
@@ -182,133 +174,5 @@ impl Frame {
             }
             _ => Err("its codec or length is unknown"),
         }
-    }
-}
-
-/// The entries of a data or index block.
-pub(crate) struct Block {
-    body: Body,
-    count: usize,
-    /// Where the offsets start in the body.
-    offsets: usize,
-}
-
-impl fmt::Debug for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Block({} entries)", self.count)
-    }
-}
-
-impl Block {
-    /// Checks that the body is so many entries in order.
-    pub(crate) fn new(body: Body, count: u32) -> Result<Self, &'static str> {
-        let bytes = body.bytes();
-        let count = count as usize;
-        let offsets = count.checked_mul(4).and_then(|len| bytes.len().checked_sub(len));
-        let offsets = offsets.ok_or("its number of entries is impossible")?;
-        let mut at = 0;
-        let mut previous: Option<EntryRef<'_>> = None;
-        for index in 0..count {
-            if offset_of(bytes, offsets, index) != at {
-                return Err("its offsets are wrong");
-            }
-            let (entry, end) = parse_entry(&bytes[..offsets], at).ok_or("an entry is longer than it")?;
-            let rising = previous.is_none_or(|p| version_order((p.key, p.lsn), (entry.key, entry.lsn)).is_lt());
-            if !rising {
-                return Err("its entries are out of order");
-            }
-            previous = Some(entry);
-            at = end;
-        }
-        if at != offsets {
-            return Err("bytes follow its last entry");
-        }
-        Ok(Self { body, count, offsets })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
-    pub(crate) fn entry(&self, index: usize) -> EntryRef<'_> {
-        assert!(index < self.count, "an entry of the block");
-        let bytes = self.body.bytes();
-        let at = offset_of(bytes, self.offsets, index);
-        parse_entry(&bytes[..self.offsets], at).expect("the block was checked").0
-    }
-
-    /// The first entry at or after `(key, lsn)` in the order of versions; `len()` if there is none.
-    pub(crate) fn lower_bound(&self, key: &[u8], lsn: Lsn) -> usize {
-        let (mut low, mut high) = (0, self.count);
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = self.entry(middle);
-            if version_order((entry.key, entry.lsn), (key, lsn)).is_lt() {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
-    }
-
-    /// Bytes of memory it costs to keep it.
-    pub(crate) fn weight(&self) -> u64 {
-        (self.body.heap() + 128) as u64
-    }
-}
-
-fn offset_of(bytes: &[u8], offsets: usize, index: usize) -> usize {
-    let at = offsets + index * 4;
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize
-}
-
-fn parse_entry(bytes: &[u8], at: usize) -> Option<(EntryRef<'_>, usize)> {
-    let header = bytes.get(at..)?.first_chunk::<ENTRY_HEADER_LEN>()?;
-    let key_len = u16::from_le_bytes([header[0], header[1]]) as usize;
-    let lsn = u64::from_le_bytes(header[3..11].try_into().expect("eight bytes"));
-    let value_len = u32::from_le_bytes(header[11..15].try_into().expect("four bytes")) as usize;
-    let key_at = at + ENTRY_HEADER_LEN;
-    let key = bytes.get(key_at..key_at + key_len)?;
-    let value = bytes.get(key_at + key_len..key_at + key_len + value_len)?;
-    let content = Content::parse(header[2], value)?;
-    Some((EntryRef { key, lsn: Lsn::new(lsn), content }, key_at + key_len + value_len))
-}
-
-/// Gathers entries in order.
-#[derive(Debug, Default)]
-pub(crate) struct BlockBuilder {
-    bytes: Vec<u8>,
-    offsets: Vec<u32>,
-}
-
-impl BlockBuilder {
-    pub(crate) fn push(&mut self, entry: EntryRef<'_>) {
-        self.offsets.push(len_u32(self.bytes.len()));
-        self.bytes.put_u16(len_u16(entry.key.len()));
-        self.bytes.put_u8(entry.content.kind());
-        self.bytes.put_u64(entry.lsn.offset());
-        self.bytes.put_u32(len_u32(entry.content.stored_len()));
-        self.bytes.put(entry.key);
-        entry.content.store(&mut self.bytes);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.offsets.is_empty()
-    }
-
-    /// Bytes it would have if it were closed now.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() + self.offsets.len() * 4
-    }
-
-    /// Its raw bytes and number of entries; the builder is empty again.
-    pub(crate) fn take(&mut self) -> (Vec<u8>, u32) {
-        let mut raw = std::mem::take(&mut self.bytes);
-        let count = len_u32(self.offsets.len());
-        for offset in self.offsets.drain(..) {
-            raw.put_u32(offset);
-        }
-        (raw, count)
     }
 }

@@ -1,179 +1,220 @@
-//! Walking the versions in a table, or in the tables of one level, in either direction.
+//! Walking the versions in a table in either direction. Who walks is soon where nothing was read yet: the blocks ahead
+//! are asked for early, more of them the longer the walk.
 
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use seawall_wal::Lsn;
 
 use super::block::Block;
-use super::content::EntryRef;
+use super::content::{Content, EntryRef};
+use super::index::BlockPlace;
 use super::reader::Table;
+use super::sorted::{Sorted, Spot};
 use crate::error::Result;
 
+/// Bytes that are asked for ahead when a walk leaves its first block, and at most. They double with each asking.
+const AHEAD_MIN: u64 = 32 << 10;
+const AHEAD_MAX: u64 = 512 << 10;
+
 /// A place among the versions of a table.
-#[derive(Debug)]
 pub(crate) struct TableCursor {
     table: Arc<Table>,
     place: Option<Place>,
+    /// The key at the place.
+    key: Vec<u8>,
+    ahead: Ahead,
 }
 
-#[derive(Debug)]
 struct Place {
-    number: usize,
-    block: Arc<Block>,
-    entry: usize,
+    at: BlockPlace,
+    block: Block,
+    spot: Spot,
+    next: Spot,
+    lsn: Lsn,
+    kind: u8,
+    /// In the raw bytes of the block.
+    value: Range<usize>,
+}
+
+impl Place {
+    fn new(at: BlockPlace, block: Block, spot: Spot) -> Self {
+        let entries = Sorted::new(block.bytes());
+        let entry = entries.at(spot);
+        let (next, lsn, kind, value) = (entry.next, entry.lsn, entry.kind, entries.value_range(spot, &entry));
+        Self { at, block, spot, next, lsn, kind, value }
+    }
+}
+
+/// What was asked for: all from the second block of a walk up to here, or nothing yet.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ahead {
+    until: Option<u64>,
+    /// Bytes asked for last.
+    len: u64,
+}
+
+impl Ahead {
+    /// What to ask for when a walk forward comes to `offset`: when half of what was asked for last is behind it.
+    fn forward(&mut self, offset: u64) -> Option<Range<u64>> {
+        if self.until.is_some_and(|until| offset + self.len / 2 < until) {
+            return None;
+        }
+        self.len = (self.len * 2).clamp(AHEAD_MIN, AHEAD_MAX);
+        let start = self.until.unwrap_or(offset).max(offset);
+        self.until = Some(start + self.len);
+        Some(start..start + self.len)
+    }
+
+    /// As much on the way back, when it comes to a block that ends at `end`.
+    fn back(&mut self, end: u64) -> Option<Range<u64>> {
+        if self.until.is_some_and(|until| until == 0 || end > until + self.len / 2) {
+            return None;
+        }
+        self.len = (self.len * 2).clamp(AHEAD_MIN, AHEAD_MAX);
+        let start = self.until.unwrap_or(end).min(end);
+        self.until = Some(start.saturating_sub(self.len));
+        Some(start.saturating_sub(self.len)..start)
+    }
+}
+
+impl fmt::Debug for TableCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableCursor").field("table", &self.table).field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl TableCursor {
     /// At the first version at or after the place, or the very first.
     pub(crate) fn first_from(table: Arc<Table>, from: Option<(&[u8], Lsn)>) -> Result<Self> {
-        let index = table.index()?;
-        let number = from.map_or(0, |(key, lsn)| index.lower_bound(key, lsn));
-        let place = if number < index.len() {
-            let block = table.block(number)?;
-            // The block's last version is at or after the place, so there is an entry.
-            let entry = from.map_or(0, |(key, lsn)| block.lower_bound(key, lsn));
-            Some(Place { number, block, entry })
-        } else {
-            None
+        let at = match from {
+            Some((key, lsn)) => table.find(key, lsn)?,
+            None => table.numbered(0)?,
         };
-        Ok(Self { table, place })
+        let mut cursor = Self { table, place: None, key: Vec::new(), ahead: Ahead::default() };
+        let Some(at) = at else { return Ok(cursor) };
+        let block = cursor.table.block(&at)?;
+        let entries = Sorted::new(block.bytes());
+        let spot = from.map_or(entries.run(0), |(key, lsn)| entries.seek(key, lsn).0);
+        if spot == entries.end() {
+            // It is between this block's last version and the next one's first.
+            cursor.enter_after(&at)?;
+        } else {
+            entries.key_at(spot, &mut cursor.key);
+            cursor.place = Some(Place::new(at, block, spot));
+        }
+        Ok(cursor)
     }
 
     /// At the last version before the place, or the very last.
     pub(crate) fn last_before(table: Arc<Table>, before: Option<(&[u8], Lsn)>) -> Result<Self> {
-        let index = table.index()?;
-        let number = before.map_or(index.len(), |(key, lsn)| index.lower_bound(key, lsn));
-        let mut cursor = Self { table, place: None };
-        if number < cursor.table.index()?.len() {
-            let block = cursor.table.block(number)?;
-            let entry = before.map_or(0, |(key, lsn)| block.lower_bound(key, lsn));
-            cursor.place = Some(Place { number, block, entry });
-            cursor.back()?;
-        } else {
-            cursor.enter_before(number)?;
+        let at = match before {
+            Some((key, lsn)) => table.find(key, lsn)?,
+            None => None,
+        };
+        let mut cursor = Self { table, place: None, key: Vec::new(), ahead: Ahead::default() };
+        match (at, before) {
+            (Some(at), Some((key, lsn))) => {
+                let block = cursor.table.block(&at)?;
+                let entries = Sorted::new(block.bytes());
+                let spot = entries.seek(key, lsn).0;
+                cursor.step_back(at, block, spot)?;
+            }
+            _ => cursor.enter_before(cursor.table.blocks_len())?,
         }
         Ok(cursor)
     }
 
     pub(crate) fn entry(&self) -> Option<EntryRef<'_>> {
-        self.place.as_ref().map(|place| place.block.entry(place.entry))
+        let place = self.place.as_ref()?;
+        let content = Content::parse(place.kind, &place.block.bytes()[place.value.clone()]);
+        Some(EntryRef { key: &self.key, lsn: place.lsn, content: content.expect("the block was checked") })
     }
 
     pub(crate) fn forward(&mut self) -> Result<()> {
         let Some(place) = &mut self.place else { return Ok(()) };
-        place.entry += 1;
-        if place.entry < place.block.len() {
-            return Ok(());
+        let entries = Sorted::new(place.block.bytes());
+        if place.next == entries.end() {
+            let at = place.at;
+            return self.enter_after(&at);
         }
-        let number = place.number + 1;
-        self.place = None;
-        if number < self.table.index()?.len() {
-            self.place = Some(Place { number, block: self.table.block(number)?, entry: 0 });
-        }
+        let entry = entries.at(place.next);
+        entries.key_of(&entry, &mut self.key);
+        (place.value, place.lsn, place.kind) = (entries.value_range(place.next, &entry), entry.lsn, entry.kind);
+        (place.spot, place.next) = (place.next, entry.next);
         Ok(())
     }
 
     pub(crate) fn back(&mut self) -> Result<()> {
-        let Some(place) = &mut self.place else { return Ok(()) };
-        match place.entry.checked_sub(1) {
-            Some(entry) => {
-                place.entry = entry;
-                Ok(())
-            }
-            None => {
-                let number = place.number;
-                self.enter_before(number)
-            }
+        match self.place.take() {
+            Some(Place { at, block, spot, .. }) => self.step_back(at, block, spot),
+            None => Ok(()),
         }
+    }
+
+    /// To the entry before a spot, which may be in the block before.
+    fn step_back(&mut self, at: BlockPlace, block: Block, spot: Spot) -> Result<()> {
+        let entries = Sorted::new(block.bytes());
+        if spot == entries.run(0) {
+            return self.enter_before(at.number);
+        }
+        let spot = entries.before(spot, &mut self.key);
+        self.place = Some(Place::new(at, block, spot));
+        Ok(())
+    }
+
+    /// To the first entry of the block behind, or nowhere.
+    fn enter_after(&mut self, at: &BlockPlace) -> Result<()> {
+        self.place = None;
+        if let Some(at) = self.table.numbered(at.number + 1)? {
+            if let Some(range) = self.ahead.forward(at.offset) {
+                self.table.will_need(range);
+            }
+            let block = self.table.block(&at)?;
+            let entries = Sorted::new(block.bytes());
+            let spot = entries.run(0);
+            entries.key_at(spot, &mut self.key);
+            self.place = Some(Place::new(at, block, spot));
+        }
+        Ok(())
     }
 
     /// To the last entry of the block before `number`, or nowhere.
     fn enter_before(&mut self, number: usize) -> Result<()> {
         self.place = None;
-        if let Some(number) = number.checked_sub(1) {
-            let block = self.table.block(number)?;
-            let entry = block.len() - 1;
-            self.place = Some(Place { number, block, entry });
+        let Some(number) = number.checked_sub(1) else { return Ok(()) };
+        if let Some(at) = self.table.numbered(number)? {
+            if let Some(range) = self.ahead.back(at.offset + at.len as u64) {
+                self.table.will_need(range);
+            }
+            let block = self.table.block(&at)?;
+            let end = Sorted::new(block.bytes()).end();
+            self.step_back(at, block, end)?;
         }
         Ok(())
     }
 }
 
-/// A place among the versions of a level whose tables are in order and do not overlap.
-#[derive(Debug)]
-pub(crate) struct LevelCursor {
-    tables: Vec<Arc<Table>>,
-    /// Which table the cursor is in; meaningless without one.
-    number: usize,
-    cursor: Option<TableCursor>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl LevelCursor {
-    /// At the first version at or after the place, or the very first.
-    pub(crate) fn first_from(tables: Vec<Arc<Table>>, from: Option<(&[u8], Lsn)>) -> Result<Self> {
-        let number = from.map_or(0, |(key, _)| tables.partition_point(|table| table.meta().ends_before(key)));
-        let cursor = match tables.get(number) {
-            Some(table) => Some(TableCursor::first_from(Arc::clone(table), from)?),
-            None => None,
-        };
-        let mut level = Self { tables, number, cursor };
-        level.settle_forward()?;
-        Ok(level)
-    }
-
-    /// At the last version before the place, or the very last.
-    pub(crate) fn last_before(tables: Vec<Arc<Table>>, before: Option<(&[u8], Lsn)>) -> Result<Self> {
-        // Tables whose least key is not above the place's key may hold something before it.
-        let count = before
-            .map_or(tables.len(), |(key, _)| tables.partition_point(|table| table.meta().min_key.as_slice() <= key));
-        let mut level = Self { tables, number: count, cursor: None };
-        if let Some(number) = count.checked_sub(1) {
-            level.number = number;
-            level.cursor = Some(TableCursor::last_before(Arc::clone(&level.tables[number]), before)?);
-            level.settle_back()?;
+    #[test]
+    fn a_walk_asks_for_all_ahead_once_and_for_more_the_longer_it_is() {
+        let (mut ahead, mut asked) = (Ahead::default(), Vec::new());
+        for offset in (100_000..3_000_000).step_by(4_000) {
+            asked.extend(ahead.forward(offset));
+            assert!(asked.iter().any(|range| range.contains(&offset)));
         }
-        Ok(level)
-    }
-
-    pub(crate) fn entry(&self) -> Option<EntryRef<'_>> {
-        self.cursor.as_ref().and_then(TableCursor::entry)
-    }
-
-    pub(crate) fn forward(&mut self) -> Result<()> {
-        if let Some(cursor) = &mut self.cursor {
-            cursor.forward()?;
+        assert!(asked.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].start < pair[1].start));
+        assert_eq!(asked[0], 100_000..100_000 + AHEAD_MIN);
+        assert!(asked.len() < 14 && asked.iter().all(|range| range.end - range.start <= AHEAD_MAX), "{asked:?}");
+        let (mut ahead, mut behind) = (Ahead::default(), Vec::new());
+        for end in (100_000..3_000_000).rev().step_by(4_000) {
+            behind.extend(ahead.back(end));
+            assert!(behind.iter().any(|range| range.contains(&(end - 1))));
         }
-        self.settle_forward()
-    }
-
-    pub(crate) fn back(&mut self) -> Result<()> {
-        if let Some(cursor) = &mut self.cursor {
-            cursor.back()?;
-        }
-        self.settle_back()
-    }
-
-    fn settle_forward(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| cursor.entry().is_none()) {
-            self.number += 1;
-            self.cursor = match self.tables.get(self.number) {
-                Some(table) => Some(TableCursor::first_from(Arc::clone(table), None)?),
-                None => None,
-            };
-        }
-        Ok(())
-    }
-
-    fn settle_back(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| cursor.entry().is_none()) {
-            self.cursor = match self.number.checked_sub(1) {
-                Some(number) => {
-                    self.number = number;
-                    Some(TableCursor::last_before(Arc::clone(&self.tables[number]), None)?)
-                }
-                None => None,
-            };
-        }
-        Ok(())
+        assert!(behind.len() < 14 && behind.windows(2).all(|pair| pair[0].start == pair[1].end), "{behind:?}");
     }
 }

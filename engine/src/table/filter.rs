@@ -1,74 +1,136 @@
-//! The filter of a table: says "certainly not here" for most keys that are not. A blocked Bloom filter, one cache line
-//! per question, at 10 bits per key about one wrong "perhaps" in a hundred.
+//! The filter of a table: says "certainly not here" for most keys that are not. Which kind, where it lies in its block,
+//! and what it knows of a key; the kinds have files of their own.
+
+mod bloom;
+mod fuse;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-const BLOCK_LEN: usize = 64;
-const BITS_PER_KEY: usize = 10;
-const BITS_SET: u32 = 7;
-const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+use self::fuse::Fuse;
+use super::Placement;
+use crate::codec::Put;
+
+/// Bytes of a block before the filter itself: with its frame, a cache line.
+const HEADER_LEN: usize = 64 - super::block::FRAME_LEN;
+/// The filter begins at a multiple of this in the file.
+pub(super) const ALIGNMENT: u64 = 64;
+
+const BLOOM: u8 = 1;
+const FUSE: u8 = 2;
 
 /// What the filter knows of a key.
 pub(crate) fn hash(key: &[u8]) -> u64 {
     xxh3_64(key)
 }
 
-/// The filter of keys with these hashes: its bytes and its number of blocks.
-pub(crate) fn build(hashes: &[u64]) -> (Vec<u8>, u32) {
-    let blocks = (hashes.len() * BITS_PER_KEY).div_ceil(BLOCK_LEN * 8).max(1);
-    let mut bytes = vec![0; blocks * BLOCK_LEN];
-    for hash in hashes {
-        let block = &mut bytes[block_of(*hash, blocks) * BLOCK_LEN..][..BLOCK_LEN];
-        bits_of(*hash).for_each(|bit| block[bit / 8] |= 1 << (bit % 8));
+/// The filter of keys with these hashes for a table that goes there: its raw bytes and its number of entries.
+pub(super) fn build(hashes: &mut Vec<u64>, placement: Placement) -> (Vec<u8>, u32) {
+    let mut raw = Vec::new();
+    if placement == Placement::Below {
+        // Keys that hash to the same are one to the filter.
+        hashes.sort_unstable();
+        hashes.dedup();
+        if let Some((fuse, bytes)) = Fuse::build(hashes) {
+            raw.put_u8(FUSE);
+            raw.put(&[0; 3]);
+            fuse.store(&mut raw);
+            raw.resize(HEADER_LEN, 0);
+            raw.put(&bytes);
+            return (raw, count(hashes.len()));
+        }
     }
-    (bytes, u32::try_from(blocks).expect("a table has fewer than 2^32 keys"))
+    let (bytes, blocks) = bloom::build(hashes);
+    raw.put_u8(BLOOM);
+    raw.resize(HEADER_LEN, 0);
+    raw.put(&bytes);
+    (raw, count(blocks))
 }
 
-/// Whether a key with this hash may be among them.
-pub(crate) fn may_contain(filter: &[u8], hash: u64) -> bool {
-    let block = &filter[block_of(hash, filter.len() / BLOCK_LEN) * BLOCK_LEN..][..BLOCK_LEN];
-    bits_of(hash).all(|bit| block[bit / 8] & 1 << (bit % 8) != 0)
+fn count(entries: usize) -> u32 {
+    u32::try_from(entries).expect("a table has fewer than 2^32 keys")
 }
 
-/// Whether bytes have the shape of a filter of so many blocks.
-pub(crate) fn is_filter(bytes: &[u8], blocks: u32) -> bool {
-    blocks > 0 && bytes.len() == blocks as usize * BLOCK_LEN
+/// How to ask the filter in some raw bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Filter {
+    Bloom,
+    Fuse(Fuse),
 }
 
-fn block_of(hash: u64, blocks: usize) -> usize {
-    (((hash >> 32) * blocks as u64) >> 32) as usize
-}
+impl Filter {
+    /// Checks that raw bytes are a filter.
+    pub(super) fn check(raw: &[u8], count: u32) -> Result<Self, &'static str> {
+        let (header, filter) = raw.split_at_checked(HEADER_LEN).ok_or("its filter is too short")?;
+        let (kind, parameters) = (header[0], &header[4..]);
+        match (kind, &header[1..4]) {
+            (BLOOM, [0, 0, 0]) if bloom::is_bloom(filter, count) && parameters.iter().all(|byte| *byte == 0) => {
+                Ok(Self::Bloom)
+            }
+            (FUSE, [0, 0, 0]) => {
+                Fuse::parse(parameters, filter).map(Self::Fuse).ok_or("its filter has the wrong length")
+            }
+            _ => Err("its filter is of no known kind or has the wrong length"),
+        }
+    }
 
-fn bits_of(hash: u64) -> impl Iterator<Item = usize> {
-    let spread = hash.wrapping_mul(SPREAD);
-    (0..BITS_SET).map(move |bit| (spread >> (9 * bit) & 511) as usize)
+    /// Whether a key with this hash may be among those of the filter in the same raw bytes.
+    #[inline]
+    pub(super) fn may_contain(&self, raw: &[u8], hash: u64) -> bool {
+        let filter = &raw[HEADER_LEN..];
+        match self {
+            Self::Bloom => bloom::may_contain(filter, hash),
+            Self::Fuse(fuse) => fuse.may_contain(filter, hash),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn no_key_is_denied_and_few_strangers_pass() {
-        let hashes: Vec<u64> = (0..20_000_u32).map(|key| hash(&key.to_le_bytes())).collect();
-        let (filter, blocks) = build(&hashes);
-        assert!(is_filter(&filter, blocks));
-        assert!(hashes.iter().all(|hash| may_contain(&filter, *hash)));
-        let strangers = (100_000..200_000_u32).filter(|key| may_contain(&filter, hash(&key.to_le_bytes()))).count();
-        assert!(strangers < 2_000, "{strangers} of 100000");
+    fn hashes(keys: std::ops::Range<u32>) -> Vec<u64> {
+        keys.map(|key| hash(&key.to_le_bytes())).collect()
     }
 
     #[test]
-    fn the_bits_are_those_of_the_format() {
-        // h = XXH3-64(""), the published test value; one block.
-        let h = 0x2D06_8005_38D3_94C2_u64;
-        assert_eq!(hash(b""), h);
-        let (filter, _) = build(&[h]);
-        let g = h.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        for i in 0..7 {
-            let bit = (g >> (9 * i) & 511) as usize;
-            assert_ne!(filter[bit / 8] & 1 << (bit % 8), 0);
+    fn no_key_is_denied_and_few_strangers_pass() {
+        for (placement, few) in [(Placement::Top, 2_000), (Placement::Below, 500)] {
+            for keys in [1, 2, 3, 10, 100, 1_000, 20_000] {
+                let own = hashes(0..keys);
+                let (raw, count) = build(&mut own.clone(), placement);
+                let filter = Filter::check(&raw, count).unwrap();
+                assert_eq!(matches!(filter, Filter::Fuse(_)), placement == Placement::Below, "{keys} keys");
+                assert!(own.iter().all(|hash| filter.may_contain(&raw, *hash)), "{placement:?}, {keys} keys");
+                let strangers = hashes(100_000..200_000);
+                let passing = strangers.iter().filter(|hash| filter.may_contain(&raw, **hash)).count();
+                assert!(passing < few, "{placement:?}, {keys} keys: {passing} of 100000");
+            }
         }
-        assert!(filter.iter().map(|byte| byte.count_ones()).sum::<u32>() <= 7);
+    }
+
+    #[test]
+    fn hashes_that_are_the_same_are_one() {
+        let (raw, count) = build(&mut vec![7; 1000], Placement::Below);
+        assert!(Filter::check(&raw, count).unwrap().may_contain(&raw, 7));
+    }
+
+    #[test]
+    fn headers_of_nonsense_are_refused_or_ask_within_the_filter() {
+        for placement in [Placement::Top, Placement::Below] {
+            let (good, count) = build(&mut hashes(0..1000), placement);
+            for at in 0..HEADER_LEN {
+                for byte in [0, 1, 2, 0x7f, 0xff] {
+                    let mut raw = good.clone();
+                    raw[at] = byte;
+                    if let Ok(filter) = Filter::check(&raw, count) {
+                        let asked = hashes(0..100).iter().filter(|hash| filter.may_contain(&raw, **hash)).count();
+                        assert!(asked <= 100);
+                    }
+                }
+            }
+            for len in [0, 1, HEADER_LEN, good.len() - 1] {
+                assert!(Filter::check(&good[..len], count).is_err(), "{placement:?} cut at {len}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The end of a table's file: where its parts lie, and what it must hold to be the table the manifest names.
 
-use super::{FOOTER_LEN, FOOTER_MAGIC, TABLE_VERSION, TableMeta};
+use super::{Codec, FOOTER_LEN, FOOTER_MAGIC, TABLE_VERSION, TableMeta};
 use crate::codec::{Put, Reader, Truncated, len_u32};
 use crate::format::KeyspaceId;
 
@@ -10,13 +10,16 @@ const TAIL_LEN: usize = 24;
 /// Where the parts of a table lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Footer {
-    pub(super) index_at: u64,
+    /// 0 if there is none.
+    pub(super) root_at: u64,
+    /// 0 if there is none.
     pub(super) filter_at: u64,
     pub(super) properties_at: u64,
     /// 0 if there are none.
     pub(super) range_deletes_at: u64,
     /// Data blocks.
     pub(super) blocks: u32,
+    pub(super) codec: Codec,
 }
 
 /// Why bytes are no footer.
@@ -44,7 +47,7 @@ impl Footer {
 
     fn fields(&self, keyspace: KeyspaceId, meta: &TableMeta) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FOOTER_LEN);
-        for place in [self.index_at, self.filter_at, self.properties_at, self.range_deletes_at] {
+        for place in [self.root_at, self.filter_at, self.properties_at, self.range_deletes_at] {
             bytes.put_u64(place);
         }
         for count in [meta.entries, meta.tombstones, meta.range_deletes] {
@@ -57,7 +60,8 @@ impl Footer {
         bytes.put_u64(meta.size);
         bytes.put_u32(keyspace.0);
         bytes.put_u32(self.blocks);
-        bytes.put(&[0; FOOTER_LEN - TAIL_LEN - 104]);
+        bytes.put_u32(self.codec as u32);
+        bytes.put(&[0; FOOTER_LEN - TAIL_LEN - 108]);
         bytes
     }
 
@@ -69,21 +73,29 @@ impl Footer {
         }
         let fields = &file[file.len() - FOOTER_LEN..file.len() - TAIL_LEN];
         let footer = Self::places(fields).map_err(|Truncated| Unreadable::Damaged("its footer is too short"))?;
+        let footer = footer.ok_or(Unreadable::Damaged("its footer names no known codec"))?;
         if footer.fields(keyspace, meta) != fields {
             return Err(Unreadable::Damaged("its footer is not that of the table in the manifest"));
         }
         Ok(footer)
     }
 
-    fn places(fields: &[u8]) -> Result<Self, Truncated> {
-        let (mut places, mut blocks) = (Reader::new(fields), Reader::new(&fields[100..]));
-        Ok(Self {
-            index_at: places.u64()?,
+    fn places(fields: &[u8]) -> Result<Option<Self>, Truncated> {
+        let (mut places, mut rest) = (Reader::new(fields), Reader::new(&fields[100..]));
+        let blocks = rest.u32()?;
+        let codec = match rest.u32()? {
+            0 => Codec::None,
+            1 => Codec::Zstd,
+            _ => return Ok(None),
+        };
+        Ok(Some(Self {
+            root_at: places.u64()?,
             filter_at: places.u64()?,
             properties_at: places.u64()?,
             range_deletes_at: places.u64()?,
-            blocks: blocks.u32()?,
-        })
+            blocks,
+            codec,
+        }))
     }
 }
 
@@ -103,7 +115,7 @@ fn version(file: &[u8]) -> Result<u32, Unreadable> {
     Ok(version)
 }
 
-const _: () = assert!(FOOTER_LEN >= TAIL_LEN + 104);
+const _: () = assert!(FOOTER_LEN >= TAIL_LEN + 108);
 
 #[cfg(test)]
 mod tests {
@@ -128,7 +140,14 @@ mod tests {
             max_key: Vec::new(),
             max_key_excluded: false,
         };
-        let footer = Footer { index_at: 8, filter_at: 9, properties_at: 10, range_deletes_at: 11, blocks: 12 };
+        let footer = Footer {
+            root_at: 8,
+            filter_at: 9,
+            properties_at: 10,
+            range_deletes_at: 11,
+            blocks: 12,
+            codec: Codec::Zstd,
+        };
         let good = footer.encode(KeyspaceId(13), &meta);
         assert_eq!(Footer::parse(&good, KeyspaceId(13), &meta), Ok(footer));
         assert!(matches!(Footer::parse(&good, KeyspaceId(14), &meta), Err(Unreadable::Damaged(_))));

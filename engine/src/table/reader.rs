@@ -2,18 +2,22 @@
 //! says which file and where, never data.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
 
-use super::block::{self, Block, BlockKind, Body};
-use super::content::{Content, EntryRef};
+use super::block::{self, Block, BlockKind, FRAME_LEN};
+use super::content::Content;
+use super::filter::Filter;
 use super::footer::{Footer, Unreadable};
+use super::index::{BlockPlace, Damage, Index};
 use super::range_delete::{self, RangeDelete};
+use super::sorted::{self, Sorted};
 use super::store::BlockCache;
-use super::{FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta, filter};
+use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta};
 use crate::error::{Error, Result, at};
 use crate::format::KeyspaceId;
 
@@ -31,8 +35,8 @@ pub(crate) struct Table {
     map: Arc<Mapping>,
     cache: Arc<BlockCache>,
     footer: Footer,
-    index: OnceLock<Arc<Block>>,
-    filter: OnceLock<Body>,
+    index: OnceLock<Index>,
+    filter: OnceLock<(Filter, Block)>,
     range_deletes: OnceLock<Box<[RangeDelete]>>,
 }
 
@@ -92,74 +96,76 @@ impl Table {
         key: &[u8],
         hash: u64,
         at: Lsn,
-        take: impl FnMut(Lsn, Content<'_>) -> bool,
+        mut take: impl FnMut(Lsn, Content<'_>) -> bool,
     ) -> Result<bool> {
-        let Some(number) = self.block_of(key, hash, at)? else { return Ok(false) };
-        self.versions_from(number, &*self.block(number)?, key, at, take)
+        let Some(place) = self.block_of(key, hash, at)? else { return Ok(false) };
+        match self.in_block(&place, |entries| walk(entries, key, at, &mut take))? {
+            Walked::Settled => Ok(true),
+            Walked::Over => Ok(false),
+            Walked::ToTheEnd => self.versions_behind(&place, key, at, take),
+        }
     }
 
     /// The version of the newest entry of `key`.
     pub(crate) fn newest(&self, key: &[u8], hash: u64) -> Result<Option<Lsn>> {
-        let Some(number) = self.block_of(key, hash, Lsn::MAX)? else { return Ok(None) };
-        let block = self.block(number)?;
-        Ok(self.entry_in_block(&block, key, Lsn::MAX)?.map(|entry| entry.lsn))
+        let Some(place) = self.block_of(key, hash, Lsn::MAX)? else { return Ok(None) };
+        self.in_block(&place, |entries| match entries.seek(key, Lsn::MAX) {
+            (spot, true) => Some(entries.at(spot).lsn),
+            _ => None,
+        })
     }
 
     /// The data block that has the newest version of `key` not newer than `at`, if the table has one; it may not.
-    pub(crate) fn block_of(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Option<usize>> {
-        if !self.meta.overlaps(key, key) || self.meta.min_lsn > at || !self.may_contain(hash)? {
-            return Ok(None);
+    pub(crate) fn block_of(&self, key: &[u8], hash: u64, at: Lsn) -> Result<Option<BlockPlace>> {
+        match self.meta.overlaps(key, key) && self.meta.min_lsn <= at && self.may_contain(hash)? {
+            true => self.find(key, at),
+            false => Ok(None),
         }
-        let index = self.index()?;
-        let number = index.lower_bound(key, at);
-        Ok((number < index.len()).then_some(number))
     }
 
-    /// As [`versions`](Self::versions), from data block `number` on, which is that of [`block_of`](Self::block_of).
+    /// As [`versions`](Self::versions), from the data block of [`block_of`](Self::block_of) on.
     pub(crate) fn versions_from(
         &self,
-        number: usize,
+        place: &BlockPlace,
         block: &Block,
         key: &[u8],
         at: Lsn,
         mut take: impl FnMut(Lsn, Content<'_>) -> bool,
     ) -> Result<bool> {
-        let Some(newest) = self.entry_in_block(block, key, at)? else { return Ok(false) };
-        if take(newest.lsn, newest.content) {
-            return Ok(true);
-        }
-        let mut next = block.lower_bound(key, newest.lsn) + 1;
-        let mut later: Option<(usize, Arc<Block>)> = None;
-        loop {
-            let (number, current) = match &later {
-                None => (number, block),
-                Some((number, block)) => (*number, &**block),
-            };
-            while next < current.len() {
-                let entry = current.entry(next);
-                if entry.key != key {
-                    return Ok(false);
-                }
-                if take(entry.lsn, entry.content) {
-                    return Ok(true);
-                }
-                next += 1;
-            }
-            // The versions of a key can go on in the next block.
-            if number + 1 == self.index()?.len() {
-                return Ok(false);
-            }
-            later = Some((number + 1, self.block(number + 1)?));
-            next = 0;
+        match walk(Sorted::new(block.bytes()), key, at, &mut take) {
+            Walked::Settled => Ok(true),
+            Walked::Over => Ok(false),
+            Walked::ToTheEnd => self.versions_behind(place, key, at, take),
         }
     }
 
-    fn entry_in_block<'a>(&self, block: &'a Block, key: &[u8], at: Lsn) -> Result<Option<EntryRef<'a>>> {
-        let place = block.lower_bound(key, at);
-        if place == block.len() {
-            return Err(self.corrupt(self.footer.index_at, "its index does not describe its blocks"));
+    /// The versions of a key can go on in the blocks behind one.
+    #[cold]
+    fn versions_behind(
+        &self,
+        place: &BlockPlace,
+        key: &[u8],
+        at: Lsn,
+        mut take: impl FnMut(Lsn, Content<'_>) -> bool,
+    ) -> Result<bool> {
+        for number in place.number + 1..self.blocks_len() {
+            let Some(place) = self.numbered(number)? else { break };
+            match self.in_block(&place, |entries| walk(entries, key, at, &mut take))? {
+                Walked::Settled => return Ok(true),
+                Walked::Over => break,
+                Walked::ToTheEnd => {}
+            }
         }
-        Ok(Some(block.entry(place)).filter(|entry| entry.key == key))
+        Ok(false)
+    }
+
+    /// Looks at the entries of a data block where they are.
+    #[inline]
+    fn in_block<T>(&self, place: &BlockPlace, look: impl FnOnce(Sorted<'_>) -> T) -> Result<T> {
+        match self.footer.codec {
+            Codec::None if self.index()?.blocks.has(place.number) => Ok(look(Sorted::new(&self.map[raw_range(place)]))),
+            _ => Ok(look(Sorted::new(self.block(place)?.bytes()))),
+        }
     }
 
     /// Its range deletes by start, newer ones of the same start first. They may lie over each other.
@@ -180,106 +186,139 @@ impl Table {
         Ok(self.range_deletes.get_or_init(|| deletes))
     }
 
-    /// The index: one entry per data block.
-    pub(crate) fn index(&self) -> Result<&Arc<Block>> {
+    fn index(&self) -> Result<&Index> {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
-        let block = block::open(&self.map, self.keyspace, BlockKind::Index, self.footer.index_at, None)
-            .and_then(|(body, count)| Block::new(body, count))
-            .map_err(|why| self.corrupt(self.footer.index_at, why))?;
-        Ok(self.index.get_or_init(|| Arc::new(block)))
+        let index = Index::open(&self.map, self.keyspace, self.footer).map_err(|damage| self.damaged(damage))?;
+        Ok(self.index.get_or_init(|| index))
     }
 
-    /// Data block `number`, from the cache if it is there.
-    pub(crate) fn block(&self, number: usize) -> Result<Arc<Block>> {
-        let (offset, len) = self.place_of(number)?;
-        match self.cache.get(self.id, offset) {
+    /// The data block that has the first version at or after a place, or that version is the first of the next block.
+    pub(super) fn find(&self, key: &[u8], lsn: Lsn) -> Result<Option<BlockPlace>> {
+        match self.footer.blocks {
+            0 => Ok(None),
+            _ => self.index()?.find(key, lsn).map_err(|damage| self.damaged(damage)),
+        }
+    }
+
+    /// Data block `number`; `None` behind the last one.
+    pub(super) fn numbered(&self, number: usize) -> Result<Option<BlockPlace>> {
+        match self.footer.blocks {
+            0 => Ok(None),
+            _ => self.index()?.numbered(number).map_err(|damage| self.damaged(damage)),
+        }
+    }
+
+    /// How many data blocks it has.
+    pub(super) fn blocks_len(&self) -> usize {
+        self.footer.blocks as usize
+    }
+
+    /// A data block: where it is mapped, or from the cache.
+    pub(super) fn block(&self, place: &BlockPlace) -> Result<Block> {
+        match self.kept(place)? {
             Some(block) => Ok(block),
             None => {
-                self.admit(number, offset, block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len)))
+                self.admit(place, block::open(&self.map, self.keyspace, BlockKind::Data, place.offset, Some(place.len)))
             }
         }
     }
 
-    /// Data blocks by their numbers, no two the same. Those that are not in the cache are read together, past the map,
-    /// so that a cold disk is asked for all of them at once.
-    pub(crate) fn blocks(&self, numbers: &[usize]) -> Result<Vec<Arc<Block>>> {
-        let mut blocks = Vec::with_capacity(numbers.len());
-        let mut missing = Vec::new();
-        for (index, &number) in numbers.iter().enumerate() {
-            let (offset, len) = self.place_of(number)?;
-            let cached = self.cache.get(self.id, offset);
-            if cached.is_none() {
-                missing.push((index, offset, len));
+    /// A data block that was checked and can be used at once.
+    fn kept(&self, place: &BlockPlace) -> Result<Option<Block>> {
+        Ok(match self.footer.codec {
+            Codec::None => {
+                let checked = self.index()?.blocks.has(place.number);
+                checked.then(|| Block::Mapped(Arc::clone(&self.map), raw_range(place)))
             }
-            blocks.push(cached);
+            Codec::Zstd => self.cache.get(self.id, place.offset),
+        })
+    }
+
+    /// Says that this range of the file is read soon.
+    pub(super) fn will_need(&self, range: Range<u64>) {
+        self.map.will_need(range.start as usize..range.end as usize);
+    }
+
+    /// Data blocks, no two the same. Those that are not in memory are read together, past the map, so that a cold disk is
+    /// asked for all of them at once.
+    pub(crate) fn blocks(&self, places: &[BlockPlace]) -> Result<Vec<Block>> {
+        let mut blocks = Vec::with_capacity(places.len());
+        let mut missing = Vec::new();
+        for (index, place) in places.iter().enumerate() {
+            // What was read once may have been forgotten by the kernel since.
+            let here = |block: &Block| match block {
+                Block::Mapped(map, range) => map.is_resident(range.clone()),
+                Block::Held(..) => true,
+            };
+            let kept = self.kept(place)?.filter(here);
+            if kept.is_none() && place.len <= READ_LEN_MAX {
+                missing.push(index);
+            }
+            blocks.push(kept);
         }
-        // One read is no faster than a page fault, and a place outside the file or a huge block is the map's business.
-        let together = |(_, offset, len): &&(usize, u64, usize)| {
-            *len <= READ_LEN_MAX && offset.checked_add(*len as u64).is_some_and(|end| end <= self.meta.size)
-        };
-        if missing.iter().filter(together).count() > 1 {
-            let mut buffers: Vec<_> = missing.iter().filter(together).map(|place| (*place, vec![0; place.2])).collect();
-            let mut reads: Vec<_> =
-                buffers.iter_mut().map(|((_, offset, _), buffer)| ReadRequest { offset: *offset, buffer }).collect();
+        // One read is no faster than a page fault.
+        if missing.len() > 1 {
+            let mut buffers: Vec<_> = missing.iter().map(|index| vec![0; places[*index].len]).collect();
+            let mut reads: Vec<_> = missing
+                .iter()
+                .zip(&mut buffers)
+                .map(|(index, buffer)| ReadRequest { offset: places[*index].offset, buffer })
+                .collect();
             // Opened for this only: a file held open for each table would be too many for a large database.
             let file = self.storage.open(&self.path, Access::Read).map_err(at("open", &self.path))?;
             file.read_many(&mut reads).map_err(at("read", &self.path))?;
-            for ((index, offset, _), bytes) in buffers {
-                let opened = block::open_read(bytes, self.keyspace, BlockKind::Data, offset);
-                blocks[index] = Some(self.admit(numbers[index], offset, opened)?);
+            for (index, bytes) in missing.into_iter().zip(buffers) {
+                let opened = block::open_read(bytes, self.keyspace, BlockKind::Data, places[index].offset);
+                blocks[index] = Some(self.admit(&places[index], opened)?);
             }
         }
-        for (index, offset, len) in missing {
-            if blocks[index].is_none() {
-                let opened = block::open(&self.map, self.keyspace, BlockKind::Data, offset, Some(len));
-                blocks[index] = Some(self.admit(numbers[index], offset, opened)?);
-            }
-        }
-        Ok(blocks.into_iter().flatten().collect())
+        let all = blocks.into_iter().zip(places);
+        all.map(|(block, place)| block.map_or_else(|| self.block(place), Ok)).collect()
     }
 
-    /// Where data block `number` lies: its offset in the file, and its length.
-    fn place_of(&self, number: usize) -> Result<(u64, usize)> {
-        let place = self.index()?.entry(number).content.value().and_then(|place| place.split_first_chunk::<8>());
-        match place.map(|(offset, len)| (u64::from_le_bytes(*offset), len.try_into())) {
-            Some((offset, Ok(len))) => Ok((offset, u32::from_le_bytes(len) as usize)),
-            _ => Err(self.corrupt(self.footer.index_at, "its index does not describe its blocks")),
+    /// Checks what was opened at a data block's place, and keeps it: decompressed in the cache, else where it is mapped.
+    #[cold]
+    fn admit(&self, place: &BlockPlace, opened: Result<(Block, u32), &'static str>) -> Result<Block> {
+        let index = self.index()?;
+        let corrupt = |why| self.corrupt(place.offset, why);
+        let (block, count) = opened.map_err(corrupt)?;
+        let (first, last) = sorted::check(block.bytes(), count).map_err(corrupt)?;
+        if !index.encloses(place, &first, &last).map_err(|damage| self.damaged(damage))? {
+            return Err(corrupt("it is not the block its index describes"));
         }
-    }
-
-    /// Makes a block of what was opened at `offset`, which must be block `number`, and puts it into the cache.
-    fn admit(&self, number: usize, offset: u64, opened: Result<(Body, u32), &'static str>) -> Result<Arc<Block>> {
-        let block =
-            opened.and_then(|(body, count)| Block::new(body, count)).map_err(|why| self.corrupt(offset, why))?;
-        let entry = self.index()?.entry(number);
-        let last = block.len().checked_sub(1).map(|last| block.entry(last));
-        if last.is_none_or(|last| (last.key, last.lsn) != (entry.key, entry.lsn)) {
-            return Err(self.corrupt(offset, "it is not the block its index describes"));
+        match self.footer.codec {
+            Codec::None if block.bytes().len() != place.len - FRAME_LEN => return Err(corrupt("it is compressed")),
+            Codec::None => index.blocks.set(place.number),
+            Codec::Zstd => self.cache.insert(self.id, place.offset, block.clone()),
         }
-        let block = Arc::new(block);
-        self.cache.insert(self.id, offset, Arc::clone(&block));
         Ok(block)
     }
 
     fn may_contain(&self, hash: u64) -> Result<bool> {
-        if let Some(filter) = self.filter.get() {
-            return Ok(filter::may_contain(filter.bytes(), hash));
+        if let Some((filter, block)) = self.filter.get() {
+            return Ok(filter.may_contain(block.bytes(), hash));
         }
-        let (body, blocks) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.footer.filter_at, None)
+        if self.footer.filter_at == 0 {
+            return Ok(false);
+        }
+        let (block, count) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.footer.filter_at, None)
             .map_err(|why| self.corrupt(self.footer.filter_at, why))?;
-        if !filter::is_filter(body.bytes(), blocks) {
-            return Err(self.corrupt(self.footer.filter_at, "its filter has the wrong length"));
-        }
-        Ok(filter::may_contain(self.filter.get_or_init(|| body).bytes(), hash))
+        let filter = Filter::check(block.bytes(), count).map_err(|why| self.corrupt(self.footer.filter_at, why))?;
+        let (filter, block) = self.filter.get_or_init(|| (filter, block));
+        Ok(filter.may_contain(block.bytes(), hash))
     }
 
     /// Checks every byte: the digest of the whole file, and each block.
     pub(crate) fn verify(&self) -> Result<()> {
         if blake3::hash(&self.map).as_bytes() != self.meta.hash.as_bytes() {
             // A block says more precisely where; if all blocks are whole, the damage is between them.
-            (0..self.index()?.len()).try_for_each(|number| self.block(number).map(drop))?;
+            for number in 0..self.blocks_len() {
+                if let Some(place) = self.numbered(number)? {
+                    self.block(&place)?;
+                }
+            }
             self.may_contain(0)?;
             self.range_deletes()?;
             return Err(self.corrupt(0, "its digest is not its name"));
@@ -287,7 +326,48 @@ impl Table {
         Ok(())
     }
 
+    fn damaged(&self, (offset, why): Damage) -> Error {
+        self.corrupt(offset, why)
+    }
+
     fn corrupt(&self, offset: u64, why: &'static str) -> Error {
         Error::CorruptTable { path: self.path.clone(), offset, why }
     }
+}
+
+/// Where the raw bytes of a block lie that is stored as they are.
+fn raw_range(place: &BlockPlace) -> Range<usize> {
+    let start = place.offset as usize;
+    start + FRAME_LEN..start + place.len
+}
+
+/// How a walk over the versions of a key in a block ended.
+enum Walked {
+    /// Older versions do not matter.
+    Settled,
+    /// The block has no more, nor have those behind it.
+    Over,
+    /// With the block's last entry, which is one of the key.
+    ToTheEnd,
+}
+
+/// Hands over the versions of a key in a block that are not newer than `at`, until `take` has enough.
+#[inline]
+fn walk(entries: Sorted<'_>, key: &[u8], at: Lsn, take: &mut impl FnMut(Lsn, Content<'_>) -> bool) -> Walked {
+    let (mut spot, found) = entries.seek(key, at);
+    if !found {
+        return Walked::Over;
+    }
+    let mut entry = entries.at(spot);
+    while !take(entry.lsn, entry.content()) {
+        spot = entry.next;
+        if spot == entries.end() {
+            return Walked::ToTheEnd;
+        }
+        entry = entries.at(spot);
+        if !entries.is_same_key(&entry, key) {
+            return Walked::Over;
+        }
+    }
+    Walked::Settled
 }

@@ -12,14 +12,14 @@ use quick_cache::sync::Cache;
 use seawall_wal::storage::Storage;
 
 use super::block::Block;
-use super::{Compression, FinishedTable, TABLES_FOLDER, Table, TableHash, TableMeta, TableWriter};
+use super::{FinishedTable, Placement, TABLES_FOLDER, Table, TableHash, TableMeta, TableWriter};
 use crate::error::{Result, at};
 use crate::format::KeyspaceId;
 
 /// Blocks in memory, bounded by their bytes.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
-    blocks: Cache<(u64, u64), Arc<Block>, ByBytes>,
+    blocks: Cache<(u64, u64), Block, ByBytes>,
     capacity: u64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -28,8 +28,8 @@ pub(crate) struct BlockCache {
 #[derive(Clone, Debug)]
 struct ByBytes;
 
-impl Weighter<(u64, u64), Arc<Block>> for ByBytes {
-    fn weight(&self, _: &(u64, u64), block: &Arc<Block>) -> u64 {
+impl Weighter<(u64, u64), Block> for ByBytes {
+    fn weight(&self, _: &(u64, u64), block: &Block) -> u64 {
         block.weight()
     }
 }
@@ -41,14 +41,14 @@ impl BlockCache {
         Self { blocks, capacity, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
-    pub(super) fn get(&self, table: u64, offset: u64) -> Option<Arc<Block>> {
+    pub(super) fn get(&self, table: u64, offset: u64) -> Option<Block> {
         let block = self.blocks.get(&(table, offset));
         let counter = if block.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         block
     }
 
-    pub(super) fn insert(&self, table: u64, offset: u64, block: Arc<Block>) {
+    pub(super) fn insert(&self, table: u64, offset: u64, block: Block) {
         self.blocks.insert((table, offset), block);
     }
 }
@@ -101,9 +101,9 @@ impl TableStore {
     }
 
     /// Starts a table.
-    pub(crate) fn writer(&self, keyspace: KeyspaceId, compression: Compression) -> Result<TableWriter> {
+    pub(crate) fn writer(&self, keyspace: KeyspaceId, placement: Placement) -> Result<TableWriter> {
         let path = self.folder.join(format!("{}.tmp", self.next.fetch_add(1, Ordering::Relaxed)));
-        TableWriter::create(Arc::clone(&self.storage), &path, keyspace, compression)
+        TableWriter::create(Arc::clone(&self.storage), &path, keyspace, placement)
     }
 
     /// Gives a finished table its name and opens it. The folder is not synced yet.

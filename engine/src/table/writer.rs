@@ -7,35 +7,32 @@ use std::sync::Arc;
 use seawall_wal::storage::{Access, File, Storage, write_all_at};
 use seawall_wal::{Lsn, Timestamp};
 
-use super::block::{self, BLOCK_TARGET, BlockBuilder, BlockKind};
+use super::block::{self, BlockKind, FRAME_LEN};
 use super::content::{Content, EntryRef};
 use super::footer::Footer;
+use super::index::{IndexBuilder, separator};
 use super::range_delete::{self, RangeDelete};
+use super::sorted::{DATA_RUN, SortedBuilder};
 use super::version_order;
-use super::{FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableHash, TableMeta, filter};
+use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSION, TableHash, TableMeta, filter};
 use crate::codec::{Put, len_u32};
 use crate::error::{Result, at};
 use crate::format::KeyspaceId;
 
 const BUFFER_LEN: usize = 1 << 20;
 
-/// Whether data blocks are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Compression {
-    /// For tables that are soon merged into others.
-    None,
-    /// zstd at its fast end.
-    Zstd,
-}
-
-impl Compression {
-    fn level(self) -> Option<i32> {
-        match self {
-            Self::None => None,
-            Self::Zstd => Some(1),
-        }
+/// A data block with its frame is at most so long, unless one entry is longer: a page, and what zstd has enough of.
+const fn target(codec: Codec) -> usize {
+    match codec {
+        Codec::None => PAGE,
+        Codec::Zstd => 4 * PAGE,
     }
 }
+
+/// What one page fault and one read bring.
+const PAGE: usize = 4096;
+/// Zeros before a block that begins at a page at most.
+const PADDING_MAX: u64 = 256;
 
 /// A table in the making. Dropped unfinished, it removes its file.
 pub(crate) struct TableWriter {
@@ -44,13 +41,15 @@ pub(crate) struct TableWriter {
     file: Arc<dyn File>,
     unfinished: bool,
     keyspace: KeyspaceId,
-    compression: Compression,
+    placement: Placement,
     buffer: Vec<u8>,
     /// Bytes given to the file; the buffer follows.
     written: u64,
     digest: blake3::Hasher,
-    data: BlockBuilder,
-    index: BlockBuilder,
+    data: SortedBuilder,
+    /// Where the last data block lies, once it is closed; the index learns of it when it is known what follows.
+    closed: Option<(u64, u32)>,
+    index: IndexBuilder,
     blocks: u32,
     hashes: Vec<u64>,
     last_key: Vec<u8>,
@@ -81,7 +80,7 @@ impl TableWriter {
         storage: Arc<dyn Storage>,
         path: &Path,
         keyspace: KeyspaceId,
-        compression: Compression,
+        placement: Placement,
     ) -> Result<Self> {
         let file = storage.open(path, Access::CreateNew).map_err(at("create", path))?;
         let mut buffer = Vec::with_capacity(BUFFER_LEN);
@@ -95,12 +94,13 @@ impl TableWriter {
             file,
             unfinished: true,
             keyspace,
-            compression,
+            placement,
             buffer,
             written: 0,
             digest: blake3::Hasher::new(),
-            data: BlockBuilder::default(),
-            index: BlockBuilder::default(),
+            data: SortedBuilder::new(DATA_RUN),
+            closed: None,
+            index: IndexBuilder::new(),
             blocks: 0,
             hashes: Vec::new(),
             last_key: Vec::new(),
@@ -120,15 +120,15 @@ impl TableWriter {
     /// Adds the next version, which comes after all before it.
     pub(crate) fn push(&mut self, entry: EntryRef<'_>) -> Result<()> {
         let first = self.entries == 0;
-        // An entry larger than a block stands alone in one, so that small ones beside it stay cheap to read.
-        let len = entry.key.len() + entry.content.stored_len();
-        if !self.data.is_empty() && self.data.len() + len > 2 * BLOCK_TARGET {
-            self.close_block()?;
-        }
         assert!(
             first || version_order((&self.last_key, self.last_lsn), (entry.key, entry.lsn)).is_lt(),
             "versions are written in order"
         );
+        let growth = SortedBuilder::growth(entry.key, entry.content);
+        if !self.data.is_empty() && FRAME_LEN + self.data.len() + growth > target(self.placement.codec()) {
+            self.close_block()?;
+        }
+        self.note_in_index(Some(entry.key));
         if first {
             self.first_key = entry.key.to_vec();
         }
@@ -145,8 +145,8 @@ impl TableWriter {
             self.min_expiry = if self.min_expiry == 0 { expiry } else { self.min_expiry.min(expiry) };
             self.max_expiry = self.max_expiry.max(expiry);
         }
-        self.data.push(entry);
-        if self.data.len() >= BLOCK_TARGET { self.close_block() } else { Ok(()) }
+        self.data.push(entry.key, entry.lsn, entry.content);
+        Ok(())
     }
 
     /// Adds a range delete. They come in any order, and may lie anywhere and over each other.
@@ -185,10 +185,8 @@ impl TableWriter {
         if !self.data.is_empty() {
             self.close_block()?;
         }
-        let (raw, blocks) = filter::build(&self.hashes);
-        let filter_at = self.write_block(BlockKind::Filter, &raw, blocks)?.0;
-        let (raw, count) = self.index.take();
-        let index_at = self.write_block(BlockKind::Index, &raw, count)?.0;
+        self.note_in_index(None);
+        let (filter_at, root_at) = self.write_filter_and_index()?;
         let range_deletes_at = self.write_range_deletes()?;
         let (min_key, max_key, max_key_excluded) = self.key_range();
         let mut raw = Vec::new();
@@ -213,13 +211,33 @@ impl TableWriter {
             max_key,
             max_key_excluded,
         };
-        let footer = Footer { index_at, filter_at, properties_at, range_deletes_at, blocks: self.blocks };
+        let footer = Footer {
+            root_at,
+            filter_at,
+            properties_at,
+            range_deletes_at,
+            blocks: self.blocks,
+            codec: self.placement.codec(),
+        };
         self.buffer.put(&footer.encode(self.keyspace, &meta));
         self.write_buffer()?;
         self.file.sync_data().map_err(at("sync", &self.path))?;
         self.unfinished = false;
         let hash = TableHash::from_bytes(*self.digest.finalize().as_bytes());
         Ok(FinishedTable { keyspace: self.keyspace, meta: TableMeta { hash, ..meta }, temporary: self.path.clone() })
+    }
+
+    /// Where the filter and the root lie; 0 without data blocks.
+    fn write_filter_and_index(&mut self) -> Result<(u64, u64)> {
+        if self.index.is_empty() {
+            return Ok((0, 0));
+        }
+        let (raw, count) = filter::build(&mut self.hashes, self.placement);
+        self.pad((self.position().next_multiple_of(filter::ALIGNMENT) - self.position()) as usize);
+        let filter_at = self.write_block(BlockKind::Filter, &raw, count)?.0;
+        let index = std::mem::replace(&mut self.index, IndexBuilder::new());
+        let root_at = index.finish(|kind, raw, count| self.write_block(kind, raw, count))?;
+        Ok((filter_at, root_at))
     }
 
     /// Where their block lies; 0 if there is none.
@@ -252,24 +270,45 @@ impl TableWriter {
     /// Closes the block that ends with the version added last.
     fn close_block(&mut self) -> Result<()> {
         let (raw, count) = self.data.take();
-        let (offset, len) = self.write_block(BlockKind::Data, &raw, count)?;
-        let mut place = Vec::with_capacity(12);
-        place.put_u64(offset);
-        place.put_u32(len);
-        self.index.push(EntryRef { key: &self.last_key, lsn: self.last_lsn, content: Content::Put(&place) });
+        self.closed = Some(self.write_block(BlockKind::Data, &raw, count)?);
         self.blocks += 1;
         Ok(())
     }
 
+    /// Tells the index of a block that was closed, before a version of `next` comes, or nothing does.
+    fn note_in_index(&mut self, next: Option<&[u8]>) {
+        let Some((offset, len)) = self.closed.take() else { return };
+        let place = match next {
+            Some(next) if next != self.last_key => (separator(&self.last_key, next), Lsn::ZERO),
+            _ => (self.last_key.clone(), self.last_lsn),
+        };
+        self.index.push(place, offset, len);
+    }
+
     fn write_block(&mut self, kind: BlockKind, raw: &[u8], count: u32) -> Result<(u64, u32)> {
+        let codec = if kind == BlockKind::Data { self.placement.codec() } else { Codec::None };
+        if codec == Codec::None && matches!(kind, BlockKind::Data | BlockKind::Leaf) {
+            self.pad_to_page(FRAME_LEN + raw.len());
+        }
         let offset = self.position();
-        let level = if kind == BlockKind::Data { self.compression.level() } else { None };
-        let block = block::seal(kind, self.keyspace, offset, raw, count, level);
+        let block = block::seal(kind, self.keyspace, offset, raw, count, codec);
         self.buffer.put(&block);
         if self.buffer.len() >= BUFFER_LEN {
             self.write_buffer()?;
         }
         Ok((offset, len_u32(block.len())))
+    }
+
+    /// Moves on to the next page if a block of this length would cross into it, could fit into one, and little is lost.
+    fn pad_to_page(&mut self, len: usize) {
+        let left = self.position().next_multiple_of(PAGE as u64) - self.position();
+        if left < len as u64 && len <= PAGE && left <= PADDING_MAX {
+            self.pad(left as usize);
+        }
+    }
+
+    fn pad(&mut self, zeros: usize) {
+        self.buffer.resize(self.buffer.len() + zeros, 0);
     }
 
     fn write_buffer(&mut self) -> Result<()> {

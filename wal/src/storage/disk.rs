@@ -205,7 +205,13 @@ impl File for DiskFile {
     fn map(&self) -> io::Result<Mapping> {
         // SAFETY: callers map only files that never change again (tables, named by their content), and Seawall never
         // cuts or rewrites such a file. Another program that does can still make the process die of SIGBUS.
-        unsafe { memmap2::Mmap::map(&self.file) }.map(Mapping::Mapped)
+        let map = unsafe { memmap2::Mmap::map(&self.file) }?;
+        // Whoever reads in order says so with `will_need`; a page more than was asked for is wasted on all others.
+        #[cfg(target_os = "linux")]
+        if !map.is_empty() {
+            let _ = map.advise(memmap2::Advice::Random);
+        }
+        Ok(Mapping::Mapped(map))
     }
 
     #[cfg(target_os = "linux")]
@@ -227,6 +233,28 @@ impl File for DiskFile {
             AfterWrite::SyncData => self.sync_data(),
         }
     }
+}
+
+/// Whether the pages of mapped bytes are in memory. If the kernel does not say, they are taken to be.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub(super) fn is_resident(bytes: &[u8]) -> bool {
+    const PAGES_MAX: usize = 64;
+    let page = rustix::param::page_size();
+    let mut at = bytes.as_ptr() as usize / page * page;
+    let end = bytes.as_ptr() as usize + bytes.len();
+    while at < end {
+        let len = (end - at).min(PAGES_MAX * page);
+        let mut pages = [0_u8; PAGES_MAX];
+        // SAFETY: the pages from `at` on belong to the map that `bytes` are a part of, and there is room for a byte for
+        // each of them.
+        let refused = unsafe { libc::mincore(at as *mut libc::c_void, len, pages.as_mut_ptr()) } != 0;
+        if !refused && pages[..len.div_ceil(page)].iter().any(|page| page & 1 == 0) {
+            return false;
+        }
+        at += len;
+    }
+    true
 }
 
 /// Writes with RWF_DSYNC.
