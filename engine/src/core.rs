@@ -24,8 +24,8 @@ use crate::state::State;
 use crate::version::View;
 use crate::worker::Bell;
 
-/// How often a committer goes on applying what others queued.
-const ROUNDS_MAX: usize = 8;
+/// How long a committer goes on applying what others queue meanwhile.
+const SERVING_MAX: Duration = Duration::from_millis(1);
 /// How long a record that only says what time it is waits for room in the log; the next tick tries again.
 const TIME_RECORD_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -253,8 +253,9 @@ impl Core {
     /// Applies what is queued unless somebody is at it, who then looks again. Not for ever: a committer has its own caller to
     /// serve, and what it leaves is applied by those who wait for it, by the next one, or by the next tick.
     fn apply_pending_unless_busy(&self) {
-        for _ in 0..ROUNDS_MAX {
-            if self.pending.is_empty() {
+        let mut began = None;
+        while !self.pending.is_empty() {
+            if began.get_or_insert_with(Instant::now).elapsed() > SERVING_MAX {
                 return;
             }
             let Some(applier) = self.pending.try_applier() else { return };

@@ -4,8 +4,9 @@
 use parking_lot::{Mutex, MutexGuard};
 use seawall_wal::{Position, Timestamp};
 
-/// Payload bytes that may wait; who comes then applies before going on.
-const BYTES_MAX: usize = 4 << 20;
+/// Payload bytes that may wait; who comes then applies before going on. One who applies takes all of them, and so is kept
+/// from its own caller by as much: some milliseconds.
+const BYTES_MAX: usize = 512 << 10;
 
 /// A commit that waits to be applied.
 pub(crate) struct PendingCommit {

@@ -64,6 +64,9 @@ fn run(core: &Core, worker: Worker) {
         Worker::Flusher => &core.flush_bell,
         Worker::Compactor => &core.compact_bell,
     };
+    if worker == Worker::Compactor {
+        seawall_wal::give_way();
+    }
     let mut retry: Option<Duration> = None;
     loop {
         bell.wait(retry.unwrap_or(TICK));

@@ -1,5 +1,6 @@
-//! A short turn on the processor for the thread that flushes. It runs for microseconds at a time and then waits for the
-//! device; behind busy threads with turns of milliseconds every commit would wait for the end of theirs.
+//! What threads ask of the scheduler. A short turn on the processor for the thread that flushes. It runs for microseconds at a time and then waits for the
+//! device; behind busy threads with turns of milliseconds every commit would wait for the end of theirs. And a place behind
+//! others for threads whose work can wait.
 
 /// The shortest turn the kernel grants.
 #[cfg(target_os = "linux")]
@@ -33,6 +34,43 @@ pub(crate) fn ask_for_short_turns() {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn ask_for_short_turns() {}
 
+/// How nice a thread is that works behind everybody's back: it gets a tenth of a processor that others want whole.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
+/// Makes the calling thread, and those it starts, stand behind others: it gets a smaller share of a busy processor, for
+/// short turns, and its reads and writes come after others' where the device's queue has an order. There is no way back.
+/// Needs no privilege; what the system refuses is left as it is.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub fn give_way() {
+    const THIS_THREAD: libc::c_int = 0;
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const IOPRIO_CLASS_BEST_EFFORT: libc::c_int = 2;
+    // The last of the eight of its class. The class behind it is served when nobody else wants anything, which on a busy
+    // device is never.
+    const LEVEL_LAST: libc::c_int = 7;
+    let priority = IOPRIO_CLASS_BEST_EFFORT << 13 | LEVEL_LAST;
+    // SAFETY: the calls take numbers and change the calling thread only.
+    let refused = unsafe {
+        // A thread that is nicer already stays so.
+        let nice = match libc::getpriority(libc::PRIO_PROCESS, THIS_THREAD as libc::id_t) {
+            before if before < NICE => libc::setpriority(libc::PRIO_PROCESS, THIS_THREAD as libc::id_t, NICE),
+            _ => 0,
+        };
+        let order = libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, THIS_THREAD, priority);
+        nice != 0 || order != 0
+    };
+    if refused {
+        tracing::debug!(error = %std::io::Error::last_os_error(), "a background thread runs like any other");
+    }
+    ask_for_short_turns();
+}
+
+/// Nothing to ask for here.
+#[cfg(not(target_os = "linux"))]
+pub fn give_way() {}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
@@ -60,5 +98,21 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_thread_that_gives_way_is_nice_and_so_are_those_it_starts_and_nobody_else() {
+        // SAFETY: the call takes numbers and changes nothing.
+        let nice = || unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) };
+        let before = nice();
+        let (own, started) = std::thread::spawn(move || {
+            give_way();
+            (nice(), std::thread::spawn(nice).join().unwrap())
+        })
+        .join()
+        .unwrap();
+        assert_eq!((own, started), (NICE.max(before), NICE.max(before)));
+        assert_eq!(nice(), before);
     }
 }

@@ -90,6 +90,11 @@ pub trait File: Send + Sync {
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
+    /// Asks for bytes written to be given to the device now rather than all at the next sync, and waits for those given
+    /// before. They survive nothing because of it: a hint, which may be ignored.
+    fn hand_over(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
     /// In bytes.
     fn len(&self) -> io::Result<u64>;
     /// Whether it has no bytes.

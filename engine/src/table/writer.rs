@@ -314,6 +314,8 @@ impl TableWriter {
     fn write_buffer(&mut self) -> Result<()> {
         self.digest.update(&self.buffer);
         write_all_at(&*self.file, &self.buffer, self.written).map_err(at("write", &self.path))?;
+        // A step at a time, so that no flush of the log waits behind a whole table.
+        self.file.hand_over(self.written, self.buffer.len() as u64);
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
