@@ -1,13 +1,17 @@
 //! The one apply path: what a record does to the state. Live commits, crash recovery, standbys and restores all come
 //! through here, in the order of LSNs. A record is understood wholly before any of it takes effect.
 
+use std::collections::BTreeMap;
+
 use seawall_wal::{Lsn, Position, Record, RecordKind, Timestamp};
 
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
+use crate::format::KeyspaceId;
 use crate::memtable::{AHEAD, MemtableWriter};
 use crate::mutant::{Mutant, planted};
 use crate::payload::{Action, CommitPayload, KeyspaceChange, Misunderstood, Operation, Promotion};
+use crate::range_deletes::{RangeDeletes, Removal};
 use crate::resolve::{Folded, fold};
 use crate::state::{Applying, State};
 use crate::table::Content;
@@ -90,11 +94,24 @@ impl Commits<'_> {
             if commit.expires() {
                 self.state.mark_time(lsn, time, true);
             }
-            for operation in commit.operations() {
+            let removed_later = commit.deletes_ranges().then(|| removed_later(&commit, lsn));
+            let mut removals: BTreeMap<KeyspaceId, Vec<Removal>> = BTreeMap::new();
+            for (index, operation) in commit.operations().enumerate() {
+                if removed_later.as_ref().is_some_and(|removed| removed[index]) {
+                    continue;
+                }
+                if let Action::DeleteRange { end } = operation.action {
+                    let removal = Removal::new(operation.key, end, lsn);
+                    removals.entry(operation.keyspace).or_default().push(removal);
+                    continue;
+                }
                 if planted(Mutant::DeletesNotApplied) && operation.action == Action::Delete {
                     continue;
                 }
                 apply_operation(&mut self.writer, operation, lsn, time, commit.count() > 1);
+            }
+            for (keyspace, removals) in removals {
+                self.writer.delete_ranges(keyspace, removals);
             }
             Ok(())
         })
@@ -150,12 +167,31 @@ fn check_keyspaces(catalogue: &Catalogue, commit: &CommitPayload<'_>) -> Result<
     Ok(())
 }
 
+/// Which operations of a commit are undone by a delete of a range behind them: they share its LSN, and would not be hidden.
+fn removed_later(commit: &CommitPayload<'_>, lsn: Lsn) -> Vec<bool> {
+    let operations: Vec<_> = commit.operations().collect();
+    let mut behind: BTreeMap<KeyspaceId, RangeDeletes> = BTreeMap::new();
+    let mut removed = vec![false; operations.len()];
+    for (index, Operation { keyspace, key, action }) in operations.into_iter().enumerate().rev() {
+        let deletes = behind.entry(keyspace).or_default();
+        match action {
+            Action::DeleteRange { end } => {
+                let more = deletes.all().iter().cloned().chain([Removal::new(key, end, lsn)]);
+                *deletes = RangeDeletes::new(more.collect());
+            }
+            _ => removed[index] = deletes.over(key, lsn).is_some() && !planted(Mutant::RangeDeletesSpareTheirCommit),
+        }
+    }
+    removed
+}
+
 /// `others` is whether the commit has other operations, which may have been on the same key.
 fn apply_operation(writer: &mut MemtableWriter<'_>, operation: Operation<'_>, lsn: Lsn, time: Timestamp, others: bool) {
     let Operation { keyspace, key, action } = operation;
     let content = match action {
         Action::Put(value) => Content::Put(value),
         Action::Delete => Content::Delete,
+        Action::DeleteRange { .. } => unreachable!("ranges are deleted apart from keys"),
         Action::PutFor { ttl_micros, value } => {
             Content::Expiring { expiry: Timestamp(time.0.saturating_add(ttl_micros)), value }
         }
@@ -190,7 +226,6 @@ mod tests {
     use seawall_wal::{Chain, ClusterId, SegmentSize};
 
     use super::*;
-    use crate::format::KeyspaceId;
     use crate::manifest::{Manifest, TimeMark};
     use crate::operator::MergeOperator;
     use crate::payload::CommitBuilder;
@@ -209,6 +244,7 @@ mod tests {
             let action = match number % 7 {
                 0 => Action::Delete,
                 1 => Action::PutFor { ttl_micros: 900, value: &value },
+                6 if number.is_multiple_of(4) => Action::DeleteRange { end: b"" },
                 2 => Action::Merge { operator: MergeOperator::Append, operand: &value },
                 _ => Action::Put(&value),
             };
@@ -256,6 +292,9 @@ mod tests {
                 Ok::<_, Error>(())
             });
             all.unwrap();
+            for removal in table.range_deletes().iter().flat_map(|deletes| deletes.all()) {
+                versions.push((keyspace, removal.start.to_vec(), removal.lsn, 0, removal.end.to_vec()));
+            }
         }
         let applied = state.applied();
         (versions, state.view().marks.up_to(Lsn::MAX), applied.position, applied.time)

@@ -1,5 +1,6 @@
 //! A batch: operations over any keyspaces that take effect together or not at all.
 
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,9 @@ use crate::format::KEY_LEN_MAX;
 use crate::keyspace::Keyspace;
 use crate::level::{CommitLevel, Confirmations};
 use crate::operator::MergeOperator;
-use crate::payload::{Action, COMMIT_HEADER_LEN, CommitBuilder, Operation};
+use crate::payload::{Action, COMMIT_HEADER_LEN, CommitBuilder, Operation, RANGE_DELETES_MAX};
+use crate::range::bounds;
+use crate::range_deletes::limits;
 
 /// Kind, keyspace, lengths of key and value.
 const PUT_OVERHEAD: usize = 1 + 4 + 2 + 4;
@@ -72,6 +75,38 @@ impl Batch {
     /// Removes a key.
     pub fn remove(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> &mut Self {
         self.push(keyspace, key.as_ref(), Action::Delete);
+        self
+    }
+
+    /// Removes all keys of a range, however many there are, as one operation. A range without a key is no error.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let events = db.keyspace("events")?;
+    /// let mut batch = db.batch();
+    /// batch.remove_range(&events, .."2024-01-01").put(&events, "2023-12-31", "kept, for it comes after");
+    /// batch.commit()?;
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Of the commit: [`Error::TooManyRanges`] if a batch removes more than
+    /// [`RANGE_DELETES_MAX`](crate::payload::RANGE_DELETES_MAX) ranges.
+    pub fn remove_range<K: AsRef<[u8]>>(&mut self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> &mut Self {
+        let range = bounds(&range);
+        for bound in [&range.0, &range.1] {
+            if let Bound::Included(key) | Bound::Excluded(key) = bound
+                && key.len() > KEY_LEN_MAX
+            {
+                self.wrong.get_or_insert(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
+            }
+        }
+        if self.payload.range_deletes() == RANGE_DELETES_MAX {
+            self.wrong.get_or_insert(Error::TooManyRanges { max: RANGE_DELETES_MAX });
+        }
+        if let Some((start, end)) = limits(&range) {
+            self.push(keyspace, &start, Action::DeleteRange { end: &end });
+        }
         self
     }
 

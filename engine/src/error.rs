@@ -138,6 +138,12 @@ pub enum Error {
         /// The key.
         key: Bytes,
     },
+    /// A batch removes more ranges than one may. Nothing was written.
+    #[error("a batch may remove {max} ranges and this one removes more; remove them in several batches")]
+    TooManyRanges {
+        /// How many are allowed.
+        max: usize,
+    },
     /// A transaction reads or writes more than one may.
     #[error("a transaction may have {max} {what} and this one has more; do the work in smaller transactions")]
     TooMany {

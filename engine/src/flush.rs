@@ -6,6 +6,7 @@ use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
+use crate::range_deletes::Removal;
 use crate::state::State;
 use crate::table::{Content, Placement};
 
@@ -48,7 +49,13 @@ pub(crate) fn flush_set(
             }
             Ok::<_, Error>(())
         })?;
-        tables.push(state.store.adopt(writer.finish()?)?);
+        let deletes = memtable.range_deletes().filter(|_| !planted(Mutant::RangeDeletesNotWrittenOut));
+        for Removal { start, end, lsn } in deletes.iter().flat_map(|deletes| deletes.all()) {
+            writer.push_range_delete(start, end, *lsn);
+        }
+        if !writer.is_empty() {
+            tables.push(state.store.adopt(writer.finish()?)?);
+        }
     }
     if !tables.is_empty() {
         state.store.sync()?;

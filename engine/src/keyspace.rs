@@ -80,6 +80,14 @@ impl Keyspace {
         batch.commit()
     }
 
+    /// Removes all keys of a range as one operation, and returns when that is durable; see
+    /// [`Batch::remove_range`](crate::Batch::remove_range).
+    pub fn remove_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Commit> {
+        let mut batch = self.db.batch();
+        batch.remove_range(self, range);
+        batch.commit()
+    }
+
     /// The value of a key.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let (at, view) = self.db.core().read_now()?;

@@ -47,6 +47,7 @@ mod options;
 pub mod payload;
 mod pending;
 mod range;
+mod range_deletes;
 mod resolve;
 mod role;
 mod snapshot;

@@ -13,13 +13,17 @@ mod probe;
 mod tree;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::format::KeyspaceId;
 use crate::manifest::KeyspaceEntry;
+use crate::payload::RANGE_DELETES_MAX;
+use crate::range_deletes::{RangeDeletes, Removal};
 use crate::table::{Content, EntryRef};
 use arena::{Allocator, Arena, Record};
 use node::{Place, SLOTS};
@@ -35,6 +39,7 @@ const CHAINS: usize = 64;
 /// The recent versions of one keyspace.
 pub(crate) struct Memtable {
     tree: Tree,
+    range_deletes: ArcSwapOption<RangeDeletes>,
 }
 
 impl fmt::Debug for Memtable {
@@ -64,7 +69,12 @@ impl Memtable {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.tree.is_empty()
+        self.tree.is_empty() && self.range_deletes.load().is_none()
+    }
+
+    /// The ranges that were deleted, if any were.
+    pub(crate) fn range_deletes(&self) -> Option<Arc<RangeDeletes>> {
+        self.range_deletes.load_full()
     }
 
     /// All versions in order.
@@ -91,6 +101,10 @@ pub(crate) struct MemtableSet {
     tables: [Chain; CHAINS],
     /// The first and the last time at which a value ends.
     expiries: Mutex<Option<(Timestamp, Timestamp)>>,
+    /// What the deletes of ranges take.
+    range_delete_bytes: AtomicU64,
+    /// What one of them counts at least, so that they are never many: each is copied when another one comes.
+    range_delete_bytes_min: u64,
 }
 
 type Chain = OnceLock<Box<Chained>>;
@@ -113,12 +127,19 @@ impl MemtableSet {
             arena: Arc::new(Arena::new(Arc::clone(pool))),
             tables: [const { OnceLock::new() }; CHAINS],
             expiries: Mutex::default(),
+            range_delete_bytes: AtomicU64::new(0),
+            range_delete_bytes_min: pool.memtable_bytes() / RANGE_DELETES_MAX as u64,
         }
     }
 
     /// The one writer; waits for another one to be done.
     pub(crate) fn writer(&self) -> MemtableWriter<'_> {
         MemtableWriter { set: self, allocator: self.arena.allocator(), current: None }
+    }
+
+    /// Whether ranges were deleted in any of its keyspaces.
+    pub(crate) fn has_range_deletes(&self) -> bool {
+        self.range_delete_bytes.load(Ordering::Relaxed) > 0
     }
 
     /// When the first and the last of its values end that do, if any does.
@@ -139,9 +160,9 @@ impl MemtableSet {
         tables
     }
 
-    /// How much memory its versions and their trees take. One chunk of the arena more is reserved.
+    /// How much memory its versions, their trees and range deletes take. One chunk of the arena more is reserved.
     pub(crate) fn bytes(&self) -> u64 {
-        self.arena.taken()
+        self.arena.taken() + self.range_delete_bytes.load(Ordering::Relaxed)
     }
 
     /// The table of a keyspace, or the end of the chain where it would be.
@@ -177,6 +198,16 @@ impl MemtableWriter<'_> {
         table.tree.insert(&mut self.allocator, EntryRef { key, lsn, content });
     }
 
+    /// Adds deletes of ranges.
+    pub(crate) fn delete_ranges(&mut self, keyspace: KeyspaceId, removals: Vec<Removal>) {
+        let weight = |removal: &Removal| removal.weight().max(self.set.range_delete_bytes_min);
+        self.set.range_delete_bytes.fetch_add(removals.iter().map(weight).sum(), Ordering::Relaxed);
+        let table = self.table(keyspace);
+        let before = table.range_deletes();
+        let before = before.iter().flat_map(|before| before.all()).cloned();
+        table.range_deletes.store(Some(Arc::new(RangeDeletes::new(before.chain(removals).collect()))));
+    }
+
     /// As of [`MemtableSet::bytes`].
     pub(crate) fn bytes(&self) -> u64 {
         self.set.bytes()
@@ -206,7 +237,10 @@ impl<'a> MemtableWriter<'a> {
 
     fn turn_to(&mut self, keyspace: KeyspaceId) -> &'a Memtable {
         let table = self.set.find(keyspace).unwrap_or_else(|end| {
-            let table = Arc::new(Memtable { tree: Tree::new(&self.set.arena, &mut self.allocator) });
+            let table = Arc::new(Memtable {
+                tree: Tree::new(&self.set.arena, &mut self.allocator),
+                range_deletes: ArcSwapOption::empty(),
+            });
             &end.get_or_init(|| Box::new(Chained { keyspace, table, next: OnceLock::new() })).table
         });
         self.current = Some((keyspace, table));

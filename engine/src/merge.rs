@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::memtable::MemoryCursor;
+use crate::range_deletes::Covers;
 use crate::resolve::{Resolver, Value};
 use crate::table::{EntryRef, LevelCursor, Table, TableCursor, version_order};
 use crate::version::View;
@@ -50,6 +51,53 @@ impl Source {
             }
             Self::Table(cursor) => cursor.back(),
             Self::Level(cursor) => cursor.back(),
+        }
+    }
+}
+
+impl Source {
+    /// Whether it has nothing as new as `lsn`, as far as that is known.
+    fn is_older_than(&self, lsn: Lsn) -> bool {
+        match self {
+            // What it will have is newer than any reader.
+            Self::Memory(_) => false,
+            Self::Table(cursor) => cursor.max_lsn() < lsn,
+            Self::Level(cursor) => cursor.max_lsn() < lsn,
+        }
+    }
+
+    fn forward_past(&mut self, key: &[u8]) -> Result<()> {
+        while self.entry().is_some_and(|entry| entry.key == key) {
+            self.forward()?;
+        }
+        Ok(())
+    }
+
+    /// To the first version of a key that is not less.
+    fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+        match self {
+            Self::Memory(_) => {
+                while self.entry().is_some_and(|entry| entry.key < key) {
+                    self.forward()?;
+                }
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.forward_to(key),
+            Self::Level(cursor) => cursor.forward_to(key),
+        }
+    }
+
+    /// To the last version of a key that is less.
+    fn back_before(&mut self, key: &[u8]) -> Result<()> {
+        match self {
+            Self::Memory(_) => {
+                while self.entry().is_some_and(|entry| entry.key >= key) {
+                    self.back()?;
+                }
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.back_before(key),
+            Self::Level(cursor) => cursor.back_before(key),
         }
     }
 }
@@ -99,6 +147,7 @@ pub(crate) type Place<'a> = Option<(&'a [u8], Lsn)>;
 #[derive(Debug)]
 pub(crate) struct Forward {
     sources: Vec<Source>,
+    covers: Covers,
     at: Moment,
 }
 
@@ -111,12 +160,11 @@ impl Forward {
             |table| TableCursor::first_from(table, from),
             |tables| LevelCursor::first_from(tables, from),
         )?;
-        Ok(Self { sources, at })
+        Ok(Self { sources, covers: view.covers(keyspace)?, at })
     }
 
     /// The next key that has a value, and its value.
     pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
-        let mut resolver = Resolver::default();
         loop {
             let Some(index) = least(&self.sources) else { return Ok(None) };
             let entry = self.sources[index].entry().expect("the least source has an entry");
@@ -125,15 +173,25 @@ impl Forward {
                 continue;
             }
             let key = Bytes::copy_from_slice(entry.key);
+            let cover = self.covers.over(&key, self.at.lsn);
+            if let Some(cover) = cover.as_ref().filter(|cover| entry.lsn < cover.lsn) {
+                // Nothing older can be seen, of this key here, and of all keys up to its end in what holds older ones only.
+                for source in &mut self.sources {
+                    match source.is_older_than(cover.lsn) {
+                        true if source.entry().is_some_and(|entry| *entry.key < *cover.end) => {
+                            source.forward_to(&cover.end)?;
+                        }
+                        _ => source.forward_past(&key)?,
+                    }
+                }
+                continue;
+            }
+            let mut resolver = Resolver::under(cover.as_ref());
             if !resolver.take(entry.lsn, entry.content) {
                 self.sources[index].forward()?;
                 self.take_older(&key, &mut resolver)?;
             }
-            for source in &mut self.sources {
-                while source.entry().is_some_and(|entry| entry.key == key) {
-                    source.forward()?;
-                }
-            }
+            self.sources.iter_mut().try_for_each(|source| source.forward_past(&key))?;
             if let Some(value) = resolver.finish(self.at)? {
                 return Ok(Some((key, value)));
             }
@@ -157,6 +215,7 @@ impl Forward {
 #[derive(Debug)]
 pub(crate) struct Backward {
     sources: Vec<Source>,
+    covers: Covers,
     at: Moment,
 }
 
@@ -169,17 +228,24 @@ impl Backward {
             |table| TableCursor::last_before(table, before),
             |tables| LevelCursor::last_before(tables, before),
         )?;
-        Ok(Self { sources, at })
+        Ok(Self { sources, covers: view.covers(keyspace)?, at })
     }
 
     /// The next key before that has a value, and its value.
     pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
-        let mut resolver = Resolver::default();
         loop {
             let greatest = self.sources.iter().filter_map(|source| Some(source.entry()?.key)).max();
             let Some(key) = greatest.map(Bytes::copy_from_slice) else { return Ok(None) };
+            let cover = self.covers.over(&key, self.at.lsn);
+            let mut resolver = Resolver::under(cover.as_ref());
             // Within a source the versions of a key come oldest first on the way back.
             for source in &mut self.sources {
+                if let Some(cover) = cover.as_ref().filter(|cover| source.is_older_than(cover.lsn)) {
+                    if source.entry().is_some_and(|entry| *entry.key >= *cover.start) {
+                        source.back_before(&cover.start)?;
+                    }
+                    continue;
+                }
                 while let Some(entry) = source.entry().filter(|entry| entry.key == key) {
                     if entry.lsn <= self.at.lsn {
                         resolver.take(entry.lsn, entry.content);

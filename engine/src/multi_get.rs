@@ -33,10 +33,11 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
     let mut order: Vec<usize> = (0..keys.len()).collect();
     order.sort_unstable_by_key(|place| keys[*place]);
     let mut wanted = Vec::new();
+    let covers = view.covers(keyspace)?;
     for (rank, &place) in order.iter().enumerate() {
         let key = keys[place];
         let place = if planted(Mutant::ManyAnsweredInKeyOrder) { rank } else { place };
-        let mut resolver = Resolver::default();
+        let mut resolver = Resolver::under(covers.over(key, at.lsn).as_ref());
         match view.versions_in_memory(keyspace, key, at.lsn, &mut resolver) {
             true => values[place] = bytes(resolver.finish(at)?),
             false => wanted.push(Wanted { key, hash: filter_hash(key), place, resolver }),

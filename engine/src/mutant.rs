@@ -34,6 +34,18 @@ pub enum Mutant {
     OperandsWithoutTheirBase,
     /// Within a merge a value has ended for operands that came before its end.
     ExpiryAtTheFloorForOperands,
+    /// What a commit wrote survives a delete of a range behind it in the same commit.
+    RangeDeletesSpareTheirCommit,
+    /// Readers see deletes of ranges in memtables only.
+    RangeDeletesInTablesUnseen,
+    /// Memtables are written out without their deletes of ranges.
+    RangeDeletesNotWrittenOut,
+    /// A merge keeps of a delete of a range only what lies over keys that are there.
+    RangeDeletesCutToKeys,
+    /// A merge lets deletes of ranges go that still hide something below.
+    RangeDeletesDroppedAboveTheBottom,
+    /// A transaction is not checked for ranges that were deleted since.
+    UncheckedRangeDeletes,
     /// A transaction is not checked for values that have ended since it read them.
     UncheckedExpiry,
 }

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use seawall_wal::{Chain, Lsn, NodeId, Position, TimelineId, TimelineNonce};
 
 use crate::codec::{Put, Reader, Truncated, len_u16, len_u32};
-use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
+use crate::format::{KEY_END_LEN_MAX, KEYSPACE_NAME_LEN_MAX, KeyspaceId};
 use crate::operator::MergeOperator;
 
 const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const DELETE_RANGE: u8 = 3;
 const MERGE: u8 = 4;
 const PUT_FOR: u8 = 5;
 /// Bytes of a time to live.
@@ -21,6 +22,8 @@ const DROP: u8 = 2;
 /// Kind, keyspace, length of the key.
 const OPERATION_LEN_MIN: usize = 1 + 4 + 2;
 
+/// Ranges a commit can delete.
+pub const RANGE_DELETES_MAX: usize = 1024;
 /// Bytes a commit payload has before its operations.
 pub const COMMIT_HEADER_LEN: usize = 8;
 
@@ -59,6 +62,11 @@ pub enum Action<'a> {
     },
     /// Removes it.
     Delete,
+    /// Removes it and all keys behind it.
+    DeleteRange {
+        /// Up to here, which stays. Empty for the end of the keyspace.
+        end: &'a [u8],
+    },
     /// Changes its value.
     Merge {
         /// How.
@@ -75,6 +83,7 @@ impl Action<'_> {
             Self::Put(value) => value.len(),
             Self::PutFor { value, .. } => TTL_LEN + value.len(),
             Self::Delete => 0,
+            Self::DeleteRange { end } => end.len(),
             Self::Merge { operand, .. } => 1 + operand.len(),
         }
     }
@@ -102,6 +111,7 @@ impl CommitBuilder {
         bytes.put_u8(match action {
             Action::Put(_) => PUT,
             Action::Delete => DELETE,
+            Action::DeleteRange { .. } => DELETE_RANGE,
             Action::Merge { .. } => MERGE,
             Action::PutFor { .. } => PUT_FOR,
         });
@@ -114,6 +124,7 @@ impl CommitBuilder {
         match action {
             Action::Put(value) => bytes.put(value),
             Action::Delete => {}
+            Action::DeleteRange { end } => bytes.put(end),
             Action::Merge { operator, operand } => {
                 bytes.put_u8(operator.id());
                 bytes.put(operand);
@@ -135,6 +146,11 @@ impl CommitBuilder {
         let mut reader = Reader::new(&self.bytes[COMMIT_HEADER_LEN..]);
         let operations = (0..self.count).map(|_| next_operation(&mut reader).expect("what was built is understood"));
         mixed_operators(operations)
+    }
+
+    /// Ranges it deletes so far.
+    pub(crate) fn range_deletes(&self) -> usize {
+        self.traits.range_deletes
     }
 
     /// Bytes the payload will have.
@@ -174,6 +190,8 @@ pub(crate) struct Traits {
     pub(crate) expires: bool,
     /// There are operands of several merge operators.
     pub(crate) mixes_operators: bool,
+    /// How many ranges it deletes.
+    pub(crate) range_deletes: usize,
     operator: Option<MergeOperator>,
 }
 
@@ -184,6 +202,7 @@ impl Traits {
             Action::Merge { operator, .. } => {
                 self.mixes_operators |= *self.operator.get_or_insert(operator) != operator;
             }
+            Action::DeleteRange { .. } => self.range_deletes += 1,
             Action::Put(_) | Action::Delete => {}
         }
     }
@@ -212,6 +231,9 @@ impl<'a> CommitPayload<'a> {
         if traits.mixes_operators && mixed_operators(payload.operations()).is_some() {
             return Err(Misunderstood("it mixes merge operators on one key"));
         }
+        if traits.range_deletes > RANGE_DELETES_MAX {
+            return Err(Misunderstood("it deletes too many ranges"));
+        }
         Ok(payload)
     }
 
@@ -230,6 +252,11 @@ impl<'a> CommitPayload<'a> {
         self.traits.expires
     }
 
+    /// Whether it deletes ranges.
+    pub(crate) fn deletes_ranges(&self) -> bool {
+        self.traits.range_deletes > 0
+    }
+
     /// Its operations in order.
     pub fn operations(&self) -> impl Iterator<Item = Operation<'a>> + use<'a> {
         let mut reader = self.operations;
@@ -244,7 +271,7 @@ fn next_operation<'a>(reader: &mut Reader<'a>) -> Result<Operation<'a>, Misunder
     if key_len == 0 {
         return Err(Misunderstood("a key is empty"));
     }
-    if !matches!(kind, PUT | DELETE | MERGE | PUT_FOR) {
+    if !matches!(kind, PUT | DELETE | DELETE_RANGE | MERGE | PUT_FOR) {
         return Err(Misunderstood("an operation is of an unknown kind"));
     }
     let value_len = if kind == DELETE { 0 } else { reader.u32()? as usize };
@@ -254,6 +281,10 @@ fn next_operation<'a>(reader: &mut Reader<'a>) -> Result<Operation<'a>, Misunder
     let action = match kind {
         PUT => Action::Put(value),
         DELETE => Action::Delete,
+        DELETE_RANGE if value.is_empty() || key < value && value.len() <= KEY_END_LEN_MAX => {
+            Action::DeleteRange { end: value }
+        }
+        DELETE_RANGE => return Err(Misunderstood("a range is none")),
         MERGE => {
             let operator = MergeOperator::from_id(fields.u8()?);
             let operator = operator.ok_or(Misunderstood("its merge operator is unknown"))?;
@@ -275,6 +306,8 @@ pub(crate) fn mixed_operators<'a>(operations: impl Iterator<Item = Operation<'a>
         match action {
             // An operand is applied at once to what was put or removed before in the same commit.
             Action::Put(_) | Action::PutFor { .. } | Action::Delete => drop(operators.insert((keyspace, key), None)),
+            // For the sake of one rule for all.
+            Action::DeleteRange { .. } => {}
             Action::Merge { operator, .. } => {
                 let earlier = operators.entry((keyspace, key)).or_insert(Some(operator));
                 if earlier.is_some_and(|earlier| earlier != operator) {
@@ -433,7 +466,7 @@ mod tests {
         bytes[15..19].copy_from_slice(&u32::MAX.to_le_bytes());
         assert!(CommitPayload::parse(&bytes).is_err());
         let mut bytes = batch();
-        bytes[8] = 3;
+        bytes[8] = 6;
         assert!(CommitPayload::parse(&bytes).is_err(), "a reserved kind is not skipped");
     }
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::format::MERGED_LEN_MAX;
 use crate::marks::{Moment, second_of};
 use crate::operator::{MergeOperator, TooLong};
+use crate::range_deletes::Cover;
 use crate::table::Content;
 
 /// The value of a key.
@@ -21,6 +22,8 @@ pub(crate) struct Value {
 /// Gathers versions of a key, in any order, until a value follows from them.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
+    /// Older versions were deleted with a range.
+    hidden_before: Lsn,
     /// The newest version that does not build on older ones, and the value it gives.
     base: Option<(Lsn, Option<Value>)>,
     /// All newer than the base.
@@ -36,8 +39,16 @@ struct Operand {
 }
 
 impl Resolver {
+    /// Of a key over which this delete of a range lies, if one does.
+    pub(crate) fn under(cover: Option<&Cover>) -> Self {
+        Self { hidden_before: cover.map_or(Lsn::ZERO, |cover| cover.lsn), ..Self::default() }
+    }
+
     /// Takes a version that the reader may see. Says whether older ones do not matter.
     pub(crate) fn take(&mut self, lsn: Lsn, content: Content<'_>) -> bool {
+        if lsn < self.hidden_before {
+            return true;
+        }
         if self.base.as_ref().is_some_and(|(base, _)| lsn < *base) {
             return true;
         }

@@ -26,7 +26,7 @@ pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash as filter_hash;
 pub(crate) use index::BlockPlace;
 pub(crate) use level_cursor::LevelCursor;
-#[cfg_attr(not(test), expect(unused_imports, reason = "no commit deletes ranges yet"))]
+#[cfg(test)]
 pub(crate) use range_delete::RangeDelete;
 pub(crate) use reader::Table;
 pub use store::CacheStats;

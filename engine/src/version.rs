@@ -2,7 +2,7 @@
 //! view stay while it is held.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use seawall_wal::{Lsn, Timestamp};
 
@@ -11,33 +11,63 @@ use crate::format::KeyspaceId;
 use crate::manifest::{LEVELS, TableEntry};
 use crate::marks::{Moment, TimeMarks};
 use crate::memtable::{FrozenSet, MemtableSet};
+use crate::mutant::{Mutant, planted};
+use crate::range_deletes::{Covers, RangeDeletes, Removal};
 use crate::resolve::{Resolver, Value};
 use crate::table::{Content, Table, TableHash, filter_hash};
 
 /// The tables of one keyspace by level. Level 0 from newest to oldest, others by key without overlap; for one key a
 /// lower level is newer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Levels([Vec<Arc<Table>>; LEVELS]);
+pub(crate) struct Levels {
+    levels: [Vec<Arc<Table>>; LEVELS],
+    /// Of all its tables, once somebody asked.
+    range_deletes: OnceLock<Arc<RangeDeletes>>,
+    has_range_deletes: bool,
+}
 
 impl Levels {
     pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
-        &self.0[level]
+        &self.levels[level]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[Arc<Table>])> {
-        self.0.iter().enumerate().map(|(level, tables)| (level, tables.as_slice()))
+        self.levels.iter().enumerate().map(|(level, tables)| (level, tables.as_slice()))
+    }
+
+    /// The deletes of ranges in its tables, if there are any.
+    pub(crate) fn range_deletes(&self) -> Result<Option<Arc<RangeDeletes>>> {
+        if !self.has_range_deletes {
+            return Ok(None);
+        }
+        if let Some(deletes) = self.range_deletes.get() {
+            return Ok(Some(Arc::clone(deletes)));
+        }
+        let mut all = Vec::new();
+        for table in self.levels.iter().flatten() {
+            all.extend(
+                table.range_deletes()?.iter().map(|delete| Removal::new(&delete.start, &delete.end, delete.lsn)),
+            );
+        }
+        Ok(Some(Arc::clone(self.range_deletes.get_or_init(|| Arc::new(RangeDeletes::new(all))))))
+    }
+
+    /// After a change of its tables.
+    fn note_range_deletes(&mut self) {
+        self.has_range_deletes = self.levels.iter().flatten().any(|table| table.meta().range_deletes > 0);
+        self.range_deletes = OnceLock::new();
     }
 
     /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
     /// matter.
     fn versions(&self, key: &[u8], at: Lsn, mut take: impl FnMut(Lsn, Content<'_>) -> bool) -> Result<()> {
         let hash = filter_hash(key);
-        for table in &self.0[0] {
+        for table in &self.levels[0] {
             if table.versions(key, hash, at, &mut take)? {
                 return Ok(());
             }
         }
-        for tables in &self.0[1..] {
+        for tables in &self.levels[1..] {
             let number = tables.partition_point(|table| table.meta().ends_before(key));
             if let Some(table) = tables.get(number)
                 && table.versions(key, hash, at, &mut take)?
@@ -53,6 +83,7 @@ impl Levels {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TableSet {
     keyspaces: BTreeMap<KeyspaceId, Arc<Levels>>,
+    has_range_deletes: bool,
 }
 
 impl TableSet {
@@ -84,7 +115,7 @@ impl TableSet {
     /// Adds a table to level 0 or, in its place by key, to a deeper one.
     pub(crate) fn add(&mut self, level: usize, table: Arc<Table>) {
         let levels = Arc::make_mut(self.keyspaces.entry(table.keyspace()).or_default());
-        let tables = &mut levels.0[level];
+        let tables = &mut levels.levels[level];
         let place = match level {
             0 => tables.partition_point(|other| other.meta().min_lsn > table.meta().max_lsn),
             _ => tables.partition_point(|other| other.meta().ends_before(&table.meta().min_key)),
@@ -94,17 +125,26 @@ impl TableSet {
             assert!(fits, "tables of one level do not overlap");
         }
         tables.insert(place, table);
+        levels.note_range_deletes();
+        self.note_range_deletes();
     }
 
     pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &HashSet<TableHash>) {
         if let Some(levels) = self.keyspaces.get_mut(&keyspace) {
             let levels = Arc::make_mut(levels);
-            levels.0.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));
+            levels.levels.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));
+            levels.note_range_deletes();
         }
+        self.note_range_deletes();
     }
 
     pub(crate) fn remove_keyspace(&mut self, keyspace: KeyspaceId) {
         self.keyspaces.remove(&keyspace);
+        self.note_range_deletes();
+    }
+
+    fn note_range_deletes(&mut self) {
+        self.has_range_deletes = self.keyspaces.values().any(|levels| levels.has_range_deletes);
     }
 }
 
@@ -126,13 +166,41 @@ impl View {
     /// The value of `key` as of `at`, which is not below the floor.
     pub(crate) fn get(&self, keyspace: KeyspaceId, key: &[u8], at: Moment) -> Result<Option<Value>> {
         debug_assert!(at.lsn >= self.floor);
-        let mut resolver = Resolver::default();
+        let mut resolver = match self.has_range_deletes() {
+            true => Resolver::under(self.covers(keyspace)?.over(key, at.lsn).as_ref()),
+            false => Resolver::default(),
+        };
         if !self.versions_in_memory(keyspace, key, at.lsn, &mut resolver)
             && let Some(levels) = self.tables.levels(keyspace)
         {
             levels.versions(key, at.lsn, |lsn, content| resolver.take(lsn, content))?;
         }
         resolver.finish(at)
+    }
+
+    /// Whether ranges were deleted in any keyspace: nearly always not.
+    fn has_range_deletes(&self) -> bool {
+        let in_memory = |frozen: &Arc<FrozenSet>| frozen.set.has_range_deletes();
+        self.tables.has_range_deletes || self.active.has_range_deletes() || self.frozen.iter().any(in_memory)
+    }
+
+    /// The deletes of ranges of a keyspace.
+    pub(crate) fn covers(&self, keyspace: KeyspaceId) -> Result<Covers> {
+        let mut covers = Covers::default();
+        if !self.has_range_deletes() {
+            return Ok(covers);
+        }
+        for set in std::iter::once(&self.active).chain(self.frozen.iter().map(|frozen| &frozen.set)) {
+            if set.has_range_deletes() {
+                covers.add(set.table(keyspace).and_then(|table| table.range_deletes()));
+            }
+        }
+        if let Some(levels) = self.tables.levels(keyspace)
+            && !planted(Mutant::RangeDeletesInTablesUnseen)
+        {
+            covers.add(levels.range_deletes()?);
+        }
+        Ok(covers)
     }
 
     /// Takes the versions of `key` that are in memtables. Says whether older ones do not matter.

@@ -11,6 +11,7 @@ use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineN
 
 const COMMIT: &[u8] = include_bytes!("fixtures/v1/commit.payload");
 const COMMIT_MERGE_TTL: &[u8] = include_bytes!("fixtures/v1/commit_merge_ttl.payload");
+const COMMIT_DELETE_RANGE: &[u8] = include_bytes!("fixtures/v1/commit_delete_range.payload");
 const KEYSPACE_CREATE: &[u8] = include_bytes!("fixtures/v1/keyspace_create.payload");
 const KEYSPACE_DROP: &[u8] = include_bytes!("fixtures/v1/keyspace_drop.payload");
 const PROMOTION: &[u8] = include_bytes!("fixtures/v1/promotion.payload");
@@ -47,6 +48,12 @@ const MERGES_AND_TTL: [Operation<'static>; 4] = [
     },
 ];
 
+const RANGES: [Operation<'static>; 3] = [
+    Operation { keyspace: KeyspaceId(1), key: b"a", action: Action::DeleteRange { end: b"b\x00" } },
+    Operation { keyspace: KeyspaceId(1), key: b"ann", action: Action::Put(b"kept") },
+    Operation { keyspace: KeyspaceId(0x0102_0304), key: b"\x00", action: Action::DeleteRange { end: b"" } },
+];
+
 const PROMOTED: Promotion = Promotion {
     timeline: TimelineId(3),
     nonce: TimelineNonce::from_bytes([0xA0; 16]),
@@ -59,9 +66,11 @@ const PROMOTED: Promotion = Promotion {
 fn payloads_of_version_1_are_read_and_written_as_ever() {
     assert!(CommitPayload::parse(COMMIT).unwrap().operations().eq(OPERATIONS));
     assert!(CommitPayload::parse(COMMIT_MERGE_TTL).unwrap().operations().eq(MERGES_AND_TTL));
-    for (operations, payload) in [(OPERATIONS, COMMIT), (MERGES_AND_TTL, COMMIT_MERGE_TTL)] {
+    assert!(CommitPayload::parse(COMMIT_DELETE_RANGE).unwrap().operations().eq(RANGES));
+    let all = [(&OPERATIONS[..], COMMIT), (&MERGES_AND_TTL, COMMIT_MERGE_TTL), (&RANGES, COMMIT_DELETE_RANGE)];
+    for (operations, payload) in all {
         let mut builder = CommitBuilder::default();
-        operations.into_iter().for_each(|operation| builder.push(operation));
+        operations.iter().for_each(|operation| builder.push(*operation));
         assert_eq!(builder.finish(), payload);
     }
 

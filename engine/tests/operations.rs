@@ -1,4 +1,5 @@
-//! Values that end and operands that are merged: what a user is promised of them, on every node and after reopening.
+//! Values that end, operands that are merged and ranges that are removed: what a user is promised of them, on every node
+//! and after reopening.
 
 mod common;
 
@@ -7,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use common::{all, all_at, inline, threaded};
 use seawall_engine::manifest::Manifest;
-use seawall_engine::{Error, Installation, LogRetention, MergeOperator, Role};
+use seawall_engine::payload::RANGE_DELETES_MAX;
+use seawall_engine::{Error, Installation, Keyspace, LogRetention, MergeOperator, Role};
 use seawall_wal::clock::ManualClock;
 use seawall_wal::storage::MemoryDisk;
-use seawall_wal::{Clock, Timestamp};
+use seawall_wal::{Clock, Lsn, SegmentSize, Timestamp};
 
 const START: Timestamp = Timestamp(1_700_000_000_250_000);
 
@@ -223,4 +225,105 @@ fn a_transaction_conflicts_with_the_end_of_what_it_read() {
         other => panic!("{other:?}"),
     }
     assert_eq!(keys.get("by").unwrap(), None);
+}
+
+#[test]
+fn a_removed_range_is_gone_wherever_it_was_and_what_comes_after_is_not() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let fill = |from: u32, value: &str| {
+        for number in from..from + 100 {
+            keys.insert(format!("{number:04}"), value.repeat(30)).unwrap();
+        }
+    };
+    fill(0, "old");
+    db.compact().unwrap();
+    fill(50, "newer");
+    db.flush().unwrap();
+    let before = db.snapshot().unwrap();
+    let expected = all_at(&before, &keys);
+    let mut batch = db.batch();
+    batch.put(&keys, "0020", "goes").remove_range(&keys, "0010"..="0139").put(&keys, "0030", "stays");
+    batch.merge(&keys, "0040", MergeOperator::Append, "begins");
+    batch.commit().unwrap();
+    let check = |keys: &Keyspace| {
+        let there: Vec<_> = all(keys).into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect();
+        let mut wanted: Vec<_> = (0..10).chain([30, 40]).chain(140..150).map(|number| format!("{number:04}")).collect();
+        assert_eq!(there, wanted);
+        wanted.reverse();
+        let back: Vec<_> = keys.iter().rev().map(|pair| String::from_utf8(pair.unwrap().0.to_vec()).unwrap()).collect();
+        assert_eq!(back, wanted);
+        let many = keys.multi_get(&["0009", "0010", "0030", "0040", "0139", "0140"]).unwrap();
+        assert_eq!(many.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true, true, false, true]);
+        assert_eq!(keys.get("0020").unwrap(), None);
+        assert_eq!(keys.get("0040").unwrap().unwrap(), "begins");
+    };
+    check(&keys);
+    db.flush().unwrap();
+    check(&keys);
+    db.compact().unwrap();
+    check(&keys);
+    assert_eq!(all_at(&before, &keys), expected, "a snapshot keeps what it had");
+    drop((before, keys));
+    db.close().unwrap();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    check(&keys);
+    db.compact().unwrap();
+    check(&keys);
+    let stored: u64 = db.stats().levels.iter().map(|level| level.entries).sum();
+    assert_eq!(stored, 22, "what was removed takes no space");
+    keys.remove_range::<&[u8]>(..).unwrap();
+    assert_eq!(all(&keys), []);
+    keys.insert("0001", "again").unwrap();
+    db.compact().unwrap();
+    assert_eq!(all(&keys).len(), 1);
+}
+
+#[test]
+fn a_removed_range_conflicts_with_what_was_read_of_it() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for flushed in [false, true] {
+        keys.insert("b", "1").unwrap();
+        let mut transactions: Vec<_> = (0..4).map(|_| db.transaction().unwrap()).collect();
+        assert!(transactions[0].get(&keys, "b").unwrap().is_some());
+        assert_eq!(transactions[1].range(&keys, "x"..).count(), 0);
+        assert_eq!(transactions[2].range(&keys, "c".."d").count(), 0);
+        assert!(transactions[3].get(&keys, "a").unwrap().is_none());
+        transactions.iter_mut().for_each(|transaction| transaction.put(&keys, "own", "2").unwrap());
+        let lsn = keys.remove_range("b".."c").unwrap().lsn;
+        keys.remove_range("y"..).unwrap();
+        if flushed {
+            db.flush().unwrap();
+        }
+        let outcomes: Vec<_> = transactions.into_iter().map(|transaction| transaction.commit().map(drop)).collect();
+        let (first, second) = (&outcomes[0], &outcomes[1]);
+        assert!(matches!(first, Err(Error::Conflict { key, lsn: by, .. }) if key == "b" && *by == lsn), "{first:?}");
+        assert!(matches!(second, Err(Error::Conflict { key, .. }) if key == "y"), "{second:?}");
+        assert!(outcomes[2].is_ok() && outcomes[3].is_ok());
+    }
+}
+
+#[test]
+fn many_removed_ranges_do_not_fill_the_memory() {
+    let disk = MemoryDisk::new();
+    let size = SegmentSize::new(1 << 20).unwrap();
+    let db = inline(&disk).segment_size(size).memtable_bytes(1 << 20).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let mut batch = db.batch();
+    for number in 0..=RANGE_DELETES_MAX {
+        batch.remove_range(&keys, format!("{number:05}")..format!("{number:05}5"));
+    }
+    assert!(matches!(batch.commit(), Err(Error::TooManyRanges { .. })));
+    for number in 0..3_000 {
+        keys.insert(format!("{number:05}"), "v").unwrap();
+        keys.remove_range(format!("{number:05}")..format!("{number:05}5")).unwrap();
+    }
+    assert!(db.redo().lsn > Lsn::ZERO, "ranges count as memory");
+    assert_eq!(all(&keys), []);
+    db.compact().unwrap();
+    assert_eq!(db.stats().levels.iter().map(|level| level.tables).sum::<u64>(), 0, "nothing is left to remove");
 }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::merge::Versions;
+use crate::mutant::{Mutant, planted};
+use crate::range_deletes::{RangeDeletes, Removal};
 use crate::table::{EntryRef, Placement, Table, TableStore, TableWriter};
 
 /// Versions between two looks at whether to stop, and bytes between two looks at the pace.
@@ -44,17 +46,19 @@ impl Rewrite<'_> {
         let bounds = || std::iter::once(None).chain(cuts.iter().map(|cut| Some(cut.as_slice())));
         let ends = cuts.iter().map(|cut| Some(cut.as_slice())).chain([None]);
         let mut parts = bounds().zip(ends);
+        let range_deletes = &self.range_deletes()?;
         // No other part should go on writing once one has failed.
         let failed = AtomicBool::new(false);
         let outcomes: Vec<_> = if cuts.is_empty() {
-            parts.map(|(from, until)| self.part(from, until, &failed)).collect()
+            parts.map(|(from, until)| self.part(range_deletes, from, until, &failed)).collect()
         } else {
             thread::scope(|scope| {
                 let failed = &failed;
                 let (from, until) = parts.next().expect("there is a first part");
-                let others: Vec<_> =
-                    parts.map(|(from, until)| scope.spawn(move || self.part(from, until, failed))).collect();
-                let first = self.part(from, until, failed);
+                let others: Vec<_> = parts
+                    .map(|(from, until)| scope.spawn(move || self.part(range_deletes, from, until, failed)))
+                    .collect();
+                let first = self.part(range_deletes, from, until, failed);
                 let join = |part: thread::ScopedJoinHandle<'_, _>| {
                     part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
                 };
@@ -79,9 +83,15 @@ impl Rewrite<'_> {
     }
 
     /// The outputs of the keys in `from..until`, and how it went.
-    fn part(&self, from: Option<&[u8]>, until: Option<&[u8]>, failed: &AtomicBool) -> (Vec<Arc<Table>>, Result<()>) {
+    fn part(
+        &self,
+        range_deletes: &RangeDeletes,
+        from: Option<&[u8]>,
+        until: Option<&[u8]>,
+        failed: &AtomicBool,
+    ) -> (Vec<Arc<Table>>, Result<()>) {
         let mut tables = Vec::new();
-        let result = self.write(from, until, failed, &mut tables);
+        let result = self.write(range_deletes, from, until, failed, &mut tables);
         if result.is_err() {
             failed.store(true, Ordering::Relaxed);
         }
@@ -90,13 +100,16 @@ impl Rewrite<'_> {
 
     fn write(
         &self,
+        range_deletes: &RangeDeletes,
         from: Option<&[u8]>,
         until: Option<&[u8]>,
         failed: &AtomicBool,
         tables: &mut Vec<Arc<Table>>,
     ) -> Result<()> {
         let mut versions = Versions::of_tables(&self.level0, self.deeper.clone(), from)?;
-        let mut survival = Survival::new(self.floor, self.bottom);
+        let mut survival = Survival::new(self.floor, self.bottom, range_deletes);
+        // Where the keys of the output being written begin, which is where those of the one before end.
+        let mut begin = from.unwrap_or_default().to_vec();
         let mut writer: Option<TableWriter> = None;
         let mut seams = self.seams.iter().peekable();
         let mut count = 0_u64;
@@ -113,7 +126,8 @@ impl Rewrite<'_> {
                 (size >= self.table_bytes || at_seam && size >= self.table_bytes / 2) && writer.last_key() != entry.key
             };
             if let Some(finished) = writer.take_if(|writer| full(writer)) {
-                tables.push(self.store.adopt(finished.finish()?)?);
+                let began = std::mem::replace(&mut begin, entry.key.to_vec());
+                tables.push(self.finish(finished, range_deletes, &began, Some(entry.key))?);
                 paced = 0;
             }
             let writer = match &mut writer {
@@ -141,9 +155,48 @@ impl Rewrite<'_> {
             }
         }
         survival.finish(&mut keep)?;
-        if let Some(writer) = writer.filter(|writer| !writer.is_empty()) {
-            tables.push(self.store.adopt(writer.finish()?)?);
+        let has_rest = !self.left_between(range_deletes, &begin, until).is_empty();
+        if writer.is_none() && has_rest {
+            writer = Some(self.store.writer(self.keyspace, self.placement)?);
+        }
+        if let Some(writer) = writer {
+            tables.push(self.finish(writer, range_deletes, &begin, until)?);
         }
         Ok(())
+    }
+
+    /// Ends an output that is responsible for the keys in `begin..end`: also for those that are not there, because what is
+    /// deleted there may be on deeper levels.
+    fn finish(
+        &self,
+        mut writer: TableWriter,
+        range_deletes: &RangeDeletes,
+        begin: &[u8],
+        end: Option<&[u8]>,
+    ) -> Result<Arc<Table>> {
+        let (begin, end) = match planted(Mutant::RangeDeletesCutToKeys) {
+            true => (writer.first_key().to_vec(), Some(writer.last_key().to_vec())),
+            false => (begin.to_vec(), end.map(<[u8]>::to_vec)),
+        };
+        for Removal { start, end, lsn } in self.left_between(range_deletes, &begin, end.as_deref()) {
+            writer.push_range_delete(&start, &end, lsn);
+        }
+        self.store.adopt(writer.finish()?)
+    }
+
+    fn left_between(&self, range_deletes: &RangeDeletes, from: &[u8], until: Option<&[u8]>) -> Vec<Removal> {
+        let bottom = self.bottom || planted(Mutant::RangeDeletesDroppedAboveTheBottom);
+        range_deletes.between(from, until, self.floor.lsn, bottom)
+    }
+
+    /// Those of all inputs.
+    fn range_deletes(&self) -> Result<RangeDeletes> {
+        let mut all = Vec::new();
+        for table in self.level0.iter().chain(self.deeper.iter().flatten()) {
+            all.extend(
+                table.range_deletes()?.iter().map(|delete| Removal::new(&delete.start, &delete.end, delete.lsn)),
+            );
+        }
+        Ok(RangeDeletes::new(all))
     }
 }

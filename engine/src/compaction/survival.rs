@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::marks::{Moment, second_of};
 use crate::mutant::{Mutant, planted};
 use crate::operator::{MergeOperator, TooLong};
+use crate::range_deletes::RangeDeletes;
 use crate::resolve::{Folded, fold};
 use crate::table::{Content, EntryRef};
 
@@ -15,10 +16,14 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 
 /// Takes the versions of all keys in their order and hands on those that survive, in order, too.
 #[derive(Debug)]
-pub(super) struct Survival {
+pub(super) struct Survival<'a> {
     floor: Moment,
     bottom: bool,
+    /// The deletes of ranges among what is merged.
+    range_deletes: &'a RangeDeletes,
     key: Vec<u8>,
+    /// Versions of the key before this LSN are hidden for readers at the floor.
+    hidden_before: Lsn,
     /// Whether a version at or below the floor was met that does not build on older ones: readers need none older.
     settled: bool,
     /// Operands at or below the floor whose base was not met yet, newest first.
@@ -44,11 +49,19 @@ impl Operand {
     }
 }
 
-impl Survival {
+impl<'a> Survival<'a> {
     /// `bottom` is whether no deeper level has any of its keys.
-    pub(super) fn new(floor: Moment, bottom: bool) -> Self {
-        let (key, waiting) = (Vec::new(), Vec::new());
-        Self { floor, bottom, key, settled: false, waiting, waiting_bytes: 0 }
+    pub(super) fn new(floor: Moment, bottom: bool, range_deletes: &'a RangeDeletes) -> Self {
+        Self {
+            floor,
+            bottom,
+            range_deletes,
+            key: Vec::new(),
+            hidden_before: Lsn::ZERO,
+            settled: false,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }
     }
 
     /// Takes the next version.
@@ -58,6 +71,12 @@ impl Survival {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             self.settled = false;
+            let cover = self.range_deletes.over(entry.key, self.floor.lsn);
+            self.hidden_before = cover.map_or(Lsn::ZERO, |cover| cover.lsn);
+        }
+        if entry.lsn < self.hidden_before {
+            self.settled = true;
+            return self.finish(keep);
         }
         let EntryRef { lsn, content, .. } = entry;
         if let Content::Merge { operator, time, operand } = content {
@@ -90,7 +109,7 @@ impl Survival {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        if self.bottom || planted(Mutant::OperandsWithoutTheirBase) {
+        if self.bottom || self.hidden_before > Lsn::ZERO || planted(Mutant::OperandsWithoutTheirBase) {
             // They change a key that is not there.
             if let Ok(Some((lsn, folded))) = self.fold(None) {
                 return self.keep_base(lsn, folded.content(), keep);
@@ -163,6 +182,7 @@ mod tests {
     use super::*;
     use crate::format::MERGED_LEN_MAX;
     use crate::mutant::with_mutant;
+    use crate::range_deletes::Removal;
 
     const SECOND: u64 = 1_000_000;
     /// The floor, and the second it lies in.
@@ -170,8 +190,13 @@ mod tests {
 
     /// What is left of versions given newest first, as text.
     fn survivors(bottom: bool, versions: &[(u64, Content<'_>)]) -> Vec<String> {
+        survivors_of(bottom, versions, &[])
+    }
+
+    fn survivors_of(bottom: bool, versions: &[(u64, Content<'_>)], removals: &[Removal]) -> Vec<String> {
         let floor = Moment { lsn: Lsn::new(FLOOR.0), time: Timestamp(FLOOR.1 * SECOND) };
-        let mut survival = Survival::new(floor, bottom);
+        let range_deletes = RangeDeletes::new(removals.to_vec());
+        let mut survival = Survival::new(floor, bottom, &range_deletes);
         let mut kept = Vec::new();
         let mut keep = |entry: EntryRef<'_>| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -256,11 +281,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_range_delete_at_the_floor_hides_is_gone_and_what_one_above_it_hides_stays() {
+        let removal = |lsn| Removal::new(b"a", b"z", Lsn::new(lsn));
+        let put = Content::Put(b"v");
+        let versions = [(12, put), (9, put), (8, put)];
+        assert_eq!(survivors_of(false, &versions, &[removal(9)]), ["12 put v", "9 put v"], "of one commit");
+        assert_eq!(survivors_of(false, &versions, &[removal(10)]), ["12 put v"]);
+        assert_eq!(survivors_of(false, &versions, &[removal(13)]), ["12 put v", "9 put v"]);
+        let operands = [(10, append(49, b"c")), (9, append(48, b"b")), (7, Content::Put(b"a"))];
+        assert_eq!(survivors_of(false, &operands, &[removal(8)]), ["10 put bc"]);
+        assert_eq!(survivors_of(false, &operands[..2], &[removal(8)]), ["10 put bc"], "whatever lies below is hidden");
+        assert_eq!(survivors_of(false, &operands, &[removal(10)]), ["10 put c"]);
+    }
+
+    #[test]
     fn many_operands_do_not_fill_the_memory() {
         let operand = [b'x'; 1000];
         let versions: Vec<_> = (0..3_000).map(|index| (3_000 - index, append(index, &operand))).collect();
         let floor = Moment { lsn: Lsn::MAX, time: Timestamp(0) };
-        let (mut survival, mut kept, mut most) = (Survival::new(floor, true), 0, 0);
+        let none = RangeDeletes::default();
+        let (mut survival, mut kept, mut most) = (Survival::new(floor, true, &none), 0, 0);
         for (lsn, content) in versions {
             let keep = |_: EntryRef<'_>| {
                 kept += 1;

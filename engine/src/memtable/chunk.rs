@@ -119,6 +119,11 @@ impl ChunkPool {
         (self.kept.lock().len() * self.chunk_bytes) as u64
     }
 
+    /// How many bytes of memtables it is for.
+    pub(super) fn memtable_bytes(&self) -> u64 {
+        (self.kept_max * self.chunk_bytes) as u64
+    }
+
     pub(super) fn chunk_bytes(&self) -> usize {
         self.chunk_bytes
     }

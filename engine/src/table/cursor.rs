@@ -153,6 +153,23 @@ impl TableCursor {
         }
     }
 
+    /// The newest LSN in its table.
+    pub(crate) fn max_lsn(&self) -> Lsn {
+        self.table.meta().max_lsn
+    }
+
+    /// To the first version of a key that is not less, from before it.
+    pub(crate) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+        *self = Self::first_from(Arc::clone(&self.table), Some((key, Lsn::MAX)))?;
+        Ok(())
+    }
+
+    /// To the last version of a key that is less, from behind it.
+    pub(crate) fn back_before(&mut self, key: &[u8]) -> Result<()> {
+        *self = Self::last_before(Arc::clone(&self.table), Some((key, Lsn::MAX)))?;
+        Ok(())
+    }
+
     /// To the entry before a spot, which may be in the block before.
     fn step_back(&mut self, at: BlockPlace, block: Block, spot: Spot) -> Result<()> {
         let entries = Sorted::new(block.bytes());

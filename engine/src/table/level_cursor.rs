@@ -63,6 +63,27 @@ impl LevelCursor {
         self.settle_back()
     }
 
+    /// The newest LSN in the table it is in; there may be newer ones in others.
+    pub(crate) fn max_lsn(&self) -> Lsn {
+        self.cursor.as_ref().map_or(Lsn::ZERO, TableCursor::max_lsn)
+    }
+
+    /// To the first version of a key that is not less, from before it, or to the end of the table it is in.
+    pub(crate) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.forward_to(key)?;
+        }
+        self.settle_forward()
+    }
+
+    /// To the last version of a key that is less, from behind it, or to the beginning of the table it is in.
+    pub(crate) fn back_before(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(cursor) = &mut self.cursor {
+            cursor.back_before(key)?;
+        }
+        self.settle_back()
+    }
+
     fn settle_forward(&mut self) -> Result<()> {
         while self.cursor.as_ref().is_some_and(|cursor| cursor.entry().is_none()) {
             self.number += 1;

@@ -150,7 +150,6 @@ impl TableWriter {
     }
 
     /// Adds a range delete. They come in any order, and may lie anywhere and over each other.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no commit deletes ranges yet"))]
     pub(crate) fn push_range_delete(&mut self, start: &[u8], end: &[u8], lsn: Lsn) {
         assert!(start < end, "a range holds something");
         self.note_lsn(lsn);
@@ -172,6 +171,11 @@ impl TableWriter {
     /// About how many bytes the file has.
     pub(crate) fn size(&self) -> u64 {
         self.written + (self.buffer.len() + self.data.len() + self.index.len() + self.range_delete_bytes) as u64
+    }
+
+    /// The key added first.
+    pub(crate) fn first_key(&self) -> &[u8] {
+        &self.first_key
     }
 
     /// The key added last.

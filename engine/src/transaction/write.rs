@@ -31,6 +31,7 @@ impl Write {
                 return Ok(Self::Put { value: Bytes::copy_from_slice(value), ttl_micros: Some(ttl_micros) });
             }
             Action::Delete => return Ok(Self::Remove),
+            Action::DeleteRange { .. } => unreachable!("transactions remove keys"),
             Action::Merge { operator, operand } => (operator, operand),
         };
         match earlier {

@@ -26,8 +26,12 @@ pub(crate) enum Action {
     Merge(MergeOperator, Vec<u8>),
 }
 
-/// What a commit does to a key.
-pub(crate) type Change = (Incarnation, Vec<u8>, Action);
+/// What a commit does: to a key, or to all keys of a range.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Key(Incarnation, Vec<u8>, Action),
+    RemoveRange(Incarnation, Span),
+}
 
 /// A value, and when it ends if it does.
 pub(crate) type Value = (Vec<u8>, Option<u64>);
@@ -41,11 +45,35 @@ pub(crate) struct Reads {
     pub(crate) ends: Vec<(Incarnation, Vec<u8>, u64)>,
 }
 
-/// A part of a range that was walked.
-#[derive(Debug)]
+/// A part of a range that was walked, or a range that was removed.
+#[derive(Clone, Debug)]
 pub(crate) struct Span {
     pub(crate) incarnation: Incarnation,
     pub(crate) bounds: (Bound<Vec<u8>>, Bound<Vec<u8>>),
+}
+
+impl Span {
+    /// As the first key in it and the first one behind, or no end.
+    fn limits(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let behind = |key: &Vec<u8>| [&key[..], &[0]].concat();
+        let from = match &self.bounds.0 {
+            Bound::Unbounded => Vec::new(),
+            Bound::Included(key) => key.clone(),
+            Bound::Excluded(key) => behind(key),
+        };
+        let until = match &self.bounds.1 {
+            Bound::Unbounded => None,
+            Bound::Included(key) => Some(behind(key)),
+            Bound::Excluded(key) => Some(key.clone()),
+        };
+        (from, until)
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let ((from, until), (other_from, other_until)) = (self.limits(), other.limits());
+        let until = [until, other_until].into_iter().flatten().min();
+        until.is_none_or(|until| from.max(other_from) < until)
+    }
 }
 
 impl Reads {
@@ -90,6 +118,7 @@ struct Life {
     created: Lsn,
     dropped: Lsn,
     keys: BTreeMap<Vec<u8>, History>,
+    removed: Vec<(Lsn, Span)>,
 }
 
 /// All versions of all keys, in the order of commits.
@@ -124,7 +153,7 @@ impl Map {
 
     pub(crate) fn create(&mut self, name: &'static str, lsn: Lsn, time: u64) -> Incarnation {
         self.push(lsn, time);
-        self.lives.push(Life { name, created: lsn, dropped: Lsn::MAX, keys: BTreeMap::new() });
+        self.lives.push(Life { name, created: lsn, dropped: Lsn::MAX, keys: BTreeMap::new(), removed: Vec::new() });
         Incarnation(self.lives.len() - 1)
     }
 
@@ -135,11 +164,25 @@ impl Map {
 
     pub(crate) fn commit(&mut self, lsn: Lsn, time: u64, changes: Vec<Change>) {
         self.push(lsn, time);
-        for (incarnation, key, action) in changes {
-            if matches!(action, Action::Put(_, Some(_))) {
-                self.time_begins.get_or_insert(lsn);
+        for change in changes {
+            match change {
+                Change::Key(incarnation, key, action) => {
+                    if matches!(action, Action::Put(_, Some(_))) {
+                        self.time_begins.get_or_insert(lsn);
+                    }
+                    self.lives[incarnation.0].keys.entry(key).or_default().push((lsn, time, action));
+                }
+                Change::RemoveRange(incarnation, span) => {
+                    let life = &mut self.lives[incarnation.0];
+                    let (from, until) = span.limits();
+                    for (key, history) in life.keys.range_mut(from..) {
+                        if until.as_ref().is_none_or(|until| key < until) {
+                            history.push((lsn, time, Action::Remove));
+                        }
+                    }
+                    life.removed.push((lsn, span));
+                }
             }
-            self.lives[incarnation.0].keys.entry(key).or_default().push((lsn, time, action));
         }
     }
 
@@ -154,6 +197,7 @@ impl Map {
                 life.dropped = Lsn::MAX;
             }
             life.keys.values_mut().for_each(|history| history.retain(|(lsn, ..)| *lsn <= end));
+            life.removed.retain(|(lsn, _)| *lsn <= end);
         }
         (before - self.records.len()) as u64
     }
@@ -195,6 +239,21 @@ impl Map {
         let seen = history.iter().take_while(|(lsn, ..)| *lsn <= at);
         let value = seen.fold(None, |value, (_, time, action)| act(value, *time, action));
         value.filter(|(_, end)| end.is_none_or(|end| end > self.time_at(at)))
+    }
+
+    /// The removals of ranges after `at` that lie over something that was read: keyspace, and by which commit.
+    pub(crate) fn removals(&self, reads: &Reads, at: Lsn) -> BTreeSet<(String, Lsn)> {
+        let keys = reads.keys.iter().map(|(incarnation, key)| Span {
+            incarnation: *incarnation,
+            bounds: (Bound::Included(key.clone()), Bound::Included(key.clone())),
+        });
+        let mut removals = BTreeSet::new();
+        for span in keys.chain(reads.spans.iter().cloned()) {
+            let life = &self.lives[span.incarnation.0];
+            let newer = life.removed.iter().filter(|(lsn, removed)| *lsn > at && removed.overlaps(&span));
+            removals.extend(newer.map(|(lsn, _)| (life.name.to_owned(), *lsn)));
+        }
+        removals
     }
 
     /// What was changed of `reads` after `at`: keyspace, key and by which commit last.
