@@ -131,11 +131,10 @@ impl<'a> Sorted<'a> {
         let (header, rest) = self.entries.get(spot.entry..)?.split_first_chunk::<ENTRY_LEN>()?;
         let shared = u16::from_le_bytes([header[0], header[1]]) as usize;
         let rest = rest.get(..u16::from_le_bytes([header[2], header[3]]) as usize)?;
-        let lsn = u64::from_le_bytes(*header[5..].first_chunk()?);
         let value_len = u32::from_le_bytes(*header[13..].first_chunk()?) as usize;
         let value = self.values.get(spot.value..)?.get(..value_len)?;
         let next = Spot { entry: spot.entry + ENTRY_LEN + rest.len(), value: spot.value + value_len };
-        Some(Stored { shared, rest, kind: header[4], lsn: Lsn::new(lsn), value, next })
+        Some(Stored { shared, rest, kind: header[4], lsn: lsn_of(header), value, next })
     }
 
     /// Makes `key` the whole key of an entry; it was that of the entry before, or the entry begins a run.
@@ -209,36 +208,50 @@ impl<'a> Sorted<'a> {
         };
         let run = self.run_from_rest(rest, lsn);
         // What is looked for is in the run before, or begins this one.
-        let mut spot = self.run(run.saturating_sub(1));
-        let end = match run {
-            0 => spot,
-            _ => self.run(run),
-        };
-        // How many bytes of `rest` the key before has; it comes before the place.
-        let mut matched = 0;
-        while spot.entry < end.entry {
-            let entry = self.at(spot);
-            // A key that shares more with the one before compares as that did, and one that shares less is greater.
-            match entry.shared.cmp(&matched) {
-                Ordering::Greater => {}
-                Ordering::Less => return (spot, false),
-                Ordering::Equal => {
-                    let wanted = &rest[matched..];
-                    let same = common_len(entry.rest, wanted);
-                    matched += same;
-                    match (entry.rest.get(same), wanted.get(same)) {
-                        (None, None) if entry.lsn <= lsn => return (spot, true),
-                        (None, _) => {}
-                        (Some(_), None) => return (spot, false),
-                        (Some(a), Some(b)) if a > b => return (spot, false),
-                        (Some(_), Some(_)) => {}
-                    }
-                }
-            }
-            spot = entry.next;
+        let end = self.run(run);
+        if let Some(run) = run.checked_sub(1)
+            && let Some(found) = self.seek_in_run(self.run(run), end, rest, lsn)
+        {
+            return found;
         }
         let same = self.entries.len() > end.entry && self.at(end).rest == rest;
         (end, same)
+    }
+
+    /// The first entry from `start` to `end` at or after a place, and whether it is one of that key. The one at `start`,
+    /// which begins a run, is before the place.
+    #[inline]
+    fn seek_in_run(&self, start: Spot, end: Spot, wanted: &[u8], lsn: Lsn) -> Option<(Spot, bool)> {
+        let mut entries = &self.entries[start.entry..end.entry];
+        let mut value = start.value;
+        // How many bytes of `wanted` the key before has.
+        let mut matched = 0;
+        while let Some((header, following)) = entries.split_first_chunk::<ENTRY_LEN>() {
+            let shared = u16::from_le_bytes([header[0], header[1]]) as usize;
+            let (rest, following) = following.split_at(u16::from_le_bytes([header[2], header[3]]) as usize);
+            // A key that shares more with the one before compares as that did, and one that shares less is greater.
+            let found = match shared.cmp(&matched) {
+                Ordering::Greater => None,
+                Ordering::Less => Some(false),
+                Ordering::Equal => {
+                    let wanted = &wanted[matched..];
+                    let same = common_len(rest, wanted);
+                    matched += same;
+                    match (rest.get(same), wanted.get(same)) {
+                        (None, None) => (lsn_of(header) <= lsn).then_some(true),
+                        (None, Some(_)) => None,
+                        (Some(_), None) => Some(false),
+                        (Some(a), Some(b)) => (a > b).then_some(false),
+                    }
+                }
+            };
+            if let Some(same) = found {
+                return Some((Spot { entry: end.entry - entries.len(), value }, same));
+            }
+            value += u32::from_le_bytes([header[13], header[14], header[15], header[16]]) as usize;
+            entries = following;
+        }
+        None
     }
 
     /// What follows the common bytes in a key, or how a key without them compares to all here.
@@ -264,6 +277,10 @@ impl<'a> Sorted<'a> {
         }
         low
     }
+}
+
+fn lsn_of(header: &[u8; ENTRY_LEN]) -> Lsn {
+    Lsn::new(u64::from_le_bytes(std::array::from_fn(|at| header[5 + at])))
 }
 
 /// How many words from the first on have what rising words first have and then have not.
