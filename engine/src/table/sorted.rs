@@ -295,7 +295,10 @@ fn count_while(mut words: &[[u8; 4]], has: impl Fn(u32) -> bool) -> usize {
             words = left;
         }
     }
-    count + words.iter().filter(|word| has(u32::from_le_bytes(**word))).count()
+    // Wrapping, which it never does: checked additions are made one by one, these several at once.
+    let counted =
+        words.iter().fold(0_u32, |counted, word| counted.wrapping_add(u32::from(has(u32::from_le_bytes(*word)))));
+    count + counted as usize
 }
 
 /// The first four bytes as a number that rises with them, zeros behind fewer: keys with the same one are compared.
