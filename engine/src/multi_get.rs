@@ -46,16 +46,29 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
     let none = Levels::default();
     let levels = view.tables.levels(keyspace).map_or(&none, |levels| levels);
     for table in levels.level(0) {
-        wanted = look(table, at, wanted, &mut values)?;
+        let places = places(table, at, &wanted)?;
+        wanted = look(table, at, wanted, places, &mut values)?;
     }
     for (_, tables) in levels.iter().skip(1) {
-        let mut left = Vec::new();
+        let mut shares = Vec::new();
         let mut rest = wanted;
         for table in tables {
             // Tables of one level do not overlap, so that each takes the keys up to its greatest.
             let behind = rest.partition_point(|wanted| !table.meta().ends_before(wanted.key));
             let behind = rest.split_off(behind);
-            left.extend(look(table, at, std::mem::replace(&mut rest, behind), &mut values)?);
+            let share = std::mem::replace(&mut rest, behind);
+            if !share.is_empty() {
+                let places = places(table, at, &share)?;
+                shares.push((table, share, places));
+            }
+        }
+        // One table is read after the other; what the later ones need is on its way meanwhile.
+        for (table, _, places) in shares.iter().skip(1) {
+            table.ask_for_blocks(places.iter().flatten().take(BLOCKS_MAX))?;
+        }
+        let mut left = Vec::new();
+        for (table, share, places) in shares {
+            left.extend(look(table, at, share, places, &mut values)?);
         }
         left.extend(rest);
         wanted = left;
@@ -70,17 +83,19 @@ fn bytes(value: Option<Value>) -> Option<Bytes> {
     value.map(|value| value.bytes)
 }
 
-/// Looks for keys in one table. Gives back those for which older versions matter, in order.
+/// The blocks of a table that may say something of some keys.
+fn places(table: &Table, at: Moment, wanted: &[Wanted<'_>]) -> Result<Vec<Option<BlockPlace>>> {
+    wanted.iter().map(|wanted| table.block_of(wanted.key, wanted.hash, at.lsn)).collect()
+}
+
+/// Looks for keys in one table, in the blocks given. Gives back those for which older versions matter, in order.
 fn look<'a>(
     table: &Arc<Table>,
     at: Moment,
     wanted: Vec<Wanted<'a>>,
+    places: Vec<Option<BlockPlace>>,
     values: &mut [Option<Bytes>],
 ) -> Result<Vec<Wanted<'a>>> {
-    let mut places = Vec::with_capacity(wanted.len());
-    for wanted in &wanted {
-        places.push(table.block_of(wanted.key, wanted.hash, at.lsn)?);
-    }
     let mut distinct: Vec<BlockPlace> = places.iter().flatten().copied().collect();
     distinct.dedup();
     let mut left = Vec::new();

@@ -86,6 +86,14 @@ impl Block {
         }
     }
 
+    /// Whether it is read without a disk. What was read once may have been forgotten by the kernel since.
+    pub(super) fn is_in_memory(&self) -> bool {
+        match self {
+            Self::Mapped(map, range) => map.is_resident(range.clone()),
+            Self::Held(..) => true,
+        }
+    }
+
     /// Bytes of memory it costs to keep it.
     pub(super) fn weight(&self) -> u64 {
         let heap = match self {

@@ -24,6 +24,9 @@ use crate::format::KeyspaceId;
 /// The largest block that is read with others into memory; nearly all are far smaller.
 const READ_LEN_MAX: usize = 64 << 10;
 
+/// Bytes that are asked for ahead when a whole file is read.
+const VERIFY_LEN: usize = 1 << 20;
+
 /// An open table.
 pub(crate) struct Table {
     /// Unlike any other table's while the process lives; names its blocks in the cache.
@@ -163,7 +166,11 @@ impl Table {
     #[inline]
     fn in_block<T>(&self, place: &BlockPlace, look: impl FnOnce(Sorted<'_>) -> T) -> Result<T> {
         match self.footer.codec {
-            Codec::None if self.index()?.blocks.has(place.number) => Ok(look(Sorted::new(&self.map[raw_range(place)]))),
+            Codec::None if self.index()?.blocks.has(place.number) => {
+                let raw = &self.map[raw_range(place)];
+                ask_for_keys(raw);
+                Ok(look(Sorted::new(raw)))
+            }
             _ => Ok(look(Sorted::new(self.block(place)?.bytes()))),
         }
     }
@@ -190,6 +197,7 @@ impl Table {
         if let Some(index) = self.index.get() {
             return Ok(index);
         }
+        self.ask_for_lookups();
         let index = Index::open(&self.map, self.keyspace, self.footer).map_err(|damage| self.damaged(damage))?;
         Ok(self.index.get_or_init(|| index))
     }
@@ -241,18 +249,28 @@ impl Table {
         self.map.will_need(range.start as usize..range.end as usize);
     }
 
+    /// Says that these data blocks are read soon, as far as they are not in memory.
+    pub(crate) fn ask_for_blocks<'a>(&self, places: impl Iterator<Item = &'a BlockPlace>) -> Result<()> {
+        for place in places {
+            if !self.kept(place)?.is_some_and(|block| block.is_in_memory()) {
+                self.will_need(place.offset..place.offset + place.len as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for what gets need beside data blocks: about a fortieth of the file, which would else come page by page.
+    fn ask_for_lookups(&self) {
+        self.will_need(self.footer.filter_at..self.meta.size);
+    }
+
     /// Data blocks, no two the same. Those that are not in memory are read together, past the map, so that a cold disk is
     /// asked for all of them at once.
     pub(crate) fn blocks(&self, places: &[BlockPlace]) -> Result<Vec<Block>> {
         let mut blocks = Vec::with_capacity(places.len());
         let mut missing = Vec::new();
         for (index, place) in places.iter().enumerate() {
-            // What was read once may have been forgotten by the kernel since.
-            let here = |block: &Block| match block {
-                Block::Mapped(map, range) => map.is_resident(range.clone()),
-                Block::Held(..) => true,
-            };
-            let kept = self.kept(place)?.filter(here);
+            let kept = self.kept(place)?.filter(Block::is_in_memory);
             if kept.is_none() && place.len <= READ_LEN_MAX {
                 missing.push(index);
             }
@@ -303,6 +321,7 @@ impl Table {
         if self.footer.filter_at == 0 {
             return Ok(false);
         }
+        self.ask_for_lookups();
         let (block, count) = block::open(&self.map, self.keyspace, BlockKind::Filter, self.footer.filter_at, None)
             .map_err(|why| self.corrupt(self.footer.filter_at, why))?;
         let filter = Filter::check(block.bytes(), count).map_err(|why| self.corrupt(self.footer.filter_at, why))?;
@@ -312,7 +331,13 @@ impl Table {
 
     /// Checks every byte: the digest of the whole file, and each block.
     pub(crate) fn verify(&self) -> Result<()> {
-        if blake3::hash(&self.map).as_bytes() != self.meta.hash.as_bytes() {
+        let mut digest = blake3::Hasher::new();
+        for (number, window) in self.map.chunks(VERIFY_LEN).enumerate() {
+            let start = (number * VERIFY_LEN) as u64;
+            self.will_need(start..start + 2 * VERIFY_LEN as u64);
+            digest.update(window);
+        }
+        if digest.finalize().as_bytes() != self.meta.hash.as_bytes() {
             // A block says more precisely where; if all blocks are whole, the damage is between them.
             for number in 0..self.blocks_len() {
                 if let Some(place) = self.numbered(number)? {
@@ -370,4 +395,14 @@ fn walk(entries: Sorted<'_>, key: &[u8], at: Lsn, take: &mut impl FnMut(Lsn, Con
         }
     }
     Walked::Settled
+}
+
+/// Loads from where the keys of a block begin, without waiting for it: a search looks at most of these lines, one after the
+/// other, and would wait for each.
+#[inline]
+fn ask_for_keys(raw: &[u8]) {
+    const LINE: usize = 64;
+    const LINES: usize = 16;
+    let loaded = raw.chunks(LINE).take(LINES).fold(0, |loaded, line| loaded ^ line[0]);
+    std::hint::black_box(loaded);
 }
