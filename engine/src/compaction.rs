@@ -141,7 +141,7 @@ impl Merger<'_> {
             },
             |_| {},
         )?;
-        state.tally.merged(read, pick.to, written);
+        state.tally.merged(cuts.len() + 1, read, pick.to, written);
         Ok(())
     }
 

@@ -422,6 +422,13 @@ impl Core {
     /// Merges tables until no level is too full, and forgets dropped keyspaces.
     pub(crate) fn compact(&self) -> Result<()> {
         let _one = self.compacting.lock();
+        let merged = self.merge_while_needed();
+        // Also what a merge that failed let go of: it may have been the disk that was full.
+        self.state.store.collect();
+        merged
+    }
+
+    fn merge_while_needed(&self) -> Result<()> {
         purge_dropped(&self.state, &self.durable, self.visible())?;
         let pace = |bytes| self.pace.charge(bytes, self.gate.urgency(), || self.log.stats());
         let pace: &(dyn Fn(u64) + Sync) = if self.paced() { &pace } else { &|_| () };
@@ -429,7 +436,6 @@ impl Core {
             self.update_debt();
             self.state.store.collect();
         }
-        self.state.store.collect();
         Ok(())
     }
 
@@ -438,10 +444,10 @@ impl Core {
         let _one = self.compacting.lock();
         purge_dropped(&self.state, &self.durable, self.visible())?;
         // Whoever asked waits for it.
-        self.merger(&|_| ()).merge_all(self.visible())?;
+        let merged = self.merger(&|_| ()).merge_all(self.visible());
         self.update_debt();
         self.state.store.collect();
-        Ok(())
+        merged
     }
 
     fn merger<'a>(&'a self, pace: &'a (dyn Fn(u64) + Sync)) -> Merger<'a> {

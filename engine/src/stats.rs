@@ -63,6 +63,8 @@ pub struct Stats {
     pub flushes: u64,
     /// Merges of tables since then.
     pub merges: u64,
+    /// Parts they were cut into, each on a thread of its own.
+    pub merge_parts: u64,
     /// Tables that went down a level as they were since then.
     pub moves: u64,
     /// Bytes that levels have beyond what they may: what merges have to catch up with.
@@ -116,7 +118,7 @@ impl Db {
             (level.read_bytes, level.written_bytes) = core.state.tally.of_level(number);
         }
         let applied = core.state.applied();
-        let (flushes, merges, moves) = core.state.tally.counts();
+        let [flushes, merges, merge_parts, moves] = core.state.tally.counts();
         let waits = core.gate.waits();
         Stats {
             end: core.log.end().lsn,
@@ -134,6 +136,7 @@ impl Db {
             cache: core.state.store.cache_stats(),
             flushes,
             merges,
+            merge_parts,
             moves,
             debt_bytes: core.gate.debt(|| 0.0).bytes,
             stalls: waits.stalls,

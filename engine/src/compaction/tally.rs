@@ -10,6 +10,7 @@ pub(crate) struct Tally {
     levels: [LevelTally; LEVELS],
     flushes: AtomicU64,
     merges: AtomicU64,
+    parts: AtomicU64,
     moves: AtomicU64,
 }
 
@@ -26,9 +27,10 @@ impl Tally {
         self.levels[0].written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A merge read so many bytes of some levels, and wrote so many to one.
-    pub(crate) fn merged(&self, read: impl IntoIterator<Item = (usize, u64)>, to: usize, written: u64) {
+    /// A merge in so many parts read so many bytes of some levels, and wrote so many to one.
+    pub(crate) fn merged(&self, parts: usize, read: impl IntoIterator<Item = (usize, u64)>, to: usize, written: u64) {
         self.merges.fetch_add(1, Ordering::Relaxed);
+        self.parts.fetch_add(parts as u64, Ordering::Relaxed);
         for (level, bytes) in read {
             self.levels[level].read.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -46,9 +48,8 @@ impl Tally {
         (level.read.load(Ordering::Relaxed), level.written.load(Ordering::Relaxed))
     }
 
-    /// Sets of memtables written out, merges, and tables moved.
-    pub(crate) fn counts(&self) -> (u64, u64, u64) {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        (get(&self.flushes), get(&self.merges), get(&self.moves))
+    /// Sets of memtables written out, merges, their parts, and tables moved.
+    pub(crate) fn counts(&self) -> [u64; 4] {
+        [&self.flushes, &self.merges, &self.parts, &self.moves].map(|counter| counter.load(Ordering::Relaxed))
     }
 }

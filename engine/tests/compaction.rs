@@ -1,0 +1,153 @@
+//! Merges: in parts, on a disk that is full, and when power is lost meanwhile. Which tables are chosen is tested beside
+//! the choice.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{all, inline, threaded};
+use seawall_engine::{CommitLevel, Db, Error, Keyspace};
+use seawall_wal::storage::{CrashChoice, JournalEntry, MemoryDisk, Storage};
+
+const KEYS: u32 = 120;
+
+/// What the n-th commit writes: keys all over the range, so that merges overlap, and a count.
+fn commit(db: &Db, keys: &Keyspace, number: u32) -> Result<(), Error> {
+    let mut batch = db.batch();
+    for key in (number % 7..KEYS).step_by(7) {
+        batch.put(keys, format!("{key:03}"), vec![number as u8; 100]);
+    }
+    batch.remove(keys, format!("{:03}", number % KEYS));
+    batch.put(keys, "count", (number + 1).to_string());
+    batch.commit_with(CommitLevel::Local).map(drop)
+}
+
+/// What is in the database after so many commits.
+fn expected(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut map = BTreeMap::new();
+    for number in 0..count {
+        for key in (number % 7..KEYS).step_by(7) {
+            map.insert(format!("{key:03}").into_bytes(), vec![number as u8; 100]);
+        }
+        map.remove(format!("{:03}", number % KEYS).as_bytes());
+        map.insert(b"count".to_vec(), (number + 1).to_string().into_bytes());
+    }
+    map
+}
+
+/// How many commits a database has, and that it has them wholly.
+fn commits_in(db: &Db) -> u32 {
+    let Ok(keys) = db.existing_keyspace("k") else { return 0 };
+    let count = keys.get("count").unwrap();
+    let count = count.map_or(0, |count| String::from_utf8(count.to_vec()).unwrap().parse().unwrap());
+    assert_eq!(all(&keys).into_iter().collect::<BTreeMap<_, _>>(), expected(count), "after {count} commits");
+    count
+}
+
+#[test]
+fn a_merge_in_parts_gives_what_a_merge_in_one_gives() {
+    let digest = |threads: usize| {
+        let disk = MemoryDisk::new();
+        let db = threaded(&disk).memtable_bytes(16 << 10).merge_threads(threads).open().unwrap();
+        let keys = db.keyspace("k").unwrap();
+        for number in 0..200 {
+            commit(&db, &keys, number).unwrap();
+        }
+        // Level 0 and what lies below it become one level, then that is written anew.
+        (0..2).for_each(|_| db.compact().unwrap());
+        let stats = db.stats();
+        assert_eq!(commits_in(&db), 200);
+        assert_eq!(stats.merge_parts > stats.merges, threads > 1, "{stats:?}");
+        db.verify_tables().unwrap();
+        db.snapshot().unwrap().digest().unwrap()
+    };
+    assert_eq!(digest(4), digest(1));
+}
+
+#[test]
+fn power_lost_while_parts_of_a_merge_are_written_loses_nothing() {
+    let disk = MemoryDisk::new();
+    disk.keep_journal();
+    {
+        let db = threaded(&disk).memtable_bytes(12 << 10).merge_threads(3).open().unwrap();
+        let keys = db.keyspace("k").unwrap();
+        for number in 0..60 {
+            commit(&db, &keys, number).unwrap();
+            disk.mark(u64::from(number) + 1);
+            if number % 20 == 19 {
+                db.compact().unwrap();
+            }
+        }
+        let stats = db.stats();
+        assert!(stats.merge_parts > stats.merges, "{stats:?}");
+        drop(keys);
+        db.close().unwrap();
+    }
+    let replayed = MemoryDisk::new();
+    let (mut acknowledged, mut states) = (0, 0);
+    for (index, entry) in disk.journal().iter().enumerate() {
+        replayed.replay(entry);
+        if let JournalEntry::Mark(number) = entry {
+            acknowledged = *number as u32;
+            continue;
+        }
+        // Every other operation, with nothing kept that was not synced and with everything, by turns.
+        if index % 2 == 1 {
+            continue;
+        }
+        let kept = index % 4 == 0;
+        let crashed = replayed.crashed(|choice| match (kept, choice) {
+            (false, _) => 0,
+            (true, CrashChoice::Sector { versions }) => versions,
+            (true, CrashChoice::Directory { operations }) => operations,
+            (true, CrashChoice::Length) => 1,
+        });
+        let db = inline(&crashed).open().unwrap_or_else(|error| panic!("operation {index}: {error}"));
+        let count = commits_in(&db);
+        assert!(count >= acknowledged, "operation {index}: {count} of {acknowledged}");
+        states += 1;
+    }
+    assert_eq!(acknowledged, 60);
+    assert!(states > 200, "{states} states");
+}
+
+#[test]
+fn a_disk_that_is_full_during_a_merge_in_parts_keeps_nothing_of_it_and_heals() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).memtable_bytes(1 << 20).merge_threads(4).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..400 {
+        commit(&db, &keys, number).unwrap();
+        if number % 80 == 79 {
+            db.flush().unwrap();
+        }
+    }
+    db.compact().unwrap();
+    for number in 400..600 {
+        commit(&db, &keys, number).unwrap();
+    }
+    db.flush().unwrap();
+    let before = commits_in(&db);
+    // More room each time: for none of the outputs, then for some, at last for all.
+    let huge = 1 << 40;
+    disk.set_capacity(huge);
+    let used = huge - disk.free_bytes(Path::new("/data")).unwrap();
+    let refused = (1..1_000).map_while(|step| {
+        disk.set_capacity(used + step * 1_500);
+        db.compact().err()
+    });
+    let refused: Vec<_> = refused.collect();
+    assert!(refused.len() > 3, "{refused:?}");
+    assert!(refused.iter().all(|error| matches!(error, Error::DiskFull { .. })), "{refused:?}");
+    assert_eq!(commits_in(&db), before, "reads go on");
+    disk.set_capacity(huge);
+    db.compact().unwrap();
+    assert_eq!(commits_in(&db), before);
+    commit(&db, &keys, 600).unwrap();
+    assert_eq!(commits_in(&db), 601, "and so do writes");
+    db.compact().unwrap();
+    let files = disk.list(Path::new("/data/tables")).unwrap();
+    let tables: u64 = db.stats().levels.iter().map(|level| level.tables).sum();
+    assert_eq!(files.len() as u64, tables, "nothing of a merge that failed is left: {files:?}");
+}
