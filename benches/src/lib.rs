@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seawall_engine::{CommitLevel, Create, Db, Error, Keyspace, Result};
+use seawall_engine::{Builder, CommitLevel, Create, Db, Error, Keyspace, Result};
 use seawall_wal::storage::Disk;
 use seawall_wal::{
     ClusterId, Log, LogMode, LogOptions, NodeId, OpenAt, Position, RecordKind, SystemClock, TimelineHistory,
@@ -94,7 +94,12 @@ pub fn fill(db: &Db, keyspace: &Keyspace, keys: u64, value_len: usize, order: Ke
 
 /// A database with so many keys, all in tables if `settled`, else in memory.
 pub fn filled(dir: &Path, keys: u64, value_len: usize, settled: bool) -> Result<(Db, Keyspace)> {
-    let db = Db::builder(dir).create(Create::Always).open()?;
+    filled_by(Db::builder(dir), keys, value_len, settled)
+}
+
+/// The same, opened as the builder says.
+pub fn filled_by(builder: Builder, keys: u64, value_len: usize, settled: bool) -> Result<(Db, Keyspace)> {
+    let db = builder.create(Create::Always).open()?;
     let keyspace = db.keyspace("bench")?;
     fill(&db, &keyspace, keys, value_len, KeyOrder::Random)?;
     db.sync()?;
@@ -131,6 +136,37 @@ pub fn recover(dir: &Path, records: u64) -> Result<Duration> {
 
 fn open_unflushed(dir: &Path) -> Result<Db> {
     Db::builder(dir).memtable_bytes(1 << 30).open()
+}
+
+/// Writes everything that is in tables anew; says how many bytes that made.
+pub fn merge(db: &Db) -> Result<u64> {
+    let written = || db.stats().levels.iter().map(|level| level.written_bytes).sum::<u64>();
+    let before = written();
+    db.compact()?;
+    Ok(written() - before)
+}
+
+/// The key with a number, in order of the numbers, and none that `key` gives.
+fn sorted_key(number: u64) -> [u8; KEY_LEN] {
+    let mut key = [0; KEY_LEN];
+    key.copy_from_slice(format!("s{number:015x}").as_bytes());
+    key
+}
+
+/// Loads so many entries in order; says how many.
+pub fn bulk_load(db: &Db, keyspace: &Keyspace, entries: u64, value_len: usize) -> Result<u64> {
+    let entries = (0..entries).map(|number| (sorted_key(number), value(number, value_len)));
+    Ok(db.bulk_load(keyspace, entries)?.entries)
+}
+
+/// Puts the same entries one by one, nobody waiting for any but the last.
+pub fn put_each(db: &Db, keyspace: &Keyspace, entries: u64, value_len: usize) -> Result<()> {
+    for number in 0..entries {
+        let mut batch = db.batch();
+        batch.put(keyspace, sorted_key(number), value(number, value_len));
+        batch.commit_with(CommitLevel::Buffered)?;
+    }
+    db.sync().map(drop)
 }
 
 /// A log of so many records and nothing else, for replay. Says where it ends.
@@ -242,6 +278,16 @@ mod tests {
             db.sync().unwrap();
             assert_eq!(keyspace.iter().count(), 1500, "{order:?}");
         }
+    }
+
+    #[test]
+    fn small_merges_and_loads_do_what_they_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, keyspace) = filled(&dir.path().join("db"), 500, 100, true).unwrap();
+        assert!(merge(&db).unwrap() > 0);
+        assert_eq!(bulk_load(&db, &keyspace, 100, 10).unwrap(), 100);
+        put_each(&db, &keyspace, 200, 10).unwrap();
+        assert_eq!(scan(&keyspace, 1000).unwrap(), 500 * (KEY_LEN + 100) + 200 * (KEY_LEN + 10));
     }
 
     #[test]

@@ -155,6 +155,11 @@ impl Batch {
         self.payload.is_empty()
     }
 
+    /// Whether `commit` will refuse it.
+    pub(crate) fn is_wrong(&self) -> bool {
+        self.wrong.is_some()
+    }
+
     /// Bytes its record will carry.
     pub fn size(&self) -> usize {
         self.payload.len()

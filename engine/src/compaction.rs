@@ -6,6 +6,7 @@ mod pick;
 mod rewrite;
 mod survival;
 mod tally;
+mod tuning;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,13 +27,15 @@ use rewrite::Rewrite;
 pub(crate) use pace::Pace;
 pub(crate) use pick::{Metas, Pick, Shape, Way, debt_bytes, fullest, pick, pick_all};
 pub(crate) use tally::Tally;
+pub(crate) use tuning::Shapes;
+pub use tuning::Tuning;
 
 /// What a merge needs beside the tables.
 #[derive(Clone, Copy)]
 pub(crate) struct Merger<'a> {
     pub(crate) state: &'a State,
     pub(crate) durable: &'a Durable,
-    pub(crate) shape: &'a Shape,
+    pub(crate) shapes: &'a Shapes,
     /// At most so many parts of a merge run at once.
     pub(crate) parts: usize,
     /// Is told of bytes written, and may take its time.
@@ -47,9 +50,9 @@ impl Merger<'_> {
         let tables = Arc::clone(&self.state.view().tables);
         let floor = self.state.readers.could_raise_floor(visible.min(self.durable.redo().lsn));
         let needy = tables.keyspaces().filter_map(|(keyspace, levels)| {
-            let metas = metas(levels);
-            let pick = pick(&metas, self.shape, floor)?;
-            Some((keyspace, levels, pick, fullest(&metas, self.shape)))
+            let (metas, shape) = (metas(levels), self.shapes.of(self.state, keyspace));
+            let pick = pick(&metas, &shape, floor)?;
+            Some((keyspace, levels, pick, fullest(&metas, &shape)))
         });
         let mut needy: Vec<_> = needy.collect();
         needy.sort_by(|(.., a), (.., b)| b.total_cmp(a));
@@ -98,7 +101,8 @@ impl Merger<'_> {
         inputs: Vec<(usize, Vec<Arc<Table>>)>,
         visible: Lsn,
     ) -> Result<()> {
-        let Self { state, durable, shape, parts, pace, stop } = *self;
+        let Self { state, durable, shapes, parts, pace, stop } = *self;
+        let shape = shapes.of(state, keyspace);
         // The tables hold nothing above redo, so a floor above it means no more than redo does.
         let redo = durable.redo().lsn;
         let mut floor = state.readers.raise_floor(|| visible.min(redo));

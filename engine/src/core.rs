@@ -10,7 +10,7 @@ use arc_swap::Guard;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Clock, Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
-use crate::compaction::{Merger, Pace, Shape, debt_bytes, metas, purge_dropped};
+use crate::compaction::{Merger, Pace, Shapes, debt_bytes, metas, purge_dropped};
 use crate::control::DamagedSlot;
 use crate::durable::Durable;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub(crate) struct Settings {
     pub(crate) background: Background,
     pub(crate) memtable_bytes: u64,
     pub(crate) stall_timeout: Duration,
-    pub(crate) shape: Shape,
+    pub(crate) shapes: Shapes,
     pub(crate) merge_threads: usize,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -348,11 +348,11 @@ impl Core {
 
     fn update_debt(&self) {
         let view = self.state.view();
-        let shape = &self.settings.shape;
         let (mut level0, mut bytes) = (0.0_f64, 0);
-        for (_, levels) in view.tables.keyspaces() {
+        for (keyspace, levels) in view.tables.keyspaces() {
+            let shape = self.settings.shapes.of(&self.state, keyspace);
             level0 = level0.max(levels.level(0).len() as f64 / shape.level0_tables as f64);
-            bytes += debt_bytes(&metas(levels), shape);
+            bytes += debt_bytes(&metas(levels), &shape);
         }
         self.gate.set_debt(view.frozen.len(), level0, bytes);
     }
@@ -456,7 +456,7 @@ impl Core {
             Background::Threads => settings.merge_threads,
             Background::Inline => 1,
         };
-        Merger { state, durable, shape: &settings.shape, parts, pace, stop: stopping }
+        Merger { state, durable, shapes: &settings.shapes, parts, pace, stop: stopping }
     }
 
     /// Whether background writes take their time: not when somebody waits for them.

@@ -144,6 +144,17 @@ pub enum Error {
         /// How many are allowed.
         max: usize,
     },
+    /// Data to be loaded in bulk did not come in ascending order of its keys.
+    #[error(
+        "key `{}` comes after {entries} others and is not greater than the one before; sort the entries, each key once. Those before it may have been loaded",
+        shown(key)
+    )]
+    Unsorted {
+        /// The key.
+        key: Bytes,
+        /// Entries before it.
+        entries: u64,
+    },
     /// A transaction reads or writes more than one may.
     #[error("a transaction may have {max} {what} and this one has more; do the work in smaller transactions")]
     TooMany {

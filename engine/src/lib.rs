@@ -10,6 +10,7 @@
 //! - A read: `keyspace` or `snapshot`, at an LSN from `core`, in a `version::View`; `range` and `merge` walk, `multi_get`
 //!   reads many keys at once. What the versions of a key say together is `resolve`'s to tell, with `operator` and the time
 //!   from `marks`.
+//! - Sorted data in bulk: `bulk_load`, which is many large batches.
 //! - Both as one: `transaction`, which notes what it reads and has that checked where its writes are appended.
 //! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
 //!   `control`; `worker` runs both, `gate` makes writers wait for them.
@@ -17,6 +18,7 @@
 
 mod apply;
 mod batch;
+mod bulk_load;
 mod catalogue;
 mod checkpoint;
 mod codec;
@@ -59,8 +61,10 @@ mod version;
 mod worker;
 
 pub use batch::Batch;
+pub use bulk_load::BulkLoad;
 pub use checkpoint::{PinnedCheckpoint, TableFile};
 pub use commit::{Commit, CommitTicket};
+pub use compaction::Tuning;
 pub use control::{Control, DamagedSlot, Role};
 pub use db::Db;
 pub use digest::{KeyspaceDigest, RangeDigest, StateDigest, differing_ranges};

@@ -12,6 +12,7 @@ use seawall_wal::{
     TimelineHistory, TimelineNonce,
 };
 
+use crate::compaction::Shapes;
 use crate::control::{Control, ControlFile, DamagedSlot, Role};
 use crate::core::{Core, LockGuard, Parts, Settings};
 use crate::db::Db;
@@ -97,16 +98,17 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         control.watermark = flushed;
         control.clean_shutdown = false;
     })?;
+    let shapes = Shapes { usual: builder.shape, tuned: builder.tuned };
+    let bands = Bands { frozen_max: builder.frozen_max, level1_bytes: builder.shape.level1_bytes };
     let settings = Settings {
         retention: builder.retention,
         background: builder.background,
         memtable_bytes: builder.memtable_bytes,
         stall_timeout: builder.stall_timeout,
-        shape: builder.shape,
+        shapes,
         merge_threads: builder.merge_threads,
         clock: Arc::clone(&builder.clock),
     };
-    let bands = Bands { frozen_max: builder.frozen_max, level1_bytes: builder.shape.level1_bytes };
     let gate = Gate::new(&path, bands);
     let core = Core::new(Parts { path, settings, state, durable, log, recovery, damaged_control, gate, lock });
     Db::start(core, builder.background)

@@ -1,5 +1,6 @@
 //! What can be chosen when a database is opened, and how it is opened.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use seawall_wal::storage::{Disk, Storage};
 use seawall_wal::{Clock, ClusterId, NodeId, SegmentSize, SystemClock};
 
-use crate::compaction::Shape;
+use crate::compaction::{Shape, Tuning};
 use crate::db::Db;
 use crate::error::Result;
 
@@ -72,6 +73,7 @@ pub struct Builder {
     pub(crate) cache_bytes: u64,
     pub(crate) stall_timeout: Duration,
     pub(crate) shape: Shape,
+    pub(crate) tuned: BTreeMap<String, Tuning>,
     pub(crate) merge_threads: usize,
 }
 
@@ -94,6 +96,7 @@ impl Builder {
             cache_bytes: 256 << 20,
             stall_timeout: Duration::from_secs(30),
             shape: Shape { level0_tables: 4, level1_bytes: 256 << 20, table_bytes: 32 << 20 },
+            tuned: BTreeMap::new(),
             merge_threads: std::thread::available_parallelism().map_or(1, usize::from).min(MERGE_THREADS_MAX),
         }
     }
@@ -188,6 +191,13 @@ impl Builder {
     /// [`Background::Threads`] it is one.
     pub fn merge_threads(mut self, threads: usize) -> Self {
         self.merge_threads = threads.max(1);
+        self
+    }
+
+    /// What the keyspace `name` is mostly used for, whether it exists yet or not; [`Tuning::Balanced`] if not set. It is
+    /// asked for at each opening and may differ between nodes.
+    pub fn tune(mut self, name: impl Into<String>, tuning: Tuning) -> Self {
+        self.tuned.insert(name.into(), tuning);
         self
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{all, inline, threaded};
-use seawall_engine::{CommitLevel, Db, Error, Keyspace};
+use seawall_engine::{CommitLevel, Db, Error, Keyspace, Tuning};
 use seawall_wal::storage::{CrashChoice, JournalEntry, MemoryDisk, Storage};
 
 const KEYS: u32 = 120;
@@ -150,4 +150,25 @@ fn a_disk_that_is_full_during_a_merge_in_parts_keeps_nothing_of_it_and_heals() {
     let files = disk.list(Path::new("/data/tables")).unwrap();
     let tables: u64 = db.stats().levels.iter().map(|level| level.tables).sum();
     assert_eq!(files.len() as u64, tables, "nothing of a merge that failed is left: {files:?}");
+}
+
+#[test]
+fn what_a_keyspace_is_for_decides_between_writing_it_often_and_looking_into_many_tables() {
+    let run = |tuning: Tuning| {
+        let disk = MemoryDisk::new();
+        let db = inline(&disk).memtable_bytes(8 << 10).tune("k", tuning).open().unwrap();
+        let keys = db.keyspace("k").unwrap();
+        let mut level0 = 0;
+        for number in 0..400 {
+            commit(&db, &keys, number).unwrap();
+            level0 += db.stats().levels[0].tables;
+        }
+        assert_eq!(commits_in(&db), 400);
+        (db.stats().write_amplification(), level0)
+    };
+    let [balanced, write_heavy, read_heavy, large_values] =
+        [Tuning::Balanced, Tuning::WriteHeavy, Tuning::ReadHeavy, Tuning::LargeValues].map(run);
+    assert!(write_heavy.0 < 0.8 * balanced.0, "write amplification {write_heavy:?}, balanced {balanced:?}");
+    assert!(large_values.0 <= write_heavy.0, "write amplification {large_values:?}, write-heavy {write_heavy:?}");
+    assert!(read_heavy.1 < balanced.1 && balanced.1 < write_heavy.1, "tables of level 0: {read_heavy:?}, {balanced:?}");
 }

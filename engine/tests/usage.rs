@@ -330,3 +330,37 @@ fn handles_are_shared_between_threads_and_a_keyspace_is_made_once() {
     assert_eq!(db.keyspaces(), ["together"]);
     assert_eq!(all(&db.keyspace("together").unwrap()).len(), 400);
 }
+
+#[test]
+fn sorted_data_is_loaded_in_bulk_and_survives() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("00005", "before").unwrap();
+    let entries = || (0..2_000).map(|number| (format!("{number:05}"), vec![number as u8; 50]));
+    let loaded = db.bulk_load(&keys, entries()).unwrap();
+    assert_eq!(loaded.entries, 2_000);
+    assert_eq!(db.visible(), loaded.lsn, "the last of it is durable and shown");
+    assert_eq!(db.bulk_load(&keys, Vec::<(&str, &str)>::new()).unwrap().entries, 0);
+    drop((keys, db));
+    let db = inline(&disk.crashed_losing_all()).open().unwrap();
+    let keys = db.existing_keyspace("k").unwrap();
+    let expected: Vec<_> = entries().map(|(key, value)| (key.into_bytes(), value)).collect();
+    assert_eq!(all(&keys), expected);
+    let moves = db.stats().moves;
+    assert!(db.stats().levels[0].tables < 10, "{:?}, {moves} moved", db.stats().levels);
+}
+
+#[test]
+fn bulk_data_that_is_not_sorted_is_refused_by_its_first_key_out_of_order() {
+    let db = inline(&MemoryDisk::new()).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for wrong in ["b", "a"] {
+        let refused = db.bulk_load(&keys, [("a", "1"), ("b", "2"), (wrong, "3"), ("d", "4")]).unwrap_err();
+        assert!(matches!(&refused, Error::Unsorted { key, entries: 2 } if key == wrong), "{refused}");
+        assert!(refused.to_string().contains("sort the entries"), "{refused}");
+    }
+    assert_eq!(keys.get("d").unwrap(), None);
+    let empty = db.bulk_load(&keys, [("", "1")]).unwrap_err();
+    assert!(matches!(empty, Error::EmptyKey), "{empty}");
+}

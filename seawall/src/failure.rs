@@ -189,7 +189,7 @@ impl From<seawall_engine::Error> for Failure {
             E::CorruptPayload { .. } => Kind::VerificationFailed,
             E::TooLarge { .. } | E::TooMany { .. } => Kind::TooLarge,
             E::Conflict { .. } => Kind::Conflict,
-            E::EmptyKey | E::EmptyName | E::LevelUnavailable { .. } => Kind::Usage,
+            E::EmptyKey | E::EmptyName | E::Unsorted { .. } | E::LevelUnavailable { .. } => Kind::Usage,
             E::ReadOnly { .. } | E::WrongState { .. } => Kind::ReadOnly,
             E::Backpressure(_) => Kind::Backpressure,
             E::Indeterminate { .. } => Kind::Indeterminate,

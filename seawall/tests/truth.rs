@@ -168,10 +168,10 @@ fn find_option<'a>(whole: &'a Command, current: &'a Command, option: &str) -> Op
     current.get_arguments().chain(global).chain(&*HELP).find(is)
 }
 
-/// The options of the program that compares peers. It is a workspace of its own, so they are read from its source.
+/// The options of the program that compares peers. It is a workspace of its own, so they are read from its sources.
 static PEERS_OPTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let source = read(&root().join("benches/peers/src/main.rs"));
-    let mut lines = source.lines().map(str::trim);
+    let sources = ["main.rs", "mixed.rs"].map(|name| read(&root().join("benches/peers/src").join(name))).concat();
+    let mut lines = sources.lines().map(str::trim);
     let mut options = vec![String::from("--help")];
     while let Some(line) = lines.next() {
         if line.starts_with("#[arg(long") {
