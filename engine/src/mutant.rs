@@ -48,6 +48,8 @@ pub enum Mutant {
     UncheckedRangeDeletes,
     /// A transaction is not checked for values that have ended since it read them.
     UncheckedExpiry,
+    /// Checksums of table blocks are not compared.
+    BlocksNotChecked,
 }
 
 #[cfg(any(test, feature = "testing"))]

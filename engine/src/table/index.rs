@@ -60,6 +60,9 @@ impl Index {
         let wrong = |why| (footer.root_at, why);
         let (root, count) = block::open(map, keyspace, BlockKind::Root, footer.root_at, None).map_err(wrong)?;
         sorted::check(root.bytes(), count).map_err(wrong)?;
+        if footer.blocks as usize > map.len() / FRAME_LEN {
+            return Err(wrong("its number of data blocks is impossible"));
+        }
         let index = Self {
             map: Arc::clone(map),
             keyspace,

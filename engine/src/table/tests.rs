@@ -172,6 +172,26 @@ fn every_flipped_bit_is_detected_or_harmless() {
 }
 
 #[test]
+fn a_reader_that_compares_no_checksum_serves_what_the_flips_would_catch() {
+    use crate::mutant::{Mutant, with_mutant};
+
+    let disk = MemoryDisk::new();
+    let versions = versions(40, 12);
+    let meta = write(&store(&disk), &versions, Placement::Top).meta().clone();
+    let path = meta.hash.path_in(Path::new(ROOT));
+    let wrong = |disk: &MemoryDisk| {
+        (0..meta.size).any(|byte| {
+            disk.flip_bit(&path, byte, 3);
+            let found = store(disk).open(KeyspaceId(3), meta.clone()).and_then(|table| scan(&table));
+            disk.flip_bit(&path, byte, 3);
+            found.is_ok_and(|found| found != versions)
+        })
+    };
+    assert!(!wrong(&disk));
+    assert!(with_mutant(Mutant::BlocksNotChecked, || wrong(&disk)));
+}
+
+#[test]
 fn a_block_in_another_place_does_not_pass() {
     let disk = MemoryDisk::new();
     let meta = write(&store(&disk), &versions(600, 60), Placement::Top).meta().clone();
