@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::crowd::GroupNumber;
 use crate::error::{Error, Result};
 use crate::format::RECORD_HEADER_SIZE;
 use crate::log::{Active, Shared, Tail};
@@ -29,6 +30,8 @@ const SPARE_BUFFERS_MAX: usize = 3;
 /// since direct I/O writes whole blocks, and by the fault model rewriting the same bytes is harmless.
 pub(crate) struct Gather {
     active: Arc<Active>,
+    /// For those who wait for it.
+    number: GroupNumber,
     /// Offset in the segment of the first byte; a multiple of the block size.
     base: usize,
     bytes: AlignedBuffer,
@@ -91,6 +94,8 @@ pub(crate) struct Gathered {
     pieces: VecDeque<Gather>,
     /// Of records that no flush has taken.
     bytes: usize,
+    /// Of the last piece.
+    number: GroupNumber,
     spare: Vec<AlignedBuffer>,
 }
 
@@ -98,6 +103,11 @@ impl Gathered {
     /// Bytes that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The group that was added to last.
+    pub(crate) fn number(&self) -> GroupNumber {
+        self.number
     }
 
     /// Goes on in a segment at `offset`, where the block already holds `head` (its last bytes count, up to `offset`).
@@ -109,7 +119,8 @@ impl Gathered {
             AlignedBuffer::with_capacity(GROUP_BYTES.min(active.header.size.bytes() as usize) + 2 * BLOCK_SIZE)
         });
         bytes.extend_from_slice(&head[head.len() - old..]);
-        self.pieces.push_back(Gather { active: Arc::clone(active), base, bytes, old });
+        self.number = GroupNumber(self.number.0 + 1);
+        self.pieces.push_back(Gather { active: Arc::clone(active), number: self.number, base, bytes, old });
     }
 
     /// Adds bytes to the active segment: those of one header or record, which `parts` and then `zeros` zeros make up.
@@ -248,8 +259,8 @@ pub(crate) fn run_flusher(shared: &Shared) {
 }
 
 impl Shared {
-    /// Sees to it that everything up to `lsn` is flushed, and waits for it.
-    pub(crate) fn flush_until(&self, lsn: Lsn, deadline: Option<Instant>) -> Result<Lsn> {
+    /// Sees to it that everything up to `lsn` is flushed, and waits for it: with its group, if the caller knows which one.
+    pub(crate) fn flush_until(&self, lsn: Lsn, group: Option<GroupNumber>, deadline: Option<Instant>) -> Result<Lsn> {
         loop {
             let flushed = self.flushed.value();
             if flushed >= lsn {
@@ -261,17 +272,27 @@ impl Shared {
             if deadline.is_some() && self.threaded() {
                 // Who flushes has no say in how long it takes.
                 self.request_flush();
-                return self.flushed.wait_for(lsn, deadline);
+                return self.await_flush(lsn, group, deadline);
             }
             match self.flusher.enter() {
                 Turn::Lead => {
                     self.flush_group();
                     self.flusher.finish();
                 }
-                Turn::Follow if self.threaded() => return self.flushed.wait_for(lsn, deadline),
+                Turn::Follow if self.threaded() => return self.await_flush(lsn, group, deadline),
                 // Without a flusher thread the leader's successor is whoever still waits.
                 Turn::Follow => std::thread::yield_now(),
             }
+        }
+    }
+
+    /// Waits for a flush that somebody else will do.
+    fn await_flush(&self, lsn: Lsn, group: Option<GroupNumber>, deadline: Option<Instant>) -> Result<Lsn> {
+        let Some(group) = group else { return self.flushed.wait_for(lsn, deadline) };
+        self.crowd.wait(group, deadline, || self.flushed.value() >= lsn || self.flushed.is_stopped());
+        match self.flushed.value() {
+            flushed if flushed >= lsn => Ok(flushed),
+            _ => Err(self.flushed.stopped().unwrap_or(Error::TimedOut { lsn })),
         }
     }
 
@@ -364,6 +385,7 @@ impl Shared {
         let new = &piece.bytes[piece.old..];
         self.recent.push(Lsn::new(end.offset() - new.len() as u64), new);
         self.flushed.advance(end);
+        self.crowd.wake(piece.number);
         Ok(())
     }
 
@@ -386,6 +408,7 @@ impl Shared {
         let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };
         tail.poisoned.get_or_insert(poisoned.clone());
         self.flushed.stop(poisoned.clone());
+        self.crowd.wake_all();
         poisoned
     }
 }

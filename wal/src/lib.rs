@@ -4,6 +4,7 @@
 //! an [`Lsn`], means the same byte on every node. What lies on disk is described in [`mod@format`].
 
 pub mod clock;
+mod crowd;
 mod error;
 mod flush;
 pub mod format;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::clock::{Clock, Timestamp};
+use crate::crowd::Crowd;
 use crate::error::{Error, Result};
 use crate::flush::{Flusher, Gathered, run_flusher};
 use crate::format::{
@@ -145,6 +146,8 @@ pub(crate) struct Shared {
     /// Signalled when buffered bytes have been flushed.
     pub(crate) room: Condvar,
     pub(crate) flusher: Flusher,
+    /// Threads that wait for a flush; tasks wait at `flushed`.
+    pub(crate) crowd: Crowd,
     /// Up to here the log survives power loss. `flushed <= written <= end`.
     pub(crate) flushed: LsnWatch,
     /// Up to here the log is with the operating system.
@@ -225,6 +228,7 @@ impl Log {
             receiving: AtomicBool::new(mode == LogMode::Receive),
             room: Condvar::new(),
             flusher: Flusher::default(),
+            crowd: Crowd::default(),
             history: RwLock::new(history.clone()),
             segments: RwLock::new(opened.segments),
             recent: Recent::default(),
@@ -305,9 +309,10 @@ impl Log {
         let now = time.unwrap_or_else(|| shared.clock.now().max(tail.last_time.next()));
         assert!(now > tail.last_time, "commit times strictly increase");
         let position = shared.add_record(&mut tail, kind, payload, crc, now);
+        let group = tail.gathered.number();
         drop(tail);
         shared.counters.records.fetch_add(1, Ordering::Relaxed);
-        Ok(Ticket::new(shared.clone(), position, now))
+        Ok(Ticket::new(shared.clone(), position, now, group))
     }
 
     /// Where the last record ends, flushed or not.
@@ -377,7 +382,7 @@ impl Log {
     pub fn flush(&self) -> Result<Lsn> {
         let end = self.end().lsn;
         match self.mode() {
-            LogMode::Append => self.shared.flush_until(end, None),
+            LogMode::Append => self.shared.flush_until(end, None, None),
             LogMode::Receive => self.flush_received(),
         }
     }
@@ -493,6 +498,7 @@ impl Log {
             let _ = thread.join();
         }
         self.shared.flushed.stop(Error::Closed);
+        self.shared.crowd.wake_all();
     }
 }
 

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use crate::clock::Timestamp;
+use crate::crowd::GroupNumber;
 use crate::error::Result;
 use crate::format::Position;
 use crate::log::Shared;
@@ -21,12 +22,13 @@ pub struct Ticket {
     shared: Arc<Shared>,
     position: Position,
     time: Timestamp,
+    group: GroupNumber,
     registration: Registration,
 }
 
 impl Ticket {
-    pub(crate) fn new(shared: Arc<Shared>, position: Position, time: Timestamp) -> Self {
-        Self { shared, position, time, registration: Registration::default() }
+    pub(crate) fn new(shared: Arc<Shared>, position: Position, time: Timestamp, group: GroupNumber) -> Self {
+        Self { shared, position, time, group, registration: Registration::default() }
     }
 
     /// The record's LSN.
@@ -51,13 +53,13 @@ impl Ticket {
 
     /// Blocks until the record is durable.
     pub fn wait(&self) -> Result<Lsn> {
-        self.shared.flush_until(self.position.lsn, None).map(|_| self.position.lsn)
+        self.shared.flush_until(self.position.lsn, Some(self.group), None).map(|_| self.position.lsn)
     }
 
     /// Blocks until the record is durable or the deadline has passed. [`crate::Error::TimedOut`] means *unknown*: the record
     /// may become durable later.
     pub fn wait_until(&self, deadline: Instant) -> Result<Lsn> {
-        self.shared.flush_until(self.position.lsn, Some(deadline)).map(|_| self.position.lsn)
+        self.shared.flush_until(self.position.lsn, Some(self.group), Some(deadline)).map(|_| self.position.lsn)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Instant;
@@ -18,6 +18,8 @@ use crate::lsn::Lsn;
 #[derive(Debug, Default)]
 pub struct LsnWatch {
     value: AtomicU64,
+    /// Whether `inner.stopped` is set.
+    is_stopped: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -42,7 +44,7 @@ struct Waiter {
 impl LsnWatch {
     /// Standing at `value`.
     pub fn new(value: Lsn) -> Self {
-        Self { value: AtomicU64::new(value.offset()), inner: Mutex::default() }
+        Self { value: AtomicU64::new(value.offset()), ..Self::default() }
     }
 
     /// Where it stands.
@@ -77,6 +79,7 @@ impl LsnWatch {
         let waiters = {
             let mut inner = self.inner.lock();
             inner.stopped.get_or_insert(error);
+            self.is_stopped.store(true, Ordering::Release);
             std::mem::take(&mut inner.waiters)
         };
         waiters.into_iter().for_each(|waiter| waiter.waker.wake());
@@ -84,7 +87,12 @@ impl LsnWatch {
 
     /// The error it was stopped with.
     pub fn stopped(&self) -> Option<Error> {
-        self.inner.lock().stopped.clone()
+        // Who commits asks each time, and it never is.
+        if self.is_stopped() { self.inner.lock().stopped.clone() } else { None }
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
     }
 
     /// Blocks until it stands at `lsn` or beyond, at most until `deadline`.
