@@ -62,9 +62,11 @@ pub(super) fn measure(context: &Context) -> Result<Vec<Row>> {
     }
     cells.push(Cell::new(RANDOM_READ, || random_reads(&*raw, slice)));
     let measured = interleave(cells, &context.plan, &context.device);
-    let instead =
-        format!("no call for many keys: {TOGETHER} threads with a get each at {}", threads_instead.join(", "));
-    Ok(vec![Row::new("cold multi_get(32)", COLD, measured).note(instead).note("figures are keys a second")])
+    let row = Row::new("cold multi_get(32)", COLD, measured).note("figures are keys a second");
+    Ok(vec![match threads_instead.as_slice() {
+        [] => row,
+        some => row.note(format!("no call for many keys: {TOGETHER} threads with a get each at {}", some.join(", "))),
+    }])
 }
 
 fn slice_of(store: &dyn Store, keys: &[Key], turns: usize, slice: Duration) -> Result<Work> {
