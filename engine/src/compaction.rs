@@ -26,6 +26,7 @@ use rewrite::Rewrite;
 
 pub(crate) use pace::Pace;
 pub(crate) use pick::{Metas, Pick, Shape, Way, debt_bytes, fullest, pick, pick_all};
+pub(crate) use survival::Survival;
 pub(crate) use tally::Tally;
 pub(crate) use tuning::Shapes;
 pub use tuning::Tuning;
@@ -104,11 +105,7 @@ impl Merger<'_> {
         let Self { state, durable, shapes, parts, pace, stop } = *self;
         let shape = shapes.of(state, keyspace);
         // The tables hold nothing above redo, so a floor above it means no more than redo does.
-        let redo = durable.redo().lsn;
-        let mut floor = state.readers.raise_floor(|| visible.min(redo));
-        if planted(Mutant::MergeForgetsSnapshots) {
-            floor = visible.min(redo);
-        }
+        let floor = raise_floor(state, visible.min(durable.redo().lsn));
         let metas = metas(levels);
         let cuts = pick::cuts(&metas, pick, parts, 2 * shape.table_bytes);
         let gone = hashes(&inputs);
@@ -119,8 +116,7 @@ impl Merger<'_> {
             keyspace,
             level0: level0.into_iter().flat_map(|(_, tables)| tables).collect(),
             deeper: deeper.into_iter().map(|(_, tables)| tables).collect(),
-            // If the time there is not known any more, nothing has ended.
-            floor: state.view().marks.moment(floor).unwrap_or(Moment { lsn: floor, time: Timestamp(0) }),
+            floor,
             bottom: pick.bottom,
             placement: Placement::on_level(pick.to),
             // What is merged within level 0 stays one table: tables there follow each other by LSN.
@@ -139,7 +135,7 @@ impl Merger<'_> {
             state,
             Lsn::ZERO,
             |manifest, set| {
-                manifest.floor = manifest.floor.max(floor);
+                manifest.floor = manifest.floor.max(floor.lsn);
                 set.remove(keyspace, &gone);
                 outputs.into_iter().for_each(|table| set.add(pick.to, table));
             },
@@ -165,6 +161,16 @@ impl Merger<'_> {
         self.state.tally.moved(moved.len() as u64);
         Ok(())
     }
+}
+
+/// Raises the floor as far as readers allow, at most to `limit`, and says what time it was there.
+pub(crate) fn raise_floor(state: &State, limit: Lsn) -> Moment {
+    let lsn = match planted(Mutant::MergeForgetsSnapshots) {
+        true => limit,
+        false => state.readers.raise_floor(|| limit),
+    };
+    // If the time there is not known any more, nothing has ended.
+    state.view().marks.moment(lsn).unwrap_or(Moment { lsn, time: Timestamp(0) })
 }
 
 fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> HashSet<TableHash> {

@@ -10,7 +10,7 @@ use arc_swap::Guard;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Clock, Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
-use crate::compaction::{Merger, Pace, Shapes, debt_bytes, metas, purge_dropped};
+use crate::compaction::{Merger, Pace, Shapes, debt_bytes, metas, purge_dropped, raise_floor};
 use crate::control::DamagedSlot;
 use crate::durable::Durable;
 use crate::error::{Error, Result};
@@ -71,7 +71,9 @@ pub(crate) struct Core {
     /// One flush of memtables at a time, and one merge.
     pub(crate) flushing: Mutex<()>,
     compacting: Mutex<()>,
-    pace: Pace,
+    /// Of writing memtables out, and of merges: neither is to wait for the other's turn.
+    flush_pace: Pace,
+    merge_pace: Pace,
     pub(crate) stopping: AtomicBool,
     failed: OnceLock<Arc<str>>,
     /// Last, so that it is released when all else is done.
@@ -124,7 +126,8 @@ impl Core {
             compact_bell: Bell::default(),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
-            pace: Pace::new(),
+            flush_pace: Pace::new(),
+            merge_pace: Pace::new(),
             stopping: AtomicBool::new(false),
             failed: OnceLock::new(),
             _lock: lock,
@@ -365,7 +368,7 @@ impl Core {
     /// Slows the writing of memtables as long as there is time, which is until writers would be slowed.
     fn pace_flush(&self, bytes: u64) {
         let ahead = self.gate.debt(|| self.active_fill()).memory - 1.0;
-        self.pace.charge(bytes, ahead / (MEMORY_SLOW - 1.0), || self.log.stats());
+        self.flush_pace.charge(bytes, ahead / (MEMORY_SLOW - 1.0), || self.log.stats());
     }
 
     /// Writes out all frozen memtables.
@@ -383,7 +386,8 @@ impl Core {
                 true => &|bytes| self.pace_flush(bytes),
                 false => &|_| (),
             };
-            flush_set(&self.state, &self.durable, &frozen, place, flushed, pace)?;
+            let floor = raise_floor(&self.state, self.visible().min(frozen.end.lsn));
+            flush_set(&self.state, &self.durable, &frozen, place, flushed, floor, pace)?;
             self.update_debt();
             self.compact_bell.ring();
             if self.settings.retention == LogRetention::Engine {
@@ -430,9 +434,9 @@ impl Core {
 
     fn merge_while_needed(&self) -> Result<()> {
         purge_dropped(&self.state, &self.durable, self.visible())?;
-        let pace = |bytes| self.pace.charge(bytes, self.gate.urgency(), || self.log.stats());
+        let pace = |bytes| self.merge_pace.charge(bytes, self.gate.urgency(), || self.log.stats());
         let pace: &(dyn Fn(u64) + Sync) = if self.paced() { &pace } else { &|_| () };
-        while self.merger(pace).merge_once(self.visible())? {
+        while self.merger(pace, self.parts()).merge_once(self.visible())? {
             self.update_debt();
             self.state.store.collect();
         }
@@ -444,19 +448,30 @@ impl Core {
         let _one = self.compacting.lock();
         purge_dropped(&self.state, &self.durable, self.visible())?;
         // Whoever asked waits for it.
-        let merged = self.merger(&|_| ()).merge_all(self.visible());
+        let merged = self.merger(&|_| (), self.parts_max()).merge_all(self.visible());
         self.update_debt();
         self.state.store.collect();
         merged
     }
 
-    fn merger<'a>(&'a self, pace: &'a (dyn Fn(u64) + Sync)) -> Merger<'a> {
+    fn merger<'a>(&'a self, pace: &'a (dyn Fn(u64) + Sync), parts: usize) -> Merger<'a> {
         let Self { state, durable, settings, stopping, .. } = self;
-        let parts = match settings.background {
-            Background::Threads => settings.merge_threads,
-            Background::Inline => 1,
-        };
         Merger { state, durable, shapes: &settings.shapes, parts, pace, stop: stopping }
+    }
+
+    /// Parts that a merge may have which nobody waits for: half of them, unless writers are slowed already. The others'
+    /// processors are not all taken at once then.
+    fn parts(&self) -> usize {
+        let calm = self.gate.urgency() < 1.0;
+        let all = self.parts_max();
+        if calm { all.div_ceil(2) } else { all }
+    }
+
+    fn parts_max(&self) -> usize {
+        match self.settings.background {
+            Background::Threads => self.settings.merge_threads,
+            Background::Inline => 1,
+        }
     }
 
     /// Whether background writes take their time: not when somebody waits for them.

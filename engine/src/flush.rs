@@ -2,13 +2,15 @@
 
 use seawall_wal::{Lsn, Position, TimelineId};
 
+use crate::compaction::Survival;
 use crate::durable::Durable;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::marks::Moment;
 use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
 use crate::range_deletes::Removal;
 use crate::state::State;
-use crate::table::{Content, Placement};
+use crate::table::{Content, EntryRef, Placement};
 
 /// Bytes between two looks at the pace.
 const STEP_BYTES: u64 = 256 << 10;
@@ -21,13 +23,15 @@ pub(crate) struct RedoPlace {
 }
 
 /// Writes the oldest frozen set out. The log is flushed at least to the set's end, so that no table ever holds
-/// something that the log can lose. `pace` is told of bytes written, and may take its time.
+/// something that the log can lose. What no reader at or above `floor` needs is left out. `pace` is told of bytes written,
+/// and may take its time.
 pub(crate) fn flush_set(
     state: &State,
     durable: &Durable,
     frozen: &FrozenSet,
     place: RedoPlace,
     flushed: Lsn,
+    floor: Moment,
     pace: &dyn Fn(u64),
 ) -> Result<()> {
     assert!(frozen.end.lsn <= flushed, "a table holds nothing that is not flushed");
@@ -38,7 +42,7 @@ pub(crate) fn flush_set(
         }
         let mut writer = state.store.writer(keyspace, Placement::Top)?;
         let mut paced = 0;
-        memtable.for_each(|entry| {
+        let mut keep = |entry: EntryRef<'_>| {
             if planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {
                 return Ok(());
             }
@@ -47,10 +51,15 @@ pub(crate) fn flush_set(
                 pace(writer.size() - paced);
                 paced = writer.size();
             }
-            Ok::<_, Error>(())
-        })?;
+            Ok(())
+        };
         let deletes = memtable.range_deletes().filter(|_| !planted(Mutant::RangeDeletesNotWrittenOut));
-        for Removal { start, end, lsn } in deletes.iter().flat_map(|deletes| deletes.all()) {
+        let deletes = deletes.unwrap_or_default();
+        // Older tables may have what deletes hide.
+        let mut survival = Survival::new(floor, false, &deletes);
+        memtable.for_each(|entry| survival.take(entry, &mut keep))?;
+        survival.finish(&mut keep)?;
+        for Removal { start, end, lsn } in deletes.all() {
             writer.push_range_delete(start, end, *lsn);
         }
         if !writer.is_empty() {
@@ -66,6 +75,7 @@ pub(crate) fn flush_set(
         state,
         flushed,
         |manifest, set| {
+            manifest.floor = manifest.floor.max(floor.lsn);
             manifest.redo = frozen.end;
             manifest.redo_time = frozen.time;
             manifest.timeline = place.timeline;

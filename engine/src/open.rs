@@ -21,6 +21,7 @@ use crate::error::{Error, Result, at};
 use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Bands, Gate};
 use crate::manifest::{Manifest, manifest_path};
+use crate::marks::Moment;
 use crate::options::{Background, Builder, Create, OpenAs};
 use crate::state::State;
 use crate::table::{TABLES_FOLDER, TableStore};
@@ -283,7 +284,9 @@ impl Replay<'_> {
         let log_start = if boundary { self.end } else { self.segment_start };
         let frozen = self.state.freeze(Some(log_start));
         let place = RedoPlace { timeline: self.history.of_position(self.end.lsn).id, log_start };
-        flush_set(self.state, self.durable, &frozen, place, self.end.lsn, &|_| ())
+        // Readers that need old versions are not there yet to say so.
+        let everything = Moment { lsn: seawall_wal::Lsn::ZERO, time: seawall_wal::Timestamp(0) };
+        flush_set(self.state, self.durable, &frozen, place, self.end.lsn, everything, &|_| ())
     }
 
     /// Records can be handed over before they are durable: the process before us may have been killed between its write

@@ -64,8 +64,10 @@ fn run(core: &Core, worker: Worker) {
         Worker::Flusher => &core.flush_bell,
         Worker::Compactor => &core.compact_bell,
     };
-    if worker == Worker::Compactor {
-        seawall_wal::give_way();
+    match worker {
+        // Memory is not free before it is done, so it gets its share, but in turns so short that nobody waits for one to end.
+        Worker::Flusher => seawall_wal::ask_for_short_turns(),
+        Worker::Compactor => seawall_wal::give_way(),
     }
     let mut retry: Option<Duration> = None;
     loop {

@@ -38,7 +38,7 @@ pub use lsn::{Lsn, ParseLsnError, SegmentNumber, SegmentSize};
 pub use open::OpenAt;
 pub use reader::LogReader;
 pub use recovery::Recovery;
-pub use schedule::give_way;
+pub use schedule::{ask_for_short_turns, give_way};
 pub use segment::SegmentId;
 pub use source::{FenceOutcome, LogBytes, LogConsumer, SegmentSource, TimelineAuthority, TimelineClaim};
 pub use ticket::Ticket;

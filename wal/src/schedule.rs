@@ -9,7 +9,7 @@ const TURN_NANOS: u64 = 100_000;
 /// Asks for short turns for the calling thread. Needs no privilege and Linux 6.12 or newer; elsewhere nothing changes.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
-pub(crate) fn ask_for_short_turns() {
+pub fn ask_for_short_turns() {
     const THIS_THREAD: libc::pid_t = 0;
     const NO_FLAGS: libc::c_uint = 0;
     let size = size_of::<libc::sched_attr>() as libc::c_uint;
@@ -32,7 +32,7 @@ pub(crate) fn ask_for_short_turns() {
 
 /// Nothing to ask for here.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn ask_for_short_turns() {}
+pub fn ask_for_short_turns() {}
 
 /// How nice a thread is that works behind everybody's back: it gets a tenth of a processor that others want whole.
 #[cfg(target_os = "linux")]

@@ -16,7 +16,7 @@ const WAITING_BYTES_MAX: usize = 1 << 20;
 
 /// Takes the versions of all keys in their order and hands on those that survive, in order, too.
 #[derive(Debug)]
-pub(super) struct Survival<'a> {
+pub(crate) struct Survival<'a> {
     floor: Moment,
     bottom: bool,
     /// The deletes of ranges among what is merged.
@@ -51,7 +51,7 @@ impl Operand {
 
 impl<'a> Survival<'a> {
     /// `bottom` is whether no deeper level has any of its keys.
-    pub(super) fn new(floor: Moment, bottom: bool, range_deletes: &'a RangeDeletes) -> Self {
+    pub(crate) fn new(floor: Moment, bottom: bool, range_deletes: &'a RangeDeletes) -> Self {
         Self {
             floor,
             bottom,
@@ -65,7 +65,7 @@ impl<'a> Survival<'a> {
     }
 
     /// Takes the next version.
-    pub(super) fn take(&mut self, entry: EntryRef<'_>, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+    pub(crate) fn take(&mut self, entry: EntryRef<'_>, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
         if self.key != entry.key {
             self.finish(&mut keep)?;
             self.key.clear();
@@ -105,7 +105,7 @@ impl<'a> Survival<'a> {
     }
 
     /// Ends the key, and with the last one all.
-    pub(super) fn finish(&mut self, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+    pub(crate) fn finish(&mut self, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
         }
