@@ -105,7 +105,9 @@ impl<'a> Content<'a> {
             }
             EXPIRING => {
                 let (expiry, value) = stored.split_first_chunk()?;
-                Some(Self::Expiring { expiry: Timestamp(u64::from_le_bytes(*expiry)), value })
+                // 0 stands for none where expiries are summed up.
+                let expiry = Timestamp(u64::from_le_bytes(*expiry));
+                (expiry.0 > 0).then_some(Self::Expiring { expiry, value })
             }
             _ => None,
         }
@@ -159,6 +161,7 @@ mod tests {
             assert_eq!(Content::parse(kind, &bytes), None, "{kind} {bytes:?}");
         }
         assert_eq!(Content::parse(MERGE, &[4, 0, 0, 0, 0, 0, 0, 0, 0]), None, "an unknown operator");
-        assert_eq!(Content::parse(EXPIRING, &[0; 7]), None);
+        assert_eq!(Content::parse(EXPIRING, &[1; 7]), None);
+        assert_eq!(Content::parse(EXPIRING, &[0; 9]), None);
     }
 }
