@@ -2,7 +2,7 @@
 //! `seawall get` on a directory and `GET /v1/kv` on a running node mean one thing.
 
 use std::ops::Bound;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use seawall_engine::{Commit, CommitLevel, Db, Keyspace, Snapshot};
@@ -81,6 +81,8 @@ pub struct WriteOptions {
     pub level: CommitLevel,
     /// When to stop waiting.
     pub deadline: Option<Instant>,
+    /// How long what is put stays; for ever if not set.
+    pub ttl: Option<Duration>,
 }
 
 /// Operations of one atomic write, by key; `None` deletes.
@@ -106,9 +108,10 @@ pub fn write(db: &Db, keyspace: &str, operations: Operations, options: WriteOpti
         batch.deadline(deadline);
     }
     for (key, value) in &operations {
-        match value {
-            Some(value) => batch.put(&keyspace, key, value),
-            None => batch.remove(&keyspace, key),
+        match (value, options.ttl) {
+            (Some(value), None) => batch.put(&keyspace, key, value),
+            (Some(value), Some(ttl)) => batch.put_with_ttl(&keyspace, key, value, ttl),
+            (None, _) => batch.remove(&keyspace, key),
         };
     }
     Ok(Written::new(batch.commit_with(options.level)?, options.level))
@@ -248,5 +251,23 @@ mod tests {
         assert_eq!((page.entries, page.more), (vec![Entry::new(b"c", b"v")], true));
         let page = scan(&db, "default", &Scan { limit: 2, keys_only: true, ..Scan::default() }).unwrap();
         assert_eq!((page.entries, page.more), (vec![Entry::of_key(b"a"), Entry::of_key(b"c")], false));
+    }
+
+    #[test]
+    fn what_is_put_for_a_time_goes_when_it_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = seawall_wal::SegmentSize::MIN;
+        let db = Db::builder(dir.path()).segment_size(size).open().unwrap();
+        let put = |key: &str, seconds| {
+            let options = WriteOptions { ttl: Some(Duration::from_secs(seconds)), ..WriteOptions::default() };
+            write(&db, "default", vec![(key.as_bytes().to_vec(), Some(Bytes::from_static(b"v")))], options).unwrap();
+        };
+        put("soon", 1);
+        put("late", 3_600);
+        assert!(get(&db, "default", b"soon").unwrap().is_some());
+        std::thread::sleep(Duration::from_millis(2_100));
+        db.append_time().unwrap();
+        assert_eq!(get(&db, "default", b"soon").unwrap(), None);
+        assert!(get(&db, "default", b"late").unwrap().is_some());
     }
 }

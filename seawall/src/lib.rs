@@ -14,7 +14,7 @@
 pub use bytes::Bytes;
 pub use seawall_engine::{
     Admission, Backpressure, Batch, Builder, Commit, CommitLevel, CommitTicket, Confirmations, Create, Db, Error,
-    Keyspace, LevelStats, Permit, Range, Result, Snapshot, Stats, Transaction, TransactionRange,
+    Keyspace, LevelStats, MergeOperator, Permit, Range, Result, Snapshot, Stats, Transaction, TransactionRange,
 };
 pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 #[cfg(feature = "node")]

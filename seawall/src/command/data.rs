@@ -1,12 +1,14 @@
 //! What the verbs that read and write share: which keyspace, how bytes are written, and whether a directory or a running
 //! node is meant.
 
+use std::time::Duration;
+
 use clap::Args;
 use seawall_engine::Db;
 
 use super::{Context, open};
 use crate::client::Client;
-use crate::config::Level;
+use crate::config::{Level, Span};
 use crate::entry::{Encoding, percent_encode};
 use crate::failure::{Failure, Kind};
 use crate::kv::DEFAULT_KEYSPACE;
@@ -72,8 +74,12 @@ impl Written {
 }
 
 impl WriteLevel {
-    /// As a query of a path.
-    pub(super) fn query(&self) -> String {
-        self.level.map(|level| format!("?level={level}")).unwrap_or_default()
+    /// As a query of a path, with a time to live if there is one.
+    pub(super) fn query(&self, ttl: Option<Span>) -> String {
+        let level = self.level.map(|level| format!("level={level}"));
+        // Without a space, which a query cannot have.
+        let ttl = ttl.map(|ttl| format!("ttl={}us", Duration::from(ttl).as_micros()));
+        let fields: Vec<_> = level.into_iter().chain(ttl).collect();
+        if fields.is_empty() { String::new() } else { format!("?{}", fields.join("&")) }
     }
 }

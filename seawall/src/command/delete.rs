@@ -21,5 +21,5 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     let key = arguments.written.decode("the key", &arguments.key)?;
-    put::write(&arguments.place, &arguments.level, put::removal(key), context)
+    put::write(&arguments.place, &arguments.level, None, put::removal(key), context)
 }

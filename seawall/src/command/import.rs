@@ -170,7 +170,7 @@ impl<'a> Sink<'a> {
             Data::Node(node) => Self::Node {
                 node,
                 place,
-                query: level.query(),
+                query: level.query(None),
                 entries: Vec::new(),
                 bytes: 0,
                 confirmed: Confirmed::default(),

@@ -10,6 +10,7 @@ use hyper::Method;
 
 use super::Context;
 use super::data::{Data, Place, WriteLevel, Written};
+use crate::config::Span;
 use crate::failure::{Failure, Kind};
 use crate::kv::{self, Operations, WriteOptions};
 
@@ -26,6 +27,9 @@ pub(super) struct Arguments {
     /// Read the value, byte for byte, from a file; `-` is standard input
     #[arg(long, short, value_name = "FILE", conflicts_with = "value")]
     file: Option<PathBuf>,
+    /// How long the value stays, for example 30m; for ever if not given
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<Span>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -41,19 +45,21 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
         (None, Some(path)) => read(path)?,
         (None, None) => return Err(Failure::new(Kind::Usage, "there is no value")),
     };
-    write(&arguments.place, &arguments.level, vec![(key, Some(value.into()))], context)
+    write(&arguments.place, &arguments.level, arguments.ttl, vec![(key, Some(value.into()))], context)
 }
 
 /// Commits one operation, here or there, and says where it went.
 pub(super) fn write(
     place: &Place,
     level: &WriteLevel,
+    ttl: Option<Span>,
     operations: Operations,
     context: &Context,
 ) -> Result<(), Failure> {
     let written = match place.open(context)? {
         Data::Directory(db) => {
-            let options = WriteOptions { level: level.level.unwrap_or_default().0, deadline: None };
+            let options =
+                WriteOptions { level: level.level.unwrap_or_default().0, deadline: None, ttl: ttl.map(Duration::from) };
             let written = kv::write(&db, &place.keyspace, operations, options)?;
             db.close()?;
             written
@@ -63,7 +69,7 @@ pub(super) fn write(
                 return Err(Failure::new(Kind::Failed, "one operation at a time"));
             };
             let method = if value.is_some() { Method::PUT } else { Method::DELETE };
-            let path = format!("{}{}", place.key_path(key), level.query());
+            let path = format!("{}{}", place.key_path(key), level.query(ttl));
             let answer = node.bytes(method, &path, value.clone(), Duration::from_secs(60))?;
             serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?
         }

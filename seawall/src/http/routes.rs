@@ -46,9 +46,9 @@ pub const ROUTES: [Route; 17] = [
         "/v1/kv/{keyspace}",
         "a page of entries in order; ?prefix=&start=&after=&end=&limit=&reverse=true&keys_only=true",
     ),
-    ("POST", "/v1/kv/{keyspace}", "writes that take effect together; ?level=remote_flush(1)&timeout=5s"),
+    ("POST", "/v1/kv/{keyspace}", "writes that take effect together; ?level=remote_flush(1)&timeout=5s&ttl=30m"),
     ("GET", "/v1/kv/{keyspace}/{key}", "the value, byte for byte"),
-    ("PUT", "/v1/kv/{keyspace}/{key}", "puts the body under the key; ?level=&timeout="),
+    ("PUT", "/v1/kv/{keyspace}/{key}", "puts the body under the key, for ever or for a time; ?level=&timeout=&ttl=30m"),
     ("DELETE", "/v1/kv/{keyspace}/{key}", "removes the key; ?level=&timeout="),
     ("GET", "/v1/digest", "a hash over everything; ?lsn=0/1A2B3C4D for a moment that can still be read"),
     ("POST", "/v1/promote", "makes this node the primary of a new timeline"),
@@ -285,14 +285,16 @@ impl Work<'_> {
         operations: kv::Operations,
         query: &Query,
     ) -> Result<Response<Answer>, Failure> {
-        query.only(&["level", "timeout"])?;
+        let puts = operations.iter().any(|(_, value)| value.is_some());
+        query.only(if puts { &["level", "timeout", "ttl"] } else { &["level", "timeout"] })?;
         let level = query.parsed::<Level>("level")?.map_or(self.router.write.level, |level| level.0);
         let latest = self.deadline.checked_sub(ANSWER_MARGIN).unwrap_or(self.deadline);
         let deadline = match query.parsed::<Span>("timeout")? {
             Some(timeout) => latest.min(Instant::now() + timeout.0),
             None => latest,
         };
-        let options = WriteOptions { level, deadline: Some(deadline) };
+        let options =
+            WriteOptions { level, deadline: Some(deadline), ttl: query.parsed::<Span>("ttl")?.map(Duration::from) };
         self.document(move |node| kv::write(&node.db(), &keyspace, operations, options)).await
     }
 }

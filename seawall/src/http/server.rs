@@ -68,7 +68,7 @@ impl Settings {
             request_timeout: http.request_timeout.0,
             body_max: http.body_max.as_usize(),
             ready_lag_max: http.ready_lag_max.0,
-            write: WriteOptions { level, deadline: None },
+            write: WriteOptions { level, deadline: None, ttl: None },
         }
     }
 }
