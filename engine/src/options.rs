@@ -95,7 +95,7 @@ impl Builder {
             frozen_max: 4,
             cache_bytes: 256 << 20,
             stall_timeout: Duration::from_secs(30),
-            shape: Shape { level0_tables: 4, level1_bytes: 256 << 20, table_bytes: 32 << 20 },
+            shape: Shape { level0_tables: 8, level1_bytes: 256 << 20, table_bytes: 32 << 20 },
             tuned: BTreeMap::new(),
             merge_threads: std::thread::available_parallelism().map_or(1, usize::from).min(MERGE_THREADS_MAX),
         }

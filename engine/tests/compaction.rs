@@ -154,21 +154,27 @@ fn a_disk_that_is_full_during_a_merge_in_parts_keeps_nothing_of_it_and_heals() {
 
 #[test]
 fn what_a_keyspace_is_for_decides_between_writing_it_often_and_looking_into_many_tables() {
+    const COMMITS: u32 = 1200;
     let run = |tuning: Tuning| {
         let disk = MemoryDisk::new();
         let db = inline(&disk).memtable_bytes(8 << 10).tune("k", tuning).open().unwrap();
         let keys = db.keyspace("k").unwrap();
         let mut level0 = 0;
-        for number in 0..400 {
+        for number in 0..COMMITS {
             commit(&db, &keys, number).unwrap();
             level0 += db.stats().levels[0].tables;
         }
-        assert_eq!(commits_in(&db), 400);
+        assert_eq!(commits_in(&db), COMMITS);
         (db.stats().write_amplification(), level0)
     };
     let [balanced, write_heavy, read_heavy, large_values] =
         [Tuning::Balanced, Tuning::WriteHeavy, Tuning::ReadHeavy, Tuning::LargeValues].map(run);
-    assert!(write_heavy.0 < 0.8 * balanced.0, "write amplification {write_heavy:?}, balanced {balanced:?}");
+    // Each byte is written out once, whatever the tuning; the rest is merging.
+    let merging = |(amplification, _): (f64, u64)| amplification - 1.0;
+    assert!(
+        merging(write_heavy) < 0.7 * merging(balanced),
+        "write amplification {write_heavy:?}, balanced {balanced:?}"
+    );
     assert!(large_values.0 <= write_heavy.0, "write amplification {large_values:?}, write-heavy {write_heavy:?}");
     assert!(read_heavy.1 < balanced.1 && balanced.1 < write_heavy.1, "tables of level 0: {read_heavy:?}, {balanced:?}");
 }

@@ -13,10 +13,10 @@ pub enum Tuning {
     /// Nothing in particular.
     #[default]
     Balanced,
-    /// It is written much and read little: three times as many tables gather before they are merged, so that each byte is
+    /// It is written much and read little: twice as many tables gather before they are merged, so that each byte is
     /// written less often. A read looks into more tables.
     WriteHeavy,
-    /// It is read much and written little: two tables are enough for a merge. A read looks into fewer tables, and each byte
+    /// It is read much and written little: half as many tables are enough for a merge. A read looks into fewer tables, and each byte
     /// is written more often.
     ReadHeavy,
     /// Its values are large, so merging costs most of what the device can do: as for [`WriteHeavy`](Self::WriteHeavy), and
@@ -29,10 +29,10 @@ impl Tuning {
         let Shape { level0_tables, level1_bytes, table_bytes } = *usual;
         match self {
             Self::Balanced => *usual,
-            Self::WriteHeavy => Shape { level0_tables: 3 * level0_tables, ..*usual },
+            Self::WriteHeavy => Shape { level0_tables: 2 * level0_tables, ..*usual },
             Self::ReadHeavy => Shape { level0_tables: level0_tables.div_ceil(2), ..*usual },
             Self::LargeValues => Shape {
-                level0_tables: 3 * level0_tables,
+                level0_tables: 2 * level0_tables,
                 level1_bytes: level1_bytes.saturating_mul(4),
                 table_bytes: table_bytes.saturating_mul(4),
             },

@@ -24,7 +24,7 @@ pub(crate) struct Bands {
 pub(crate) const MEMORY_SLOW: f64 = 1.5;
 /// Tables of level 0 from which on writers are slowed, and at which they stop, in times of what starts a merge.
 pub(crate) const LEVEL0_SLOW: f64 = 2.0;
-pub(crate) const LEVEL0_MAX: f64 = 6.0;
+pub(crate) const LEVEL0_MAX: f64 = 4.0;
 /// Bytes above targets, in times of level 1, likewise. Nobody stops for bytes: they bound neither memory nor reads.
 const DEBT_SLOW: u64 = 16;
 const DEBT_MAX: u64 = 64;
@@ -73,7 +73,7 @@ mod tests {
         let memory = |memory| BANDS.pressure(&Debt { memory, ..Debt::default() });
         assert_eq!([memory(1.5), memory(2.75), memory(4.0), memory(9.0)], [0.0, 0.5, 1.0, 1.0]);
         let level0 = |level0| BANDS.pressure(&Debt { level0, ..Debt::default() });
-        assert_eq!([level0(2.0), level0(4.0), level0(6.0)], [0.0, 0.5, 1.0]);
+        assert_eq!([level0(2.0), level0(3.0), level0(4.0)], [0.0, 0.5, 1.0]);
         let bytes = |bytes| BANDS.pressure(&Debt { bytes, ..Debt::default() });
         assert_eq!([bytes(1_600), bytes(4_000), bytes(6_400)], [0.0, 0.5, 1.0]);
         assert_eq!(BANDS.pressure(&Debt { memory: 2.75, level0: 3.0, bytes: 0 }), 0.5);
