@@ -1,4 +1,5 @@
-//! Reading many keys at one LSN: sorted, so that each block is visited once; memtables first, then the tables level by level.
+//! Reading many keys at one LSN: memtables first; what is not there sorted, so that each block is visited once, and then the
+//! tables level by level.
 
 use std::sync::Arc;
 
@@ -30,18 +31,20 @@ struct Wanted<'a> {
 pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
     debug_assert!(at.lsn >= view.floor);
     let mut values = vec![None; keys.len()];
-    let mut order: Vec<usize> = (0..keys.len()).collect();
-    order.sort_unstable_by_key(|place| keys[*place]);
     let mut wanted = Vec::new();
     let covers = view.covers(keyspace)?;
-    for (rank, &place) in order.iter().enumerate() {
-        let key = keys[place];
-        let place = if planted(Mutant::ManyAnsweredInKeyOrder) { rank } else { place };
+    for (place, &key) in keys.iter().enumerate() {
         let mut resolver = Resolver::under(covers.over(key, at.lsn).as_ref());
         match view.versions_in_memory(keyspace, key, at.lsn, &mut resolver) {
             true => values[place] = bytes(resolver.finish(at)?),
             false => wanted.push(Wanted { key, hash: filter_hash(key), place, resolver }),
         }
+    }
+    wanted.sort_unstable_by_key(|wanted| wanted.key);
+    if planted(Mutant::ManyAnsweredInKeyOrder) {
+        let mut places: Vec<usize> = wanted.iter().map(|wanted| wanted.place).collect();
+        places.sort_unstable();
+        wanted.iter_mut().zip(places).for_each(|(wanted, place)| wanted.place = place);
     }
     let none = Levels::default();
     let levels = view.tables.levels(keyspace).map_or(&none, |levels| levels);

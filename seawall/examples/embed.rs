@@ -2,7 +2,9 @@
 //!
 //! `cargo run --example embed -- /tmp/shop`
 
-use seawall::{CommitLevel, Db, Result};
+use std::time::Duration;
+
+use seawall::{CommitLevel, Db, MergeOperator, Result};
 
 fn main() -> Result<()> {
     let dir = std::env::args_os().nth(1).unwrap_or_else(|| "embed-data".into());
@@ -50,6 +52,14 @@ fn main() -> Result<()> {
     })?;
     let values = users.multi_get(&["ann/orders", "bob"])?;
     println!("ann has {orders_of_ann} orders, stored as {:?}", text(values[0].clone()));
+
+    // A value may end by itself: an hour of commit times later no node shows it any more.
+    users.insert_with_ttl("ann/session", "token", Duration::from_secs(3600))?;
+
+    // A counter need not be read to be raised, and a range is removed as one operation, however many keys it has.
+    users.merge("ann/visits", MergeOperator::Add, 1_i64.to_le_bytes())?;
+    orders.remove_range("ann/0002".."ann0")?;
+    println!("ann has {} orders left", orders.prefix("ann/").count());
 
     // Many commits may be on their way at once: they share flushes. A ticket can be waited for, or awaited.
     let tickets: Vec<_> = (0..1000)

@@ -26,6 +26,7 @@ fn the_embedding_example_does_what_it_says_twice() {
         assert!(text.contains("bob is None now, and was Some(\"Bob\")"), "{round}: {text}");
         assert!(text.contains("ann/0001: 3 apples\nann/0002: 1 pear\n"), "{round}: {text}");
         assert!(text.contains("ann's last order is Some(\"ann/0002\")"), "{round}: {text}");
+        assert!(text.contains("ann has 1 orders left"), "{round}: {text}");
         assert!(text.contains("the database has 2 keyspaces"), "{round}: {text}");
         let flushes = text.lines().find_map(|line| line.strip_prefix("1000 commits took ")).unwrap();
         let flushes: u64 = flushes.split(' ').next().unwrap().parse().unwrap();
@@ -33,7 +34,10 @@ fn the_embedding_example_does_what_it_says_twice() {
     }
     let db = Db::open(&data).unwrap();
     assert_eq!(db.keyspace("orders").unwrap().prefix("carl/").count(), 1000);
-    assert_eq!(db.keyspace("users").unwrap().get("visits").unwrap().as_deref(), Some(&b"17"[..]));
+    let users = db.keyspace("users").unwrap();
+    assert_eq!(users.get("visits").unwrap().as_deref(), Some(&b"17"[..]));
+    assert_eq!(users.get("ann/visits").unwrap().as_deref(), Some(&2_i64.to_le_bytes()[..]), "once a round");
+    assert_eq!(users.get("ann/session").unwrap().as_deref(), Some(&b"token"[..]));
 }
 
 #[cfg(feature = "node")]
