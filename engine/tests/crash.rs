@@ -136,13 +136,15 @@ fn power_lost_during_recovery_loses_nothing_either() {
 
 #[test]
 fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
-    let workload = |storage: &FaultyStorage| -> (u32, u32) {
+    const COMMITS: u32 = 160;
+    // How many commits were acknowledged, how many were sent, and how many merges there were.
+    let workload = |storage: &FaultyStorage| -> (u32, u32, u64) {
         let (mut acknowledged, mut sent) = (0, 0);
         let opened = |disk: &FaultyStorage| {
             inline(&MemoryDisk::new()).storage(Arc::new(disk.clone())).memtable_bytes(6 << 10).open()
         };
-        let Ok(db) = opened(storage) else { return (0, 0) };
-        for number in 0..60 {
+        let Ok(db) = opened(storage) else { return (0, 0, 0) };
+        for number in 0..COMMITS {
             sent = number + 1;
             match commit(&db, number, CommitLevel::Local) {
                 Ok(_) => acknowledged = number + 1,
@@ -150,17 +152,19 @@ fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
                 Err(_) => break,
             }
         }
-        (acknowledged, sent)
+        (acknowledged, sent, db.stats().merges)
     };
     let mut faults = 0;
     for operation in FaultyOperation::ALL {
         let calm = FaultyStorage::new(Arc::new(MemoryDisk::new()));
-        assert_eq!(workload(&calm), (60, 60));
+        let (acknowledged, sent, merges) = workload(&calm);
+        assert_eq!((acknowledged, sent), (COMMITS, COMMITS));
+        assert!(merges > 0, "merges are part of what fails");
         for nth in 0..calm.count(operation) {
             let disk = MemoryDisk::new();
             let storage = FaultyStorage::new(Arc::new(disk.clone()));
             storage.fail(operation, nth, Fault::Error(5));
-            let (acknowledged, sent) = workload(&storage);
+            let (acknowledged, sent, _) = workload(&storage);
             faults += storage.hits();
             for disk in [
                 disk.crashed_losing_all(),
