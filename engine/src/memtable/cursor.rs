@@ -46,6 +46,12 @@ impl MemoryCursor {
         self.page.get(self.at).map(|kept| super::entry(self.table.tree.recall(*kept)))
     }
 
+    /// Key and LSN of the entry.
+    pub(crate) fn place(&self) -> Option<(&[u8], Lsn)> {
+        let record = self.table.tree.recall(*self.page.get(self.at)?);
+        Some((record.key(), record.lsn()))
+    }
+
     /// To the next version. A cursor walks in one direction only.
     pub(crate) fn forward(&mut self) {
         let Some(left) = self.page.get(self.at).copied() else { return };

@@ -132,6 +132,11 @@ impl TableCursor {
         Some(EntryRef { key: &self.key, lsn: place.lsn, content: content.expect("the block was checked") })
     }
 
+    /// Key and LSN of the entry.
+    pub(crate) fn place(&self) -> Option<(&[u8], Lsn)> {
+        self.place.as_ref().map(|place| (self.key.as_slice(), place.lsn))
+    }
+
     pub(crate) fn forward(&mut self) -> Result<()> {
         let Some(place) = &mut self.place else { return Ok(()) };
         let entries = Sorted::new(place.block.bytes());

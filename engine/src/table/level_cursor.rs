@@ -49,6 +49,11 @@ impl LevelCursor {
         self.cursor.as_ref().and_then(TableCursor::entry)
     }
 
+    /// Key and LSN of the entry.
+    pub(crate) fn place(&self) -> Option<(&[u8], Lsn)> {
+        self.cursor.as_ref().and_then(TableCursor::place)
+    }
+
     pub(crate) fn forward(&mut self) -> Result<()> {
         if let Some(cursor) = &mut self.cursor {
             cursor.forward()?;
@@ -85,7 +90,7 @@ impl LevelCursor {
     }
 
     fn settle_forward(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| cursor.entry().is_none()) {
+        while self.cursor.as_ref().is_some_and(|cursor| cursor.place().is_none()) {
             self.number += 1;
             self.cursor = match self.tables.get(self.number) {
                 Some(table) => Some(TableCursor::first_from(Arc::clone(table), None)?),
@@ -96,7 +101,7 @@ impl LevelCursor {
     }
 
     fn settle_back(&mut self) -> Result<()> {
-        while self.cursor.as_ref().is_some_and(|cursor| cursor.entry().is_none()) {
+        while self.cursor.as_ref().is_some_and(|cursor| cursor.place().is_none()) {
             self.cursor = match self.number.checked_sub(1) {
                 Some(number) => {
                     self.number = number;

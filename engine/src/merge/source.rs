@@ -1,0 +1,101 @@
+//! One ordered run of versions: a memtable, a table of level 0, or a level whose tables do not overlap.
+
+use seawall_wal::Lsn;
+
+use crate::error::Result;
+use crate::memtable::MemoryCursor;
+use crate::table::{EntryRef, LevelCursor, TableCursor};
+
+/// One ordered run of versions.
+#[derive(Debug)]
+pub(super) enum Source {
+    Memory(MemoryCursor),
+    Table(TableCursor),
+    Level(LevelCursor),
+}
+
+impl Source {
+    pub(super) fn entry(&self) -> Option<EntryRef<'_>> {
+        match self {
+            Self::Memory(cursor) => cursor.entry(),
+            Self::Table(cursor) => cursor.entry(),
+            Self::Level(cursor) => cursor.entry(),
+        }
+    }
+
+    /// Key and LSN of the entry.
+    pub(super) fn place(&self) -> Option<(&[u8], Lsn)> {
+        match self {
+            Self::Memory(cursor) => cursor.place(),
+            Self::Table(cursor) => cursor.place(),
+            Self::Level(cursor) => cursor.place(),
+        }
+    }
+
+    pub(super) fn forward(&mut self) -> Result<()> {
+        match self {
+            Self::Memory(cursor) => {
+                cursor.forward();
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.forward(),
+            Self::Level(cursor) => cursor.forward(),
+        }
+    }
+
+    pub(super) fn back(&mut self) -> Result<()> {
+        match self {
+            Self::Memory(cursor) => {
+                cursor.back();
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.back(),
+            Self::Level(cursor) => cursor.back(),
+        }
+    }
+
+    /// Whether it has nothing as new as `lsn`, as far as that is known.
+    pub(super) fn is_older_than(&self, lsn: Lsn) -> bool {
+        match self {
+            // What it will have is newer than any reader.
+            Self::Memory(_) => false,
+            Self::Table(cursor) => cursor.max_lsn() < lsn,
+            Self::Level(cursor) => cursor.max_lsn() < lsn,
+        }
+    }
+
+    pub(super) fn forward_past(&mut self, key: &[u8]) -> Result<()> {
+        while self.entry().is_some_and(|entry| entry.key == key) {
+            self.forward()?;
+        }
+        Ok(())
+    }
+
+    /// To the first version of a key that is not less.
+    pub(super) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+        match self {
+            Self::Memory(_) => {
+                while self.entry().is_some_and(|entry| entry.key < key) {
+                    self.forward()?;
+                }
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.forward_to(key),
+            Self::Level(cursor) => cursor.forward_to(key),
+        }
+    }
+
+    /// To the last version of a key that is less.
+    pub(super) fn back_before(&mut self, key: &[u8]) -> Result<()> {
+        match self {
+            Self::Memory(_) => {
+                while self.entry().is_some_and(|entry| entry.key >= key) {
+                    self.back()?;
+                }
+                Ok(())
+            }
+            Self::Table(cursor) => cursor.back_before(key),
+            Self::Level(cursor) => cursor.back_before(key),
+        }
+    }
+}
