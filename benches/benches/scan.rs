@@ -1,7 +1,7 @@
 //! How fast are entries walked in order?
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use seawall_benches::{filled_by, scan};
+use seawall_benches::{filled_by, scan, scan_borrowed};
 use seawall_engine::{Db, Tuning};
 
 const KEYS: u64 = 100_000;
@@ -22,6 +22,9 @@ fn scans(criterion: &mut Criterion) {
         println!("scan/{name}: {} tables of level 0", db.stats().levels[0].tables);
         group.bench_function(name, |bencher| {
             bencher.iter(|| assert!(scan(&keyspace, KEYS as usize).expect("reads") > 0));
+        });
+        group.bench_function(format!("{name}, borrowed"), |bencher| {
+            bencher.iter(|| assert!(scan_borrowed(&keyspace, KEYS as usize).expect("reads") > 0));
         });
     }
     group.finish();

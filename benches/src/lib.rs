@@ -250,6 +250,17 @@ pub fn scan(keyspace: &Keyspace, entries: usize) -> Result<usize> {
     Ok(bytes)
 }
 
+/// As [`scan`], where the entries lie.
+pub fn scan_borrowed(keyspace: &Keyspace, entries: usize) -> Result<usize> {
+    let (mut range, mut bytes) = (keyspace.iter(), 0);
+    for _ in 0..entries {
+        let Some(entry) = range.next_borrowed() else { break };
+        let (key, value) = entry?;
+        bytes += key.len() + value.len();
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,6 +273,7 @@ mod tests {
         assert_eq!(get(&keyspace, 1000, 1000).unwrap(), 500, "half of these keys are not there");
         assert_eq!(multi_get(&keyspace, 1000, 1000, 32).unwrap(), 500);
         assert_eq!(scan(&keyspace, 1000).unwrap(), 500 * (KEY_LEN + 100));
+        assert_eq!(scan_borrowed(&keyspace, 400).unwrap(), 400 * (KEY_LEN + 100));
         let before = db.stats().log.records;
         commit(&keyspace, &db, 2, 5, CommitLevel::Local).unwrap();
         commit_pipelined(&keyspace, &db, 20).unwrap();

@@ -10,8 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::keyspace::Keyspace;
+use crate::merge::Found;
 use crate::range::Range;
-use crate::resolve::Value;
 use crate::snapshot::Snapshot;
 
 /// A leaf ends after a key whose hash has so many zero bits at its end: after about a thousand keys.
@@ -178,20 +178,20 @@ impl Leaves {
     fn next(&mut self) -> Result<Option<Leaf>> {
         let mut hasher = blake3::Hasher::new();
         let (mut entries, mut bytes) = (0, 0);
-        while let Some(entry) = self.range.next_value() {
-            let (key, Value { bytes: value, expiry }) = entry?;
+        while let Some(entry) = self.range.next_found() {
+            let Found { key, value, expiry } = entry?;
             // A key has at most 65535 bytes and a value fits into a record, so both lengths fit.
             hasher.update(&(key.len() as u32).to_le_bytes());
             hasher.update(&(value.len() as u32).to_le_bytes());
             hasher.update(&expiry.map_or(0, |expiry| expiry.0).to_le_bytes());
-            hasher.update(&key);
-            hasher.update(&value);
+            hasher.update(key);
+            hasher.update(value);
             entries += 1;
             bytes += (key.len() + value.len()) as u64;
-            let zeros = xxh3_64(&key).trailing_zeros();
+            let zeros = xxh3_64(key).trailing_zeros();
             if zeros >= LEAF_BITS {
                 let hash = *hasher.finalize().as_bytes();
-                return Ok(Some(Leaf { hash, entries, bytes, zeros, through: Some(key) }));
+                return Ok(Some(Leaf { hash, entries, bytes, zeros, through: Some(Bytes::copy_from_slice(key)) }));
             }
         }
         let last = Leaf { hash: *hasher.finalize().as_bytes(), entries, bytes, zeros: 0, through: None };

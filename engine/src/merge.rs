@@ -7,7 +7,7 @@ mod source;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, Timestamp};
 
 use self::queue::{Queue, Way};
 use self::source::Source;
@@ -17,7 +17,7 @@ use crate::marks::Moment;
 use crate::memtable::MemoryCursor;
 use crate::range_deletes::Covers;
 use crate::resolve::{Resolver, Value};
-use crate::table::{EntryRef, LevelCursor, Table, TableCursor};
+use crate::table::{Content, EntryRef, LevelCursor, Table, TableCursor};
 use crate::version::View;
 
 /// Walks all versions in order: what compaction reads.
@@ -56,12 +56,32 @@ impl Versions {
 /// A place among versions from which a walk begins. `None` is the end on that side.
 pub(crate) type Place<'a> = Option<(&'a [u8], Lsn)>;
 
+/// A key that has a value, where a walk is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: &'a [u8],
+    /// When the value ends, if it does.
+    pub(crate) expiry: Option<Timestamp>,
+}
+
+impl Found<'_> {
+    /// A copy of key and value.
+    pub(crate) fn to_pair(self) -> (Bytes, Bytes) {
+        (Bytes::copy_from_slice(self.key), Bytes::copy_from_slice(self.value))
+    }
+}
+
 /// Resolves a keyspace at an LSN, forward.
 #[derive(Debug)]
 pub(crate) struct Forward {
     queue: Queue,
     covers: Covers,
     at: Moment,
+    /// The key it is at or was at last; empty before the first, as no key is.
+    key: Vec<u8>,
+    /// Its value if versions had to be put together for it. Else it is where the queue is.
+    held: Option<Value>,
 }
 
 impl Forward {
@@ -73,38 +93,70 @@ impl Forward {
             |table| TableCursor::first_from(table, from),
             |tables| LevelCursor::first_from(tables, from),
         )?;
-        Ok(Self { queue: Queue::new(sources, Way::Forward), covers: view.covers(keyspace)?, at })
+        let queue = Queue::new(sources, Way::Forward);
+        Ok(Self { queue, covers: view.covers(keyspace)?, at, key: Vec::new(), held: None })
     }
 
-    /// The next key that has a value, and its value.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
+    /// Goes to the next key that has a value. Says whether there is one.
+    pub(crate) fn advance(&mut self) -> Result<bool> {
+        self.held = None;
+        self.leave_key()?;
         loop {
-            let Some(entry) = self.queue.entry() else { return Ok(None) };
+            let Some(entry) = self.queue.entry() else { return Ok(false) };
             if entry.lsn > self.at.lsn {
                 self.queue.step()?;
                 continue;
             }
-            let key = Bytes::copy_from_slice(entry.key);
-            let cover = self.covers.over(&key, self.at.lsn);
+            self.key.clear();
+            self.key.extend_from_slice(entry.key);
+            let cover = self.covers.over(&self.key, self.at.lsn);
             if let Some(cover) = cover.as_ref().filter(|cover| entry.lsn < cover.lsn) {
                 // Nothing older can be seen, of this key here, and of all keys up to its end in what holds older ones only.
                 self.queue.move_each(|source| match source.is_older_than(cover.lsn) {
                     true if source.place().is_some_and(|(key, _)| *key < *cover.end) => source.forward_to(&cover.end),
-                    _ => source.forward_past(&key),
+                    _ => source.forward_past(&self.key),
                 })?;
                 continue;
             }
+            match entry.content {
+                Content::Put(_) => return Ok(true),
+                Content::Expiring { expiry, .. } if !self.at.is_past(expiry) => return Ok(true),
+                _ => {}
+            }
             let mut resolver = Resolver::under(cover.as_ref());
             // They come newest first; once older ones do not matter, they are passed over.
-            let mut done = false;
-            while let Some(entry) = self.queue.entry().filter(|entry| entry.key == key) {
-                done = done || resolver.take(entry.lsn, entry.content);
+            while let Some(entry) = self.queue.entry().filter(|entry| *entry.key == *self.key) {
+                if resolver.take(entry.lsn, entry.content) {
+                    break;
+                }
                 self.queue.step()?;
             }
-            if let Some(value) = resolver.finish(self.at)? {
-                return Ok(Some((key, value)));
+            self.leave_key()?;
+            self.held = resolver.finish(self.at)?;
+            if self.held.is_some() {
+                return Ok(true);
             }
         }
+    }
+
+    /// Passes over all there is of the key it is at.
+    fn leave_key(&mut self) -> Result<()> {
+        while self.queue.place().is_some_and(|(key, _)| *key == *self.key) {
+            self.queue.step()?;
+        }
+        Ok(())
+    }
+
+    /// Where it is, after [`advance`](Self::advance) said that there is something.
+    pub(crate) fn found(&self) -> Option<Found<'_>> {
+        let (value, expiry) = match &self.held {
+            Some(held) => (&held.bytes[..], held.expiry),
+            None => {
+                let content = self.queue.entry()?.content;
+                (content.value()?, content.expiry())
+            }
+        };
+        Some(Found { key: &self.key, value, expiry })
     }
 }
 
@@ -114,6 +166,9 @@ pub(crate) struct Backward {
     queue: Queue,
     covers: Covers,
     at: Moment,
+    /// The key it is at, and its value.
+    key: Vec<u8>,
+    held: Option<Value>,
 }
 
 impl Backward {
@@ -125,15 +180,18 @@ impl Backward {
             |table| TableCursor::last_before(table, before),
             |tables| LevelCursor::last_before(tables, before),
         )?;
-        Ok(Self { queue: Queue::new(sources, Way::Backward), covers: view.covers(keyspace)?, at })
+        let queue = Queue::new(sources, Way::Backward);
+        Ok(Self { queue, covers: view.covers(keyspace)?, at, key: Vec::new(), held: None })
     }
 
-    /// The next key before that has a value, and its value.
-    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Value)>> {
+    /// Goes to the next key before that has a value. Says whether there is one.
+    pub(crate) fn advance(&mut self) -> Result<bool> {
         loop {
-            let Some(entry) = self.queue.entry() else { return Ok(None) };
-            let key = Bytes::copy_from_slice(entry.key);
-            let cover = self.covers.over(&key, self.at.lsn);
+            self.held = None;
+            let Some((key, _)) = self.queue.place() else { return Ok(false) };
+            self.key.clear();
+            self.key.extend_from_slice(key);
+            let cover = self.covers.over(&self.key, self.at.lsn);
             if let Some(cover) = &cover {
                 let hidden = |source: &Source| {
                     source.is_older_than(cover.lsn) && source.place().is_some_and(|(key, _)| *key >= *cover.start)
@@ -146,16 +204,23 @@ impl Backward {
                 }
             }
             let mut resolver = Resolver::under(cover.as_ref());
-            while let Some(entry) = self.queue.entry().filter(|entry| entry.key == key) {
+            // On the way back the versions of a key come oldest first.
+            while let Some(entry) = self.queue.entry().filter(|entry| *entry.key == *self.key) {
                 if entry.lsn <= self.at.lsn {
                     resolver.take(entry.lsn, entry.content);
                 }
                 self.queue.step()?;
             }
-            if let Some(value) = resolver.finish(self.at)? {
-                return Ok(Some((key, value)));
+            self.held = resolver.finish(self.at)?;
+            if self.held.is_some() {
+                return Ok(true);
             }
         }
+    }
+
+    /// Where it is, after [`advance`](Self::advance) said that there is something.
+    pub(crate) fn found(&self) -> Option<Found<'_>> {
+        self.held.as_ref().map(|held| Found { key: &self.key, value: &held.bytes, expiry: held.expiry })
     }
 }
 

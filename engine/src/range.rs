@@ -10,8 +10,7 @@ use seawall_wal::Lsn;
 use crate::error::{Error, Result};
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
-use crate::merge::{Backward, Forward, Place};
-use crate::resolve::Value;
+use crate::merge::{Backward, Forward, Found, Place};
 use crate::version::View;
 
 /// Keys and values of a range in order, as of one LSN. Walks from both ends. After an error it ends.
@@ -51,70 +50,93 @@ impl Range {
         self.back = None;
     }
 
-    fn step_forward(&mut self) -> Result<Option<(Bytes, Value)>> {
-        let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
-        if self.front.is_none() {
-            let from: Place<'_> = match &self.lower {
-                Bound::Unbounded => None,
-                Bound::Included(key) => Some((key, Lsn::MAX)),
-                // No version has LSN 0, so this place is behind all versions of the key.
-                Bound::Excluded(key) => Some((key, Lsn::ZERO)),
-            };
-            self.front = Some(Forward::new(view, *keyspace, *at, from)?);
+    /// Goes to the next key. Says whether it is within the bounds and before where the other end is.
+    fn step_forward(&mut self) -> Result<bool> {
+        let Some((view, keyspace, at)) = &self.source else { return Ok(false) };
+        let front = match &mut self.front {
+            Some(front) => front,
+            front => {
+                let from: Place<'_> = match &self.lower {
+                    Bound::Unbounded => None,
+                    Bound::Included(key) => Some((key, Lsn::MAX)),
+                    // No version has LSN 0, so this place is behind all versions of the key.
+                    Bound::Excluded(key) => Some((key, Lsn::ZERO)),
+                };
+                front.insert(Forward::new(view, *keyspace, *at, from)?)
+            }
+        };
+        if !front.advance()? {
+            return Ok(false);
         }
-        let Some((key, value)) = self.front.as_mut().map_or(Ok(None), Forward::next)? else { return Ok(None) };
+        let Some(Found { key, .. }) = front.found() else { return Ok(false) };
         let inside = match &self.upper {
             Bound::Unbounded => true,
-            Bound::Included(upper) => key <= *upper,
-            Bound::Excluded(upper) => key < *upper,
+            Bound::Included(upper) => key <= &upper[..],
+            Bound::Excluded(upper) => key < &upper[..],
         };
-        self.lower = Bound::Excluded(key.clone());
-        Ok(inside.then_some((key, value)))
+        Ok(inside && self.back.as_ref().and_then(Backward::found).is_none_or(|back| key < back.key))
     }
 
-    fn step_back(&mut self) -> Result<Option<(Bytes, Value)>> {
-        let Some((view, keyspace, at)) = &self.source else { return Ok(None) };
-        if self.back.is_none() {
-            let before: Place<'_> = match &self.upper {
-                Bound::Unbounded => None,
-                Bound::Included(key) => Some((key, Lsn::ZERO)),
-                Bound::Excluded(key) => Some((key, Lsn::MAX)),
-            };
-            self.back = Some(Backward::new(view, *keyspace, *at, before)?);
+    /// As [`step_forward`](Self::step_forward), from the other end.
+    fn step_back(&mut self) -> Result<bool> {
+        let Some((view, keyspace, at)) = &self.source else { return Ok(false) };
+        let back = match &mut self.back {
+            Some(back) => back,
+            back => {
+                let before: Place<'_> = match &self.upper {
+                    Bound::Unbounded => None,
+                    Bound::Included(key) => Some((key, Lsn::ZERO)),
+                    Bound::Excluded(key) => Some((key, Lsn::MAX)),
+                };
+                back.insert(Backward::new(view, *keyspace, *at, before)?)
+            }
+        };
+        if !back.advance()? {
+            return Ok(false);
         }
-        let Some((key, value)) = self.back.as_mut().map_or(Ok(None), Backward::next)? else { return Ok(None) };
+        let Some(Found { key, .. }) = back.found() else { return Ok(false) };
         let inside = match &self.lower {
             Bound::Unbounded => true,
-            Bound::Included(lower) => key >= *lower,
-            Bound::Excluded(lower) => key > *lower,
+            Bound::Included(lower) => key >= &lower[..],
+            Bound::Excluded(lower) => key > &lower[..],
         };
-        self.upper = Bound::Excluded(key.clone());
-        Ok(inside.then_some((key, value)))
+        Ok(inside && self.front.as_ref().and_then(Forward::found).is_none_or(|front| key > front.key))
+    }
+
+    /// Takes a step, and ends where there is nothing more.
+    fn step(&mut self, step: impl FnOnce(&mut Self) -> Result<bool>) -> Option<Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let stepped = step(self);
+        if !matches!(stepped, Ok(true)) {
+            self.end();
+        }
+        stepped.map(|there| there.then_some(())).transpose()
+    }
+
+    /// The next key and value where they lie, without a copy: for long walks that look at much and keep little.
+    ///
+    /// It goes on where [`next`](Iterator::next) was, and the other way round.
+    pub fn next_borrowed(&mut self) -> Option<Result<(&[u8], &[u8])>> {
+        let found = self.next_found()?;
+        Some(found.map(|Found { key, value, .. }| (key, value)))
     }
 
     /// The next key with all there is to its value.
-    pub(crate) fn next_value(&mut self) -> Option<Result<(Bytes, Value)>> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
+    pub(crate) fn next_found(&mut self) -> Option<Result<Found<'_>>> {
+        match self.step(Self::step_forward)? {
+            Ok(()) => self.front.as_ref().and_then(Forward::found).map(Ok),
+            Err(error) => Some(Err(error)),
         }
-        let stepped = self.step_forward();
-        self.settle(stepped)
     }
 
-    /// As [`next_value`](Self::next_value), from the other end.
-    pub(crate) fn next_value_back(&mut self) -> Option<Result<(Bytes, Value)>> {
-        if let Some(error) = self.failed.take() {
-            return Some(Err(error));
+    /// As [`next_found`](Self::next_found), from the other end.
+    pub(crate) fn next_found_back(&mut self) -> Option<Result<Found<'_>>> {
+        match self.step(Self::step_back)? {
+            Ok(()) => self.back.as_ref().and_then(Backward::found).map(Ok),
+            Err(error) => Some(Err(error)),
         }
-        let stepped = self.step_back();
-        self.settle(stepped)
-    }
-
-    fn settle(&mut self, stepped: Result<Option<(Bytes, Value)>>) -> Option<Result<(Bytes, Value)>> {
-        if !matches!(stepped, Ok(Some(_))) {
-            self.end();
-        }
-        stepped.transpose()
     }
 }
 
@@ -122,13 +144,13 @@ impl Iterator for Range {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.next_value()?.map(|(key, value)| (key, value.bytes)))
+        Some(self.next_found()?.map(|found| found.to_pair()))
     }
 }
 
 impl DoubleEndedIterator for Range {
     fn next_back(&mut self) -> Option<Self::Item> {
-        Some(self.next_value_back()?.map(|(key, value)| (key, value.bytes)))
+        Some(self.next_found_back()?.map(|found| found.to_pair()))
     }
 }
 

@@ -482,11 +482,16 @@ impl Run {
         let mut range = snapshot.range(&keyspace, bounds.clone());
         let mut expected = all.range(bounds);
         loop {
-            let (found, wanted) = match self.random.random() {
-                true => (range.next(), expected.next()),
-                false => (range.next_back(), expected.next_back()),
+            let owned = |pair: Result<(Bytes, Bytes), Error>| pair.map(|(key, value)| (key.to_vec(), value.to_vec()));
+            let (found, wanted) = match self.random.random_range(0..3) {
+                0 => (range.next().map(owned), expected.next()),
+                1 => (range.next_back().map(owned), expected.next_back()),
+                _ => {
+                    let found = range.next_borrowed();
+                    (found.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))), expected.next())
+                }
             };
-            let found = found.map(|pair| pair.unwrap()).map(|(key, value)| (key.to_vec(), value.to_vec()));
+            let found = found.transpose().unwrap();
             assert_eq!(found, wanted.map(|(key, value)| (key.clone(), value.clone())));
             if found.is_none() {
                 break;

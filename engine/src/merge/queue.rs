@@ -3,6 +3,8 @@
 
 use std::cmp::Ordering;
 
+use seawall_wal::Lsn;
+
 use super::source::Source;
 use crate::error::Result;
 use crate::table::{EntryRef, version_order};
@@ -35,6 +37,11 @@ impl Queue {
     /// What comes next.
     pub(super) fn entry(&self) -> Option<EntryRef<'_>> {
         self.heap.first().and_then(|first| self.sources[*first].entry())
+    }
+
+    /// Key and LSN of what comes next.
+    pub(super) fn place(&self) -> Option<(&[u8], Lsn)> {
+        self.heap.first().and_then(|first| self.sources[*first].place())
     }
 
     /// Goes on to what comes after it.

@@ -113,10 +113,14 @@ impl<'a> TransactionRange<'a> {
             return Ok(near.take());
         }
         let next = match end {
-            End::Front => self.stored.next_value(),
-            End::Back => self.stored.next_value_back(),
+            End::Front => self.stored.next_found(),
+            End::Back => self.stored.next_found_back(),
         };
-        Ok(next.transpose()?.or_else(|| far.take()))
+        let next = next.transpose()?.map(|found| {
+            let (key, bytes) = found.to_pair();
+            (key, Value { bytes, expiry: found.expiry })
+        });
+        Ok(next.or_else(|| far.take()))
     }
 
     /// Notes that the range was read from `end` to `key`, or all of it.

@@ -69,9 +69,11 @@ impl Store for Seawall {
 
     fn scan(&self, from: &Key, count: usize) -> Result<usize> {
         let mut read = 0;
-        for pair in self.keyspace.range(*from..).take(count) {
-            let (_, value) = pair?;
-            std::hint::black_box(mark(&value));
+        let mut entries = self.keyspace.range(*from..);
+        while read < count
+            && let Some(entry) = entries.next_borrowed()
+        {
+            std::hint::black_box(mark(entry?.1));
             read += 1;
         }
         Ok(read)
