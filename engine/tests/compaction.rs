@@ -7,16 +7,23 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{all, inline, threaded};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use seawall_engine::{CommitLevel, Db, Error, Keyspace, Tuning};
 use seawall_wal::storage::{CrashChoice, JournalEntry, MemoryDisk, Storage};
 
 const KEYS: u32 = 120;
 
+/// A hundred bytes that do not compress, so that tables are as large on every level.
+fn value(number: u32) -> Vec<u8> {
+    StdRng::seed_from_u64(u64::from(number)).random_iter().take(100).collect()
+}
+
 /// What the n-th commit writes: keys all over the range, so that merges overlap, and a count.
 fn commit(db: &Db, keys: &Keyspace, number: u32) -> Result<(), Error> {
     let mut batch = db.batch();
     for key in (number % 7..KEYS).step_by(7) {
-        batch.put(keys, format!("{key:03}"), vec![number as u8; 100]);
+        batch.put(keys, format!("{key:03}"), value(number));
     }
     batch.remove(keys, format!("{:03}", number % KEYS));
     batch.put(keys, "count", (number + 1).to_string());
@@ -28,7 +35,7 @@ fn expected(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut map = BTreeMap::new();
     for number in 0..count {
         for key in (number % 7..KEYS).step_by(7) {
-            map.insert(format!("{key:03}").into_bytes(), vec![number as u8; 100]);
+            map.insert(format!("{key:03}").into_bytes(), value(number));
         }
         map.remove(format!("{:03}", number % KEYS).as_bytes());
         map.insert(b"count".to_vec(), (number + 1).to_string().into_bytes());
