@@ -16,7 +16,7 @@ use crate::keyspace::Keyspace;
 use crate::level::{CommitLevel, Confirmations};
 use crate::operator::MergeOperator;
 use crate::payload::{Action, COMMIT_HEADER_LEN, CommitBuilder, Operation, RANGE_DELETES_MAX};
-use crate::range::bounds;
+use crate::range::{Bounds, bounds};
 use crate::range_deletes::limits;
 
 /// Kind, keyspace, lengths of key and value.
@@ -94,12 +94,8 @@ impl Batch {
     /// [`RANGE_DELETES_MAX`](crate::payload::RANGE_DELETES_MAX) ranges.
     pub fn remove_range<K: AsRef<[u8]>>(&mut self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> &mut Self {
         let range = bounds(&range);
-        for bound in [&range.0, &range.1] {
-            if let Bound::Included(key) | Bound::Excluded(key) = bound
-                && key.len() > KEY_LEN_MAX
-            {
-                self.wrong.get_or_insert(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
-            }
+        if let Err(error) = check_bounds(&range) {
+            self.wrong.get_or_insert(error);
         }
         if self.payload.range_deletes() == RANGE_DELETES_MAX {
             self.wrong.get_or_insert(Error::TooManyRanges { max: RANGE_DELETES_MAX });
@@ -232,6 +228,18 @@ pub(crate) fn ttl_micros(ttl: Duration) -> u64 {
 /// Bytes of an operation in a payload, at most.
 pub(crate) fn operation_len(key: &[u8], action: Action<'_>) -> usize {
     PUT_OVERHEAD + key.len() + action.value_len()
+}
+
+/// Whether a range can be removed between these bounds.
+pub(crate) fn check_bounds((lower, upper): &Bounds) -> Result<()> {
+    for bound in [lower, upper] {
+        if let Bound::Included(key) | Bound::Excluded(key) = bound
+            && key.len() > KEY_LEN_MAX
+        {
+            return Err(Error::TooLarge { what: "key", size: key.len(), max: KEY_LEN_MAX });
+        }
+    }
+    Ok(())
 }
 
 /// Whether an operation can be added to a payload of `len` bytes that may have `len_max`.

@@ -158,7 +158,7 @@ pub enum Error {
     /// A transaction reads or writes more than one may.
     #[error("a transaction may have {max} {what} and this one has more; do the work in smaller transactions")]
     TooMany {
-        /// `reads` or `writes`.
+        /// `reads`, `writes` or `removed ranges`.
         what: &'static str,
         /// How many are allowed.
         max: usize,

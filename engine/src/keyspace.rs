@@ -105,7 +105,9 @@ impl Keyspace {
     /// ```
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
         let (at, view) = self.db.core().read_now()?;
-        self.multi_get_in(&view, at, keys)
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        let values = self.multi_get_in(&view, at, &keys)?;
+        Ok(values.into_iter().map(|value| Some(value?.bytes)).collect())
     }
 
     /// Whether there is a value under a key.
@@ -143,15 +145,9 @@ impl Keyspace {
         view.get(self.state.id, key, at)
     }
 
-    pub(crate) fn multi_get_in<K: AsRef<[u8]>>(
-        &self,
-        view: &View,
-        at: Moment,
-        keys: &[K],
-    ) -> Result<Vec<Option<Bytes>>> {
+    pub(crate) fn multi_get_in(&self, view: &View, at: Moment, keys: &[&[u8]]) -> Result<Vec<Option<Value>>> {
         self.check_there(at.lsn)?;
-        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
-        multi_get(view, self.state.id, at, &keys)
+        multi_get(view, self.state.id, at, keys)
     }
 
     pub(crate) fn range_in(&self, view: Arc<View>, at: Moment, bounds: Bounds) -> Range {

@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
@@ -28,7 +26,7 @@ struct Wanted<'a> {
 }
 
 /// The values of `keys` as of `at`, which is not below the view's floor, in the order of `keys`.
-pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
+pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&[u8]]) -> Result<Vec<Option<Value>>> {
     debug_assert!(at.lsn >= view.floor);
     let mut values = vec![None; keys.len()];
     let mut wanted = Vec::new();
@@ -36,7 +34,7 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
     for (place, &key) in keys.iter().enumerate() {
         let mut resolver = Resolver::under(covers.over(key, at.lsn).as_ref());
         match view.versions_in_memory(keyspace, key, at.lsn, &mut resolver) {
-            true => values[place] = bytes(resolver.finish(at)?),
+            true => values[place] = resolver.finish(at)?,
             false => wanted.push(Wanted { key, hash: filter_hash(key), place, resolver }),
         }
     }
@@ -77,13 +75,9 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
         wanted = left;
     }
     for mut wanted in wanted {
-        values[wanted.place] = bytes(wanted.resolver.finish(at)?);
+        values[wanted.place] = wanted.resolver.finish(at)?;
     }
     Ok(values)
-}
-
-fn bytes(value: Option<Value>) -> Option<Bytes> {
-    value.map(|value| value.bytes)
 }
 
 /// The blocks of a table that may say something of some keys.
@@ -97,7 +91,7 @@ fn look<'a>(
     at: Moment,
     wanted: Vec<Wanted<'a>>,
     places: Vec<Option<BlockPlace>>,
-    values: &mut [Option<Bytes>],
+    values: &mut [Option<Value>],
 ) -> Result<Vec<Wanted<'a>>> {
     let mut distinct: Vec<BlockPlace> = places.iter().flatten().copied().collect();
     distinct.dedup();
@@ -116,7 +110,7 @@ fn look<'a>(
             let Wanted { key, resolver, .. } = &mut wanted;
             let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
             match table.versions_from(&place, block, key, at.lsn, take)? {
-                true => values[wanted.place] = bytes(wanted.resolver.finish(at)?),
+                true => values[wanted.place] = wanted.resolver.finish(at)?,
                 false => left.push(wanted),
             }
         }

@@ -14,6 +14,8 @@ pub enum Mutant {
     UncheckedPending,
     /// A transaction that walks backward does not see its own writes.
     OwnWritesUnseenBackward,
+    /// A transaction does not see which ranges it removed itself.
+    OwnRangeDeletesUnseen,
     /// A snapshot's gets read the newest version.
     SnapshotsReadNewest,
     /// A merge keeps no old versions for snapshots.

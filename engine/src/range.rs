@@ -44,6 +44,18 @@ impl Range {
         Self { source: None, failed: Some(error), lower, upper, front: None, back: None }
     }
 
+    /// Goes on at `key` when it steps forward.
+    pub(crate) fn skip_to(&mut self, key: Bytes) {
+        self.lower = Bound::Included(key);
+        self.front = None;
+    }
+
+    /// Goes on before `key` when it steps back.
+    pub(crate) fn skip_back_to(&mut self, key: Bytes) {
+        self.upper = Bound::Excluded(key);
+        self.back = None;
+    }
+
     fn end(&mut self) {
         self.source = None;
         self.front = None;

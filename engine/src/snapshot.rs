@@ -85,6 +85,11 @@ impl Snapshot {
 
     /// The values of many keys, in the order of the keys given; see [`Keyspace::multi_get`].
     pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        let keys: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        Ok(self.multi_get_values(keyspace, &keys)?.into_iter().map(|value| Some(value?.bytes)).collect())
+    }
+
+    pub(crate) fn multi_get_values(&self, keyspace: &Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Value>>> {
         self.check(keyspace)?;
         keyspace.multi_get_in(&self.db.core().state.view(), self.at, keys)
     }

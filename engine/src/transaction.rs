@@ -2,14 +2,16 @@
 //! checked that nothing they read has changed. The check and the append are one step in the order of commits, so that
 //! transactions take effect as if they ran one after the other.
 //!
-//! What was read is kept by `reads`, and compared with what is newer by `newer`; `range` walks snapshot and own writes as one.
+//! What was read is kept by `reads`, and compared with what is newer by `newer`; what is to be written is kept by `writes`, by
+//! key and in ranges that are `removed`. `range` walks snapshot and own writes as one.
 
 mod newer;
 mod range;
 mod reads;
+mod removed;
 mod write;
+mod writes;
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeBounds;
 use std::time::{Duration, Instant};
@@ -17,23 +19,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use seawall_wal::Lsn;
-use seawall_wal::format::payload_len_max;
 
 pub use range::TransactionRange;
 
 use self::reads::Reads;
 use self::write::Write;
-use crate::batch::{check_operation, operation_len, ttl_micros};
+use self::writes::{KeyspaceWrites, Writes};
+use crate::batch::ttl_micros;
 use crate::commit::{Commit, CommitTicket};
 use crate::db::Db;
 use crate::error::{Error, Result};
-use crate::format::KeyspaceId;
 use crate::keyspace::Keyspace;
 use crate::level::CommitLevel;
 use crate::mutant::{Mutant, planted};
 use crate::operator::MergeOperator;
-use crate::payload::{Action, COMMIT_HEADER_LEN};
+use crate::payload::Action;
 use crate::range::{Bounds, bounds, prefix_bounds};
+use crate::resolve::Value;
 use crate::snapshot::Snapshot;
 use crate::version::View;
 
@@ -122,26 +124,17 @@ fn pause(tries: u32) -> Duration {
 /// A range counts as read from its bound to the last key it handed out, and wholly if it was walked to its end.
 ///
 /// One transaction may read [`READS_MAX`](Self::READS_MAX) keys and ranges whose keys have
-/// [`READ_BYTES_MAX`](Self::READ_BYTES_MAX) bytes, and write [`WRITES_MAX`](Self::WRITES_MAX) keys, within the size of a
-/// [`Batch`](crate::Batch): `min(16 MiB, S/4)` with segments of S bytes.
+/// [`READ_BYTES_MAX`](Self::READ_BYTES_MAX) bytes, write [`WRITES_MAX`](Self::WRITES_MAX) keys and remove
+/// [`RANGE_DELETES_MAX`](crate::payload::RANGE_DELETES_MAX) ranges, within the size of a [`Batch`](crate::Batch):
+/// `min(16 MiB, S/4)` with segments of S bytes.
 #[derive(Debug)]
 #[must_use = "a transaction writes nothing until it is committed"]
 pub struct Transaction {
     snapshot: Snapshot,
     /// Behind a lock because reading takes no `&mut`; never contended by one who uses it from one thread.
     reads: Mutex<Reads>,
-    writes: BTreeMap<KeyspaceId, Writes>,
-    /// `writes_count` and `writes_len` are the sums over `writes`; the length is that of the record's payload.
-    writes_count: usize,
-    writes_len: usize,
+    writes: Writes,
     deadline: Option<Instant>,
-}
-
-/// What is to be written to a keyspace.
-#[derive(Debug)]
-struct Writes {
-    keyspace: Keyspace,
-    keys: BTreeMap<Bytes, Write>,
 }
 
 impl Transaction {
@@ -153,14 +146,7 @@ impl Transaction {
     pub const WRITES_MAX: usize = 1 << 16;
 
     fn new(snapshot: Snapshot) -> Self {
-        Self {
-            snapshot,
-            reads: Mutex::default(),
-            writes: BTreeMap::new(),
-            writes_count: 0,
-            writes_len: COMMIT_HEADER_LEN,
-            deadline: None,
-        }
+        Self { snapshot, reads: Mutex::default(), writes: Writes::new(), deadline: None }
     }
 
     /// As of when it reads.
@@ -168,14 +154,14 @@ impl Transaction {
         self.snapshot.lsn()
     }
 
-    /// Keys it is going to write.
+    /// Keys it is going to write, and ranges it is going to remove, those that touch counted as one.
     pub fn len(&self) -> usize {
-        self.writes_count
+        self.writes.count()
     }
 
     /// Whether it is going to write nothing.
     pub fn is_empty(&self) -> bool {
-        self.writes_count == 0
+        self.len() == 0
     }
 
     /// The value of a key.
@@ -184,17 +170,51 @@ impl Transaction {
     /// [`Error::TooMany`] and [`Error::TooLarge`] if the transaction reads more than one may.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let key = key.as_ref();
-        let own = self.written(keyspace).and_then(|writes| writes.keys.get(key));
+        let own = self.written(keyspace).and_then(|writes| writes.of_key(key));
+        self.see(keyspace, key, own, || self.snapshot.get_value(keyspace, key))
+    }
+
+    /// The values of many keys, in the order of the keys given; see [`Keyspace::multi_get`].
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, keys: &[K]) -> Result<Vec<Option<Bytes>>> {
+        let own_of = |key: &[u8]| self.written(keyspace).and_then(|writes| writes.of_key(key));
+        let keys = keys.iter().map(AsRef::as_ref);
+        let wanted: Vec<&[u8]> = keys.clone().filter(|key| own_of(key).is_none_or(Write::builds_on_stored)).collect();
+        let mut stored = self.snapshot.multi_get_values(keyspace, &wanted)?.into_iter();
+        keys.map(|key| self.see(keyspace, key, own_of(key), || Ok(stored.next().flatten()))).collect()
+    }
+
+    /// Whether there is a value under a key.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(keyspace, key)?.is_some())
+    }
+
+    /// What it sees of a key, which counts as read if what is stored matters for that; only then it is asked for.
+    fn see(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        own: Option<&Write>,
+        stored: impl FnOnce() -> Result<Option<Value>>,
+    ) -> Result<Option<Bytes>> {
         let seen = match own {
             Some(own) if !own.builds_on_stored() => own.seen(None)?,
             own => {
-                let stored = self.snapshot.get_value(keyspace, key)?;
+                let stored = stored()?;
                 let mut reads = self.reads.lock();
                 reads.add_key(keyspace.state(), key)?;
                 if let Some(expiry) = stored.as_ref().and_then(|value| value.expiry) {
                     reads.add_expiry(keyspace.state(), key, expiry);
                 }
-                own.map_or(Ok(stored.clone()), |own| own.seen(stored))?
+                match own {
+                    Some(own) => own.seen(stored)?,
+                    None => stored,
+                }
             }
         };
         Ok(seen.map(|value| value.bytes))
@@ -262,29 +282,36 @@ impl Transaction {
         self.write(keyspace, key.as_ref(), Action::Delete)
     }
 
+    /// Removes all keys of a range when the transaction is committed, as one operation; see
+    /// [`Batch::remove_range`](crate::Batch::remove_range). Those are the keys there are then: none of them counts as read, so
+    /// what others put into the range meanwhile is no conflict, and is removed as well. Walk the range before, and it is one.
+    /// What the transaction wrote to the range before is given up; what it writes to it afterwards stays.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let (events, totals) = (db.keyspace("events")?, db.keyspace("totals")?);
+    /// db.transact(|transaction| {
+    ///     let days = ..="2024-01-31";
+    ///     let count = transaction.range(&events, days).count();
+    ///     transaction.remove_range(&events, days)?;
+    ///     transaction.put(&totals, "2024-01", count.to_string())
+    /// })?;
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`put`](Self::put).
+    pub fn remove_range<K: AsRef<[u8]>>(&mut self, keyspace: &Keyspace, range: impl RangeBounds<K>) -> Result<()> {
+        self.writes.remove_range(self.snapshot.db(), keyspace, &bounds(&range))
+    }
+
     fn write(&mut self, keyspace: &Keyspace, key: &[u8], action: Action<'_>) -> Result<()> {
-        let db = self.snapshot.db();
-        let len_max = payload_len_max(db.log().options().segment_size);
-        check_operation(db, keyspace, key, action, COMMIT_HEADER_LEN, len_max)?;
-        let earlier = self.written(keyspace).and_then(|writes| writes.keys.get(key));
-        let earlier_len = earlier.map(|write| operation_len(key, write.action()));
-        let write = Write::new(key, action, earlier)?;
-        let len = self.writes_len - earlier_len.unwrap_or(0);
-        check_operation(db, keyspace, key, write.action(), len, len_max)?;
-        let count = self.writes_count + usize::from(earlier_len.is_none());
-        if count > Self::WRITES_MAX {
-            return Err(Error::TooMany { what: "writes", max: Self::WRITES_MAX });
-        }
-        (self.writes_count, self.writes_len) = (count, len + operation_len(key, write.action()));
-        let new = || Writes { keyspace: keyspace.clone(), keys: BTreeMap::new() };
-        let writes = self.writes.entry(keyspace.id()).or_insert_with(new);
-        writes.keys.insert(Bytes::copy_from_slice(key), write);
-        Ok(())
+        self.writes.add(self.snapshot.db(), keyspace, key, action)
     }
 
     /// What it wrote to a keyspace. A handle of another database finds nothing here, and is refused by the snapshot.
-    fn written(&self, keyspace: &Keyspace) -> Option<&Writes> {
-        self.writes.get(&keyspace.id()).filter(|_| keyspace.belongs_to(self.snapshot.db()))
+    fn written(&self, keyspace: &Keyspace) -> Option<&KeyspaceWrites> {
+        self.writes.of(keyspace.id()).filter(|_| keyspace.belongs_to(self.snapshot.db()))
     }
 
     /// When to stop waiting, as for a [`Batch`](crate::Batch::deadline).
@@ -329,9 +356,7 @@ impl Transaction {
         if let Some(deadline) = self.deadline {
             batch.deadline(deadline);
         }
-        for Writes { keyspace, keys } in self.writes.values() {
-            keys.iter().for_each(|(key, write)| batch.push(keyspace, key, write.action()));
-        }
+        self.writes.push_to(&mut batch);
         let prepared = batch.prepare(level)?;
         core.check_writable()?;
         let reads = self.reads.lock();

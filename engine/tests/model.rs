@@ -78,8 +78,49 @@ struct Setup {
 struct Open {
     transaction: Transaction,
     at: Lsn,
+    used: Used,
+}
+
+/// What a transaction has read and is going to write.
+#[derive(Default)]
+struct Used {
+    /// Takes effect before `writes`.
+    removed: Vec<Span>,
     writes: BTreeMap<(Incarnation, Vec<u8>), Vec<Action>>,
     reads: Reads,
+}
+
+impl Used {
+    /// What it does to a key.
+    fn own(&self, incarnation: Incarnation, key: &[u8]) -> Vec<Action> {
+        let removed = self.removed.iter().any(|span| span.contains(incarnation, key)).then_some(Action::Remove);
+        let written = self.writes.get(&(incarnation, key.to_owned())).cloned();
+        written.unwrap_or(Vec::from_iter(removed))
+    }
+
+    fn remove_range(&mut self, span: Span) {
+        self.writes.retain(|(incarnation, key), _| !span.contains(*incarnation, key));
+        self.removed.extend(Some(span).filter(|span| !span.is_empty()));
+    }
+
+    fn writes_nothing(&self) -> bool {
+        self.removed.is_empty() && self.writes.is_empty()
+    }
+
+    /// The keyspaces it used.
+    fn incarnations(&self) -> BTreeSet<Incarnation> {
+        let removed = self.removed.iter().map(|span| span.incarnation);
+        let written = self.writes.keys().map(|(incarnation, _)| *incarnation);
+        removed.chain(written).chain(self.reads.incarnations()).collect()
+    }
+
+    fn changes(self) -> Vec<Change> {
+        let removed = self.removed.into_iter().map(|span| Change::RemoveRange(span.incarnation, span));
+        let written = self.writes.into_iter().flat_map(|((incarnation, key), own)| {
+            own.into_iter().map(move |action| Change::Key(incarnation, key.clone(), action))
+        });
+        removed.chain(written).collect()
+    }
 }
 
 /// Whether what is to be done to a key depends on what is there.
@@ -217,6 +258,16 @@ impl Run {
         (if self.chance(50) { Bound::Included(low) } else { Bound::Excluded(low) }, upper)
     }
 
+    /// Of what is to be removed: to the end less often, or there would never be much.
+    fn bounds_to_remove(&mut self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+        loop {
+            let bounds = self.bounds();
+            if bounds.1 != Bound::Unbounded || self.chance(10) {
+                return bounds;
+            }
+        }
+    }
+
     /// A keyspace that is there now, made if need be.
     fn keyspace(&mut self) -> (Incarnation, Keyspace) {
         let name = NAMES[self.random.random_range(0..NAMES.len())];
@@ -258,13 +309,7 @@ impl Run {
         for _ in 0..self.random.random_range(1..6) {
             let (incarnation, keyspace) = self.keyspace();
             if self.chance(8) {
-                let bounds = loop {
-                    let bounds = self.bounds();
-                    // Less often, or there would never be much.
-                    if bounds.1 != Bound::Unbounded || self.chance(10) {
-                        break bounds;
-                    }
-                };
+                let bounds = self.bounds_to_remove();
                 batch.remove_range(&keyspace, bounds.clone());
                 changes.push(Change::RemoveRange(incarnation, Span { incarnation, bounds }));
                 continue;
@@ -310,7 +355,7 @@ impl Run {
         let transaction = self.db().transaction().unwrap();
         let at = transaction.lsn();
         assert!(at >= self.acknowledged, "what was acknowledged is visible");
-        self.transactions.push(Open { transaction, at, writes: BTreeMap::new(), reads: Reads::default() });
+        self.transactions.push(Open { transaction, at, used: Used::default() });
     }
 
     fn use_transaction(&mut self) {
@@ -321,6 +366,14 @@ impl Run {
         let (incarnation, keyspace) = self.keyspace();
         let (key, kind) = (self.key(), self.random.random_range(0..10));
         match kind {
+            0..4 if self.chance(10) => {
+                let bounds = self.bounds_to_remove();
+                let open = &mut self.transactions[index];
+                match open.transaction.remove_range(&keyspace, bounds.clone()) {
+                    Ok(()) => open.used.remove_range(Span { incarnation, bounds }),
+                    Err(error) => assert!(matches!(error, Error::TooLarge { what: "batch", .. }), "{error}"),
+                }
+            }
             0..4 => {
                 let action = self.action();
                 let open = &mut self.transactions[index];
@@ -332,31 +385,40 @@ impl Run {
                     Action::Remove => open.transaction.remove(&keyspace, &key),
                     Action::Merge(operator, operand) => open.transaction.merge(&keyspace, &key, *operator, operand),
                 };
-                let own = open.writes.entry((incarnation, key)).or_default();
+                let mut own = open.used.own(incarnation, &key);
                 own.push(action);
                 match written {
-                    Ok(()) => assert!(!mixes_operators(own.iter()), "operators were mixed"),
-                    Err(error) => {
-                        let mixed = matches!(error, Error::MixedOperators { .. });
-                        assert!(mixed || matches!(error, Error::TooLarge { what: "batch", .. }), "{error}");
-                        assert!(!mixed || mixes_operators(own.iter()), "operators were not mixed");
-                        own.pop();
+                    Ok(()) => {
+                        assert!(!mixes_operators(own.iter()), "operators were mixed");
+                        open.used.writes.insert((incarnation, key), own);
                     }
+                    Err(Error::MixedOperators { .. }) => {
+                        assert!(mixes_operators(own.iter()), "operators were not mixed")
+                    }
+                    Err(error) => assert!(matches!(error, Error::TooLarge { what: "batch", .. }), "{error}"),
                 }
-                open.writes.retain(|_, own| !own.is_empty());
             }
             4..7 => {
-                let open = &mut self.transactions[index];
-                let found = open.transaction.get(&keyspace, &key).unwrap();
-                let own = open.writes.get(&(incarnation, key.clone())).map_or(&[][..], Vec::as_slice);
-                let stored = self.map.value(incarnation, &key, open.at);
-                if builds_on_stored(own) {
-                    open.reads.keys.insert((incarnation, key.clone()));
-                    let ends = stored.as_ref().and_then(|(_, end)| *end);
-                    open.reads.ends.extend(ends.map(|end| (incarnation, key.clone(), end)));
+                let mut keys = vec![key];
+                if self.chance(30) {
+                    keys.extend((0..self.random.random_range(0..5)).map(|_| self.key()));
                 }
-                let expected = own.iter().fold(stored, as_seen).map(|(value, _)| value);
-                assert_eq!(found, expected.map(Bytes::from), "{key:?} in a transaction");
+                let open = &mut self.transactions[index];
+                let found = match &keys[..] {
+                    [key] => vec![open.transaction.get(&keyspace, key).unwrap()],
+                    keys => open.transaction.multi_get(&keyspace, keys).unwrap(),
+                };
+                for (key, found) in keys.into_iter().zip(found) {
+                    let own = open.used.own(incarnation, &key);
+                    let stored = self.map.value(incarnation, &key, open.at);
+                    if builds_on_stored(&own) {
+                        open.used.reads.keys.insert((incarnation, key.clone()));
+                        let ends = stored.as_ref().and_then(|(_, end)| *end);
+                        open.used.reads.ends.extend(ends.map(|end| (incarnation, key.clone(), end)));
+                    }
+                    let expected = own.iter().fold(stored, as_seen).map(|(value, _)| value);
+                    assert_eq!(found, expected.map(Bytes::from), "{key:?} in a transaction");
+                }
             }
             _ => self.walk_transaction(index, incarnation, &keyspace),
         }
@@ -367,7 +429,8 @@ impl Run {
         let bounds = self.bounds();
         let open = &mut self.transactions[index];
         let mut expected = self.map.values(incarnation, open.at);
-        for ((_, key), own) in open.writes.range((incarnation, Vec::new())..(incarnation.next(), Vec::new())) {
+        expected.retain(|key, _| !open.used.removed.iter().any(|span| span.contains(incarnation, key)));
+        for ((_, key), own) in open.used.writes.range((incarnation, Vec::new())..(incarnation.next(), Vec::new())) {
             let stored = expected.remove(key).filter(|_| builds_on_stored(own));
             expected.extend(own.iter().fold(stored, as_seen).map(|value| (key.clone(), value)));
         }
@@ -384,7 +447,7 @@ impl Run {
             let found = found.transpose().unwrap().map(|(key, value)| (key.to_vec(), value.to_vec()));
             assert_eq!(found, wanted.map(|(key, (value, _))| (key.clone(), value.clone())), "walking a transaction");
             if let Some((key, (_, Some(end)))) = wanted {
-                open.reads.ends.push((incarnation, key.clone(), *end));
+                open.used.reads.ends.push((incarnation, key.clone(), *end));
             }
             let Some((key, _)) = found else {
                 front = Some(bounds.clone());
@@ -395,7 +458,7 @@ impl Run {
                 false => back = Some((Bound::Included(key), bounds.1.clone())),
             }
         }
-        open.reads.spans.extend([front, back].into_iter().flatten().map(|bounds| Span { incarnation, bounds }));
+        open.used.reads.spans.extend([front, back].into_iter().flatten().map(|bounds| Span { incarnation, bounds }));
     }
 
     fn finish_transaction(&mut self) {
@@ -403,21 +466,19 @@ impl Run {
             return;
         }
         let index = self.random.random_range(0..self.transactions.len());
-        let Open { transaction, at, writes, reads } = self.transactions.swap_remove(index);
+        let Open { transaction, at, used } = self.transactions.swap_remove(index);
         if self.chance(10) {
             return;
         }
         self.counts.transactions += 1;
         let level = self.level();
-        let used: BTreeSet<Incarnation> = writes.keys().map(|(incarnation, _)| *incarnation).collect();
-        let used: BTreeSet<Incarnation> = used.union(&reads.incarnations()).copied().collect();
-        let dropped = used.into_iter().any(|incarnation| self.map.is_dropped(incarnation));
-        let conflicts = self.map.conflicts(&reads, at);
-        let removals = self.map.removals(&reads, at);
+        let dropped = used.incarnations().into_iter().any(|incarnation| self.map.is_dropped(incarnation));
+        let conflicts = self.map.conflicts(&used.reads, at);
+        let removals = self.map.removals(&used.reads, at);
         let end = self.db().log().end();
         let committed = transaction.commit_with(level);
         match committed {
-            Ok(commit) if writes.is_empty() => {
+            Ok(commit) if used.writes_nothing() => {
                 // With threads the last commit may wait to be applied.
                 assert!(commit.lsn <= end.lsn);
                 assert_eq!(self.db().log().end(), end, "nothing was written");
@@ -426,19 +487,16 @@ impl Run {
                 assert!(!dropped, "a transaction that used a dropped keyspace was committed");
                 assert!(conflicts.is_empty(), "committed over {conflicts:?}, begun at {at}");
                 assert!(removals.is_empty(), "committed over {removals:?}, begun at {at}");
-                let changes = writes.into_iter().flat_map(|((incarnation, key), own)| {
-                    own.into_iter().map(move |action| Change::Key(incarnation, key.clone(), action))
-                });
-                self.committed(commit, changes.collect(), level);
+                self.committed(commit, used.changes(), level);
             }
             Err(Error::Conflict { keyspace, key, lsn }) => {
                 let named = (keyspace, key.to_vec(), lsn);
                 let expected = conflicts.contains(&named) || removals.contains(&(named.0.clone(), lsn));
-                assert!(!writes.is_empty() && expected, "{named:?} is none of {conflicts:?} or {removals:?}");
+                assert!(!used.writes_nothing() && expected, "{named:?} is none of {conflicts:?} or {removals:?}");
                 assert_eq!(self.db().log().end(), end, "a conflict writes nothing");
                 self.counts.conflicts += 1;
             }
-            Err(Error::UnknownKeyspace { .. }) => assert!(!writes.is_empty() && dropped, "no keyspace was dropped"),
+            Err(Error::UnknownKeyspace { .. }) => assert!(!used.writes_nothing() && dropped, "no keyspace was dropped"),
             Err(error) => panic!("{error}"),
         }
     }
@@ -741,8 +799,10 @@ fn the_model_catches_transactions_that_are_not_checked() {
 }
 
 #[test]
-fn the_model_catches_a_transaction_that_does_not_see_its_own_writes_backward() {
+fn the_model_catches_a_transaction_that_does_not_see_its_own_writes() {
     assert!(caught_always(Mutant::OwnWritesUnseenBackward).contains("walking a transaction"));
+    let words = caught_always(Mutant::OwnRangeDeletesUnseen);
+    assert!(words.contains("a transaction") && words.contains(DIFFERS), "{words}");
 }
 
 /// What a read that differs from the map says.

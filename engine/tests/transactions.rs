@@ -10,7 +10,8 @@ use common::{all, inline, threaded};
 use parking_lot::Mutex;
 use seawall_engine::mutant::{Mutant, with_mutant};
 use seawall_engine::{
-    Admission, Backpressure, CommitLevel, Db, Error, Keyspace, OpenAs, Permit, Transaction, TransactionRange,
+    Admission, Backpressure, CommitLevel, Db, Error, Keyspace, MergeOperator, OpenAs, Permit, Transaction,
+    TransactionRange,
 };
 use seawall_wal::storage::MemoryDisk;
 
@@ -384,6 +385,162 @@ fn a_transaction_is_atomic_over_keyspaces_and_keeps_the_last_write_of_a_key() {
     assert_eq!(all(&a), [(b"k".to_vec(), b"3".to_vec())]);
     assert_eq!(all(&b), [(b"j".to_vec(), b"5".to_vec())]);
     assert_eq!(db.log().end().lsn, lsn);
+}
+
+#[test]
+fn a_transaction_does_not_see_what_it_removed_with_a_range_and_sees_what_it_wrote_there_afterwards() {
+    let (db, keys) = open();
+    for key in ["a", "b", "c", "d", "e"] {
+        keys.insert(key, "old").unwrap();
+    }
+    let mut transaction = db.transaction().unwrap();
+    transaction.put(&keys, "bb", "given up").unwrap();
+    transaction.merge(&keys, "d", MergeOperator::Append, "given up").unwrap();
+    transaction.remove_range(&keys, "b".."d").unwrap();
+    transaction.remove_range(&keys, "d"..="d").unwrap();
+    assert_eq!(transaction.len(), 1, "ranges that touch are one, and nothing is left to be done in it");
+    assert_eq!(text(transaction.iter(&keys)), "a=old e=old");
+    let backward: Vec<_> = transaction.iter(&keys).rev().map(|pair| pair.unwrap().0).collect();
+    assert_eq!(backward, ["e", "a"]);
+    assert!(!transaction.contains(&keys, "b").unwrap() && transaction.contains(&keys, "e").unwrap());
+    transaction.put(&keys, "c", "new").unwrap();
+    transaction.merge(&keys, "b", MergeOperator::Append, "new").unwrap();
+    transaction.remove(&keys, "bb").unwrap();
+    let many = transaction.multi_get(&keys, &["e", "d", "c", "b", "bb", "c"]).unwrap();
+    let many: Vec<_> =
+        many.iter().map(|value| value.as_deref().map(|value| value.escape_ascii().to_string())).collect();
+    let value = |value: &str| Some(value.to_owned());
+    assert_eq!(many, [value("old"), None, value("new"), value("new"), None, value("new")]);
+    assert_eq!(text(transaction.range(&keys, "aa"..)), "b=new c=new e=old");
+    assert_eq!(keys.get("d").unwrap().as_deref(), Some(&b"old"[..]), "others see nothing of it");
+    transaction.commit().unwrap();
+    let left: Vec<_> = all(&keys).into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect();
+    assert_eq!(left, ["a", "b", "c", "e"]);
+    assert_eq!(keys.get("b").unwrap().as_deref(), Some(&b"new"[..]), "what it is merged with was removed");
+}
+
+#[test]
+fn a_range_removed_to_the_end_hides_it_from_both_ends() {
+    let (db, keys) = open();
+    for key in ["a", "b", "c", "\u{ff}"] {
+        keys.insert(key, "old").unwrap();
+    }
+    let mut transaction = db.transaction().unwrap();
+    transaction.remove_range(&keys, "b"..).unwrap();
+    assert_eq!(text(transaction.iter(&keys)), "a=old");
+    assert_eq!(transaction.iter(&keys).rev().count(), 1);
+    transaction.put(&keys, "x", "new").unwrap();
+    assert_eq!(text(transaction.iter(&keys)), "a=old x=new");
+    transaction.remove_range::<&str>(&keys, ..).unwrap();
+    assert_eq!(transaction.len(), 1);
+    assert_eq!((transaction.iter(&keys).count(), transaction.iter(&keys).rev().count()), (0, 0));
+    transaction.commit().unwrap();
+    assert_eq!(all(&keys), []);
+}
+
+#[test]
+fn a_range_that_was_only_removed_does_not_conflict_and_takes_what_came_meanwhile() {
+    let (db, keys) = open();
+    keys.insert("b", "old").unwrap();
+    let mut transaction = db.transaction().unwrap();
+    transaction.remove_range(&keys, "a".."d").unwrap();
+    // Looking at what it removed itself reads nothing.
+    assert_eq!(transaction.get(&keys, "b").unwrap(), None);
+    keys.insert("b", "meanwhile").unwrap();
+    keys.insert("c", "meanwhile").unwrap();
+    keys.insert("d", "not in it").unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(all(&keys), [(b"d".to_vec(), b"not in it".to_vec())]);
+}
+
+#[test]
+fn a_range_that_was_walked_before_it_was_removed_conflicts_with_what_came_meanwhile() {
+    let (db, keys) = open();
+    keys.insert("b", "old").unwrap();
+    let mut transaction = db.transaction().unwrap();
+    assert_eq!(transaction.range(&keys, "a".."d").count(), 1);
+    transaction.remove_range(&keys, "a".."d").unwrap();
+    keys.insert("c", "meanwhile").unwrap();
+    refused(transaction, &db, "c");
+    assert_eq!(all(&keys).len(), 2);
+}
+
+#[test]
+fn a_range_removed_by_a_transaction_conflicts_with_who_read_in_it_wherever_it_has_come_to() {
+    type Settle = fn(&Db);
+    let settle: [Settle; 3] = [|_| {}, |db| db.flush().unwrap(), |db| db.compact().unwrap()];
+    for settle in settle {
+        let (db, keys) = open();
+        for key in ["a", "b", "c"] {
+            keys.insert(key, "old").unwrap();
+        }
+        let (mut inside, mut absent, mut walked, mut outside) = (
+            db.transaction().unwrap(),
+            db.transaction().unwrap(),
+            db.transaction().unwrap(),
+            db.transaction().unwrap(),
+        );
+        inside.get(&keys, "b").unwrap();
+        absent.get(&keys, "bb").unwrap();
+        assert_eq!(walked.range(&keys, "bb".."c").count(), 0);
+        outside.get(&keys, "c").unwrap();
+        for transaction in [&mut inside, &mut absent, &mut walked, &mut outside] {
+            transaction.put(&keys, "x", "1").unwrap();
+        }
+        let mut removing = db.transaction().unwrap();
+        removing.remove_range(&keys, "b".."c").unwrap();
+        removing.commit().unwrap();
+        settle(&db);
+        refused(inside, &db, "b");
+        refused(absent, &db, "bb");
+        refused(walked, &db, "bb");
+        outside.commit().unwrap();
+    }
+}
+
+#[test]
+fn ranges_that_hold_no_key_are_no_writes_and_there_are_at_most_so_many() {
+    let (db, keys) = open();
+    let mut transaction = db.transaction().unwrap();
+    transaction.remove_range(&keys, "b".."b").unwrap();
+    transaction.remove_range(&keys, "c".."a").unwrap();
+    assert!(transaction.is_empty());
+    let long = vec![b'k'; seawall_engine::format::KEY_LEN_MAX + 1];
+    let refused = transaction.remove_range(&keys, &long[..]..);
+    assert!(matches!(refused, Err(Error::TooLarge { what: "key", .. })), "{refused:?}");
+    let large = Db::builder("/data").storage(Arc::new(MemoryDisk::new())).open().unwrap();
+    let keys = large.keyspace("k").unwrap();
+    let mut transaction = large.transaction().unwrap();
+    let max = seawall_engine::payload::RANGE_DELETES_MAX;
+    let range = |number: usize| format!("{number:05}a")..format!("{number:05}b");
+    for number in 0..max {
+        transaction.remove_range(&keys, range(number)).unwrap();
+    }
+    let refused = transaction.remove_range(&keys, range(max)).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "a transaction may have 1024 removed ranges and this one has more; do the work in smaller transactions"
+    );
+    assert_eq!(transaction.len(), max, "what was refused is not there");
+    transaction.remove_range(&keys, "00000a".."01000b").unwrap();
+    assert_eq!(transaction.len(), max - 1000, "what lies in one range is part of it");
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn what_a_removed_range_gives_up_takes_no_room() {
+    let (db, keys) = open();
+    let mut transaction = db.transaction().unwrap();
+    transaction.remove_range(&keys, "a".."b").unwrap();
+    transaction.remove_range(&keys, "c".."d").unwrap();
+    transaction.put(&keys, "key", vec![1; 10_000]).unwrap();
+    let full = transaction.put(&keys, "other", vec![1; 10_000]);
+    assert!(matches!(full, Err(Error::TooLarge { what: "batch", .. })), "{full:?}");
+    transaction.remove_range(&keys, "b".."l").unwrap();
+    assert_eq!(transaction.len(), 1);
+    transaction.put(&keys, "other", vec![1; 10_000]).unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(all(&keys).len(), 1);
 }
 
 #[test]

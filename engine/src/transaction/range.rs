@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::Transaction;
 use super::reads::Span;
 use super::write::Write;
+use super::writes::KeyspaceWrites;
 use crate::error::Result;
 use crate::keyspace::Keyspace;
 use crate::mutant::{Mutant, planted};
@@ -28,6 +29,7 @@ pub struct TransactionRange<'a> {
     stored_front: Option<Pair>,
     stored_back: Option<Pair>,
     own: btree_map::Range<'a, Bytes, Write>,
+    written: Option<&'a KeyspaceWrites>,
     /// What was read from each end.
     front: Option<Span>,
     back: Option<Span>,
@@ -48,8 +50,9 @@ enum End {
 
 impl<'a> TransactionRange<'a> {
     pub(super) fn new(transaction: &'a Transaction, keyspace: &Keyspace, stored: Range, bounds: Bounds) -> Self {
-        let own = match transaction.written(keyspace) {
-            Some(writes) if is_proper(&bounds) => writes.keys.range(bounds.clone()),
+        let written = transaction.written(keyspace);
+        let own = match written {
+            Some(written) if is_proper(&bounds) => written.keys(bounds.clone()),
             _ => btree_map::Range::default(),
         };
         Self {
@@ -60,6 +63,7 @@ impl<'a> TransactionRange<'a> {
             stored_front: None,
             stored_back: None,
             own,
+            written,
             front: None,
             back: None,
             ended: false,
@@ -103,7 +107,8 @@ impl<'a> TransactionRange<'a> {
         Ok(found)
     }
 
-    /// The next pair of the snapshot at one end. Between what was set aside at the two ends lies what is left.
+    /// The next pair of the snapshot at one end that is in no range that is removed. Between what was set aside at the two ends
+    /// lies what is left.
     fn take_stored(&mut self, end: End) -> Result<Option<Pair>> {
         let (near, far) = match end {
             End::Front => (&mut self.stored_front, &mut self.stored_back),
@@ -112,15 +117,27 @@ impl<'a> TransactionRange<'a> {
         if near.is_some() {
             return Ok(near.take());
         }
-        let next = match end {
-            End::Front => self.stored.next_found(),
-            End::Back => self.stored.next_found_back(),
-        };
-        let next = next.transpose()?.map(|found| {
-            let (key, bytes) = found.to_pair();
-            (key, Value { bytes, expiry: found.expiry })
-        });
-        Ok(next.or_else(|| far.take()))
+        loop {
+            let next = match end {
+                End::Front => self.stored.next_found(),
+                End::Back => self.stored.next_found_back(),
+            };
+            let next = next.transpose()?;
+            let removed = next.as_ref().and_then(|found| self.written?.removed_with(found.key));
+            match (removed, end) {
+                (None, _) => {
+                    let next = next.map(|found| {
+                        let (key, bytes) = found.to_pair();
+                        (key, Value { bytes, expiry: found.expiry })
+                    });
+                    return Ok(next.or_else(|| far.take()));
+                }
+                // To the end of the keyspace: nothing is left, from whichever end.
+                (Some((_, behind)), End::Front) if behind.is_empty() => return Ok(None),
+                (Some((_, behind)), End::Front) => self.stored.skip_to(behind.clone()),
+                (Some((first, _)), End::Back) => self.stored.skip_back_to(first.clone()),
+            }
+        }
     }
 
     /// Notes that the range was read from `end` to `key`, or all of it.

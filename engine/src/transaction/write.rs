@@ -31,7 +31,7 @@ impl Write {
                 return Ok(Self::Put { value: Bytes::copy_from_slice(value), ttl_micros: Some(ttl_micros) });
             }
             Action::Delete => return Ok(Self::Remove),
-            Action::DeleteRange { .. } => unreachable!("transactions remove keys"),
+            Action::DeleteRange { .. } => unreachable!("ranges are not kept by key"),
             Action::Merge { operator, operand } => (operator, operand),
         };
         match earlier {

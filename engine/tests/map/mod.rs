@@ -69,6 +69,17 @@ impl Span {
         (from, until)
     }
 
+    /// Whether no key can be in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        let (from, until) = self.limits();
+        until.is_some_and(|until| until <= from)
+    }
+
+    pub(crate) fn contains(&self, incarnation: Incarnation, key: &[u8]) -> bool {
+        let (from, until) = self.limits();
+        self.incarnation == incarnation && *key >= from[..] && until.is_none_or(|until| *key < until[..])
+    }
+
     fn overlaps(&self, other: &Self) -> bool {
         let ((from, until), (other_from, other_until)) = (self.limits(), other.limits());
         let until = [until, other_until].into_iter().flatten().min();
