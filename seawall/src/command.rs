@@ -211,8 +211,9 @@ fn open(config: &Config) -> Result<Db, Failure> {
     Ok(sized(builder, config).open()?)
 }
 
-/// With the sizes that the settings name.
+/// With the sizes and tunings that the settings name.
 fn sized(builder: seawall_engine::Builder, config: &Config) -> seawall_engine::Builder {
+    let builder = config.tunings().fold(builder, |builder, (name, tuning)| builder.tune(name, tuning));
     builder
         .log_buffer_bytes(config.log.buffer_max.as_usize())
         .memtable_bytes(config.engine.memtable_size.0)

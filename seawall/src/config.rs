@@ -78,7 +78,7 @@ pub enum ConfigError {
         /// Where the value that has to change stands.
         origin: Origin,
         /// `section.key`.
-        key: &'static str,
+        key: String,
         /// What must hold, and what to do.
         message: String,
     },
@@ -98,6 +98,9 @@ pub struct Config {
     pub log: LogSection,
     /// Its tables.
     pub engine: EngineSection,
+    /// Single keyspaces, by name.
+    #[serde(default)]
+    pub keyspace: BTreeMap<String, KeyspaceSection>,
     /// Its archive.
     pub archive: ArchiveSection,
     /// When ingestion is held back.
@@ -253,6 +256,39 @@ pub struct EngineSection {
     pub memtable_size: Size,
     /// Blocks of tables.
     pub cache_max: Size,
+}
+
+/// `[keyspace.<name>]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyspaceSection {
+    /// What it is mostly used for.
+    pub tuning: Tuning,
+}
+
+/// What a keyspace is mostly used for, as settings write it: see [`seawall_engine::Tuning`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Tuning {
+    /// Nothing in particular.
+    Balanced,
+    /// Written much and read little.
+    WriteHeavy,
+    /// Read much and written little.
+    ReadHeavy,
+    /// Its values are large.
+    LargeValues,
+}
+
+impl From<Tuning> for seawall_engine::Tuning {
+    fn from(tuning: Tuning) -> Self {
+        match tuning {
+            Tuning::Balanced => Self::Balanced,
+            Tuning::WriteHeavy => Self::WriteHeavy,
+            Tuning::ReadHeavy => Self::ReadHeavy,
+            Tuning::LargeValues => Self::LargeValues,
+        }
+    }
 }
 
 /// `[archive]`
@@ -459,11 +495,16 @@ impl Config {
         }
         let config = typed(&layers)?;
         validate::validate(&config).map_err(|broken| ConfigError::Rule {
-            origin: layers.origin(broken.key).clone(),
+            origin: layers.origin(&broken.key).clone(),
             key: broken.key,
             message: broken.message,
         })?;
         Ok(Loaded { config, origins: layers.origins() })
+    }
+
+    /// What keyspaces are mostly used for, by name; those that nothing is said of are left out.
+    pub fn tunings(&self) -> impl Iterator<Item = (String, seawall_engine::Tuning)> {
+        self.keyspace.iter().map(|(name, section)| (name.clone(), section.tuning.into()))
     }
 
     /// The node's name: as set, else the host's.
@@ -476,7 +517,12 @@ impl Config {
     }
 }
 
-/// Every `section.key` there is.
+/// Whether there is such a key: one of [`keys`], or one that a keyspace may have, such as `keyspace.users.tuning`.
+pub fn knows(key: &str) -> bool {
+    Layers::new(defaults()).knows(key)
+}
+
+/// Every `section.key` that has a default.
 pub fn keys() -> Vec<String> {
     Layers::new(defaults()).keys().map(str::to_owned).collect()
 }

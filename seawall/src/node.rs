@@ -639,6 +639,9 @@ fn builder(options: &NodeOptions) -> Builder {
         .log_buffer_bytes(options.log_buffer_bytes)
         .memtable_bytes(options.memtable_bytes)
         .cache_bytes(options.cache_bytes);
+    for (name, tuning) in &options.tunings {
+        builder = builder.tune(name, *tuning);
+    }
     if let Some(cluster) = options.cluster {
         builder = builder.cluster(cluster);
     }

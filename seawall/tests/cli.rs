@@ -264,6 +264,24 @@ fn settings_are_shown_with_their_origin_and_defaults_are_a_settings_file() {
 }
 
 #[test]
+fn what_keyspaces_are_tuned_for_is_shown_as_it_may_be_written() {
+    let cli = Cli::new();
+    let set = ["--set", "keyspace.users.tuning=read_heavy", "--set", "keyspace.a \"b\".c.tuning=large_values"];
+    let shown = cli.ok(&[&["config", "show"][..], &set].concat());
+    assert!(shown.contains("\n[keyspace.users]\ntuning = \"read_heavy\""), "{shown}");
+    let file = cli.path("shown.toml");
+    std::fs::write(&file, &shown).unwrap();
+    let mut again = Command::new(env!("CARGO_BIN_EXE_seawall"));
+    let again = again.args(["config", "show", "--json", "--config"]).arg(&file).output().unwrap();
+    let again: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
+    assert_eq!(again["config"]["keyspace"]["users"]["tuning"], "read_heavy");
+    assert_eq!(again["config"]["keyspace"]["a \"b\".c"]["tuning"], "large_values");
+    let ran = cli.run(&["config", "check", "--set", "keyspace.users.tuning=fast"]);
+    assert_eq!(ran.code, 78, "{}", ran.err);
+    assert!(ran.err.contains("expected one of `balanced`, `write_heavy`, `read_heavy`, `large_values`"), "{}", ran.err);
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_a_command_quietly() {
     let cli = Cli::made();
     cli.ok(&[

@@ -8,7 +8,7 @@ use seawall::backup::backup::BackupOptions;
 use seawall::backup::repository::RepositoryConfig;
 use seawall::backup::restore::{RestoreOptions, RestoreTarget};
 use seawall::node::{ArchiveOptions, Node, NodeOptions, PromoteOptions, Role, State};
-use seawall::{Error, SegmentSize, TimelineId};
+use seawall::{Error, SegmentSize, TimelineId, Tuning};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,6 +62,27 @@ fn digest(node: &Node) -> String {
 
 fn archived(node: &Node) -> bool {
     node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+}
+
+#[test]
+fn what_a_node_is_told_of_a_keyspace_decides_how_its_tables_are_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let tunings = [("numbers".to_owned(), Tuning::ReadHeavy)].into();
+    let node = Node::start(NodeOptions { tunings, archive: None, ..options(folder.path(), "primary") }).unwrap();
+    let level0 = || node.db().stats().levels[0].tables;
+    let write_out = |name: &str| {
+        let keyspace = node.db().keyspace(name).unwrap();
+        for _ in 0..5 {
+            keyspace.insert("key", "value").unwrap();
+            node.db().flush().unwrap();
+        }
+    };
+    write_out("numbers");
+    wait("four tables were enough for a merge", || level0() < 4);
+    let left = level0();
+    write_out("others");
+    assert_eq!(level0(), left + 5, "of a keyspace nothing was said of, five tables wait for more");
+    node.stop(PATIENCE).unwrap();
 }
 
 #[test]

@@ -237,22 +237,26 @@ fn anywhere(command: &Command, option: &str) -> bool {
 }
 
 fn setting_lie(word: &str) -> Option<String> {
-    let keys = config::keys();
     if let Some(variable) = word.strip_prefix("SEAWALL_").and_then(|rest| rest.split('=').next())
-        && let Some((section, key)) = variable.split_once("__")
+        && variable.contains("__")
         && !variable.contains('<')
     {
-        let key = format!("{section}.{key}").to_lowercase();
-        return (!keys.contains(&key)).then(|| format!("{word}: there is no setting {key}"));
+        let key = variable.to_lowercase().replace("__", ".");
+        return (!config::knows(&key)).then(|| format!("{word}: there is no setting {key}"));
     }
     let key = word.split('=').next().unwrap_or_default();
     let (section, name) = key.split_once('.')?;
-    let sections = keys.iter().filter_map(|key| key.split('.').next());
-    let is_section = sections.into_iter().any(|known| known == section);
+    let is_section = is_section(section);
+    // That of a keyspace stands behind its name.
+    let name = name.rsplit('.').next().filter(|_| section == "keyspace").unwrap_or(name);
     let named = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     // `log.rs` is a file, `backup.stop` is nothing of ours.
     let file = ["rs", "md", "toml", "sh", "service", "timer", "jsonl", "csv", "conf"].contains(&name);
-    (is_section && named && !file && !keys.contains(&key.to_owned())).then(|| format!("there is no setting {key}"))
+    (is_section && named && !file && !config::knows(key)).then(|| format!("there is no setting {key}"))
+}
+
+fn is_section(name: &str) -> bool {
+    name == "keyspace" || config::keys().iter().any(|key| key.split('.').next() == Some(name))
 }
 
 fn toml_lies(block: &str) -> Vec<String> {
@@ -260,20 +264,22 @@ fn toml_lies(block: &str) -> Vec<String> {
         Ok(table) => table,
         Err(error) => return vec![format!("not TOML: {error}")],
     };
-    let keys = config::keys();
-    let ours = table.keys().all(|section| keys.iter().any(|key| key.split('.').next() == Some(section)));
+    let ours = table.keys().all(|section| is_section(section));
     let manifest = table.contains_key("dependencies") || table.contains_key("package");
     let mut lies = Vec::new();
     if !ours && !manifest {
         lies.push(format!("a section that is not ours: {}", table.keys().cloned().collect::<Vec<_>>().join(", ")));
     }
     for (section, values) in table.iter().filter(|_| !manifest) {
-        for name in values.as_table().into_iter().flat_map(toml::Table::keys) {
-            let key = format!("{section}.{name}");
-            if !keys.contains(&key) {
-                lies.push(format!("there is no setting {key}"));
+        let mut keys = Vec::new();
+        for (name, value) in values.as_table().into_iter().flatten() {
+            match value {
+                toml::Value::Table(inner) => keys.extend(inner.keys().map(|inner| format!("{section}.{name}.{inner}"))),
+                _ => keys.push(format!("{section}.{name}")),
             }
         }
+        let unknown = keys.into_iter().filter(|key| !config::knows(key));
+        lies.extend(unknown.map(|key| format!("there is no setting {key}")));
     }
     lies
 }
@@ -418,6 +424,10 @@ fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
         ("`SEAWALL_HTTP__LISSEN=x`", "no setting http.lissen"),
         ("`seawall serve --set http.lissen=x`", "no setting http.lissen"),
         ("```toml\n[http]\nlissen = \"x\"\n```", "no setting http.lissen"),
+        ("`keyspace.users.tunning`", "no setting keyspace.users.tunning"),
+        ("`SEAWALL_KEYSPACE__USERS__TUNNING=x`", "no setting keyspace.users.tunning"),
+        ("```toml\n[keyspace.users]\ntunning = \"x\"\n```", "no setting keyspace.users.tunning"),
+        ("```toml\n[keyspace]\ntuning = \"x\"\n```", "no setting keyspace.tuning"),
         ("```toml\n[htp]\nlisten = \"x\"\n```", "a section that is not ours"),
         ("`systemctl start seawall-frob.timer`", "no unit seawall-frob.timer"),
         ("`wal/src/nothing.rs`", "no file wal/src/nothing.rs"),
@@ -434,6 +444,8 @@ fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
         "`GET /v1/kv/{keyspace}/{key}`, `/v1/kv/files/src/main.rs`, `/readyz?max_lag=1s`, `/v1/…`",
         "`seawall_replica_lag_seconds{stage=\"replay\"}`, `seawall_wal`, `seawall::Db`, `seawall`",
         "`http.listen = \"\"`, `SEAWALL_HTTP__LISTEN`, `SEAWALL_<SECTION>__<KEY>`, `log.rs`, `--data-dir`",
+        "`keyspace.users.tuning=balanced`, `SEAWALL_KEYSPACE__USERS__TUNING`, `keyspace.<name>.tuning`",
+        "```toml\n[keyspace.users]\ntuning = \"balanced\"\n```",
         "```toml\n[archive]\nurl = \"s3://bucket/prefix\"\n```",
         "```toml\n[dependencies]\nseawall = { path = \"../seawall\" }\n```",
         "`systemctl enable --now seawall-backup.timer`, `wal/src/lib.rs`, `docs/`",

@@ -57,13 +57,32 @@ fn show(context: &Context) -> Result<(), Failure> {
     }
     let table = toml::Table::try_from(&loaded.config).unwrap_or_default();
     context.output.document(&Shown { config: &loaded.config, origins: &origins }, |out| {
-        for (number, (section, values)) in table.iter().enumerate() {
+        for (number, (section, name, values)) in sections(&table).enumerate() {
             writeln!(out, "{}[{section}]", if number > 0 { "\n" } else { "" })?;
-            for (key, value) in values.as_table().into_iter().flatten() {
-                let origin = origins.get(format!("{section}.{key}").as_str()).map_or("", String::as_str);
+            for (key, value) in values {
+                let origin = origins.get(format!("{name}.{key}").as_str()).map_or("", String::as_str);
                 writeln!(out, "{:<44} # {origin}", format!("{key} = {value}"))?;
             }
         }
         Ok(())
     })
+}
+
+/// The sections of settings, each as TOML writes it and as the origins have it, with its values; one for each keyspace.
+fn sections(table: &toml::Table) -> impl Iterator<Item = (String, String, &toml::Table)> {
+    let inner = |section: &str| table.get(section).and_then(toml::Value::as_table).into_iter().flatten();
+    let nodes = inner_tables(table.iter()).filter(|(section, _)| *section != "keyspace");
+    let nodes = nodes.map(|(section, values)| (section.to_owned(), section.to_owned(), values));
+    let keyspaces = inner_tables(inner("keyspace")).map(|(name, values)| {
+        let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+        let written = if bare { name.to_owned() } else { toml::Value::from(name).to_string() };
+        (format!("keyspace.{written}"), format!("keyspace.{name}"), values)
+    });
+    nodes.chain(keyspaces)
+}
+
+fn inner_tables<'a>(
+    values: impl Iterator<Item = (&'a String, &'a toml::Value)>,
+) -> impl Iterator<Item = (&'a str, &'a toml::Table)> {
+    values.filter_map(|(name, value)| Some((name.as_str(), value.as_table()?)))
 }

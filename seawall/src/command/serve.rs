@@ -219,6 +219,7 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
         log_buffer_bytes: usize::try_from(config.log.buffer_max.0).unwrap_or(usize::MAX),
         memtable_bytes: config.engine.memtable_size.0,
         cache_bytes: config.engine.cache_max.0,
+        tunings: config.tunings().collect(),
         replication_listen: config.replication.listen,
         replication_timeout: config.replication.timeout.0,
         standbys_max: config.replication.standbys_max,

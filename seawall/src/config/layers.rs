@@ -10,6 +10,9 @@ use toml::{Table, Value};
 
 use super::ConfigError;
 
+/// What may be set for a keyspace, as `keyspace.<name>.<key>`.
+const OF_KEYSPACES: [&str; 1] = ["tuning"];
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -34,14 +37,14 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Values by `section.key`, each with its origin.
+/// Values by `section.key` or `keyspace.<name>.<key>`, each with its origin.
 #[derive(Clone, Debug)]
 pub(super) struct Layers {
     values: BTreeMap<String, (Value, Origin)>,
 }
 
 impl Layers {
-    /// The bottom layer; whatever it does not name is unknown.
+    /// The bottom layer; whatever it does not name is unknown, but for what is set for a keyspace.
     pub(super) fn new(defaults: Table) -> Self {
         let flat = flatten(defaults).into_iter();
         Self { values: flat.map(|(key, value)| (key, (value, Origin::Default))).collect() }
@@ -73,13 +76,11 @@ impl Layers {
         flatten(table).into_iter().try_for_each(|(key, value)| self.set(&key, value, Origin::File(path.to_owned())))
     }
 
-    /// Lays the variables named `SEAWALL_<SECTION>__<KEY>` over what is there.
+    /// Lays the variables named `SEAWALL_<SECTION>__<KEY>` and `SEAWALL_KEYSPACE__<NAME>__<KEY>` over what is there.
     pub(super) fn environment(&mut self, variables: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
         for (name, text) in variables {
-            let Some((section, key)) = name.strip_prefix("SEAWALL_").and_then(|rest| rest.split_once("__")) else {
-                continue;
-            };
-            let key = format!("{section}.{key}").to_lowercase();
+            let Some(rest) = name.strip_prefix("SEAWALL_").filter(|rest| rest.contains("__")) else { continue };
+            let key = rest.to_lowercase().replace("__", ".");
             let value = self.parse_like(&key, &text);
             self.set(&key, value, Origin::Environment(name))?;
         }
@@ -99,17 +100,18 @@ impl Layers {
     }
 
     pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
-        match self.values.get_mut(key) {
-            Some(slot) => {
-                *slot = (value, origin);
-                Ok(())
-            }
-            None => Err(ConfigError::UnknownKey {
-                origin,
-                key: key.to_owned(),
-                nearest: nearest(key, self.keys()).map(str::to_owned),
-            }),
+        if !self.knows(key) {
+            let of_keyspaces = OF_KEYSPACES.map(|name| format!("keyspace.<name>.{name}"));
+            let known = self.keys().chain(of_keyspaces.iter().map(String::as_str));
+            let nearest = nearest(key, known).map(str::to_owned);
+            return Err(ConfigError::UnknownKey { origin, key: key.to_owned(), nearest });
         }
+        self.values.insert(key.to_owned(), (value, origin));
+        Ok(())
+    }
+
+    pub(super) fn knows(&self, key: &str) -> bool {
+        self.values.contains_key(key) || of_keyspace(key).is_some()
     }
 
     /// Text as the type its default has: outside TOML a string needs no quotes, and a list may be `a,b`.
@@ -127,6 +129,7 @@ impl Layers {
                 Some(quoted @ Value::String(_)) => quoted,
                 _ => string(),
             },
+            // What is set for a keyspace has no default here.
             _ => parsed().unwrap_or_else(string),
         }
     }
@@ -141,12 +144,25 @@ impl Layers {
     }
 }
 
+/// Puts a value into the table of its section.
 pub(super) fn insert(sections: &mut Table, key: &str, value: Value) {
-    let (section, name) = key.split_once('.').unwrap_or(("", key));
-    let table = sections.entry(section).or_insert_with(|| Value::Table(Table::new()));
-    if let Value::Table(table) = table {
-        table.insert(name.to_owned(), value);
+    let (path, name) = match of_keyspace(key) {
+        Some((keyspace, name)) => (vec!["keyspace", keyspace], name),
+        None => key.split_once('.').map_or((Vec::new(), key), |(section, name)| (vec![section], name)),
+    };
+    let mut table = sections;
+    for section in path {
+        let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(inner) = inner else { return };
+        table = inner;
     }
+    table.insert(name.to_owned(), value);
+}
+
+/// The keyspace and the key of `keyspace.<name>.<key>`; a name may have dots.
+fn of_keyspace(key: &str) -> Option<(&str, &str)> {
+    let (keyspace, name) = key.strip_prefix("keyspace.")?.rsplit_once('.')?;
+    OF_KEYSPACES.contains(&name).then_some((keyspace, name))
 }
 
 /// `[section] key = value` as `section.key`, deeper tables likewise; a key outside any section stays as it is.

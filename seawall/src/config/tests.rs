@@ -165,6 +165,82 @@ fn settings_that_contradict_each_other_are_refused() {
 }
 
 #[test]
+fn a_keyspace_is_tuned_by_a_section_of_its_name_whatever_the_name() {
+    let (dir, loaded) = file(
+        "[node]\nname = \"a\"\n[keyspace.users]\ntuning = \"read_heavy\"\n\
+         [keyspace.\"v1.2 [x]\"]\ntuning = \"large_values\"\n[keyspace.events]\n",
+    );
+    let Loaded { config, origins } = loaded.unwrap();
+    let path = dir.path().join("seawall.toml").display().to_string();
+    assert_eq!(origins["keyspace.users.tuning"].to_string(), path);
+    use seawall_engine::Tuning as Engine;
+    let expected = [("users", Engine::ReadHeavy), ("v1.2 [x]", Engine::LargeValues)];
+    assert_eq!(config.tunings().collect::<Vec<_>>(), expected.map(|(name, tuning)| (name.to_owned(), tuning)));
+    assert_eq!(with(&[]).unwrap().config.tunings().count(), 0);
+
+    let sources = Sources {
+        file: Some(dir.path().join("seawall.toml")),
+        environment: vec![
+            ("SEAWALL_KEYSPACE__USERS__TUNING".into(), "write_heavy".into()),
+            ("SEAWALL_KEYSPACE__EVENTS__TUNING".into(), "write_heavy".into()),
+        ],
+        assignments: vec!["keyspace.events.tuning=balanced".into()],
+        ..Sources::default()
+    };
+    let Loaded { config, origins } = Config::load(&sources).unwrap();
+    assert_eq!(config.keyspace["users"].tuning, Tuning::WriteHeavy);
+    assert_eq!(config.keyspace["events"].tuning, Tuning::Balanced);
+    let origin = |name: &str| origins[&format!("keyspace.{name}.tuning")].to_string();
+    assert_eq!(origin("users"), "SEAWALL_KEYSPACE__USERS__TUNING");
+    assert_eq!((origin("events").as_str(), origin("v1.2 [x]")), ("--set", path));
+}
+
+#[test]
+fn the_section_of_a_keyspace_that_the_defaults_describe_can_be_used() {
+    let example = DEFAULTS.lines().skip_while(|line| *line != "# [keyspace.users]").take_while(|line| !line.is_empty());
+    let example: String = example.map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+    let settings = example.lines().filter(|line| line.starts_with('[') || line.starts_with("tuning = "));
+    let text = settings.collect::<Vec<_>>().join("\n");
+    let (_dir, loaded) = file(&format!("[node]\nname = \"a\"\n{text}\n"));
+    assert_eq!(loaded.unwrap().config.keyspace["users"].tuning, Tuning::Balanced);
+    for tuning in ["balanced", "write_heavy", "read_heavy", "large_values"] {
+        assert!(example.contains(&format!("\"{tuning}\"")), "{tuning} is not explained");
+        with(&[&format!("keyspace.users.tuning={tuning}")]).unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_tuning_is_refused_with_its_file_key_and_what_there_is() {
+    let message = |text: &str| {
+        let (dir, result) = file(&format!("[node]\nname = \"a\"\n{text}"));
+        let path = dir.path().join("seawall.toml").display().to_string();
+        result.unwrap_err().to_string().replace(&path, "FILE")
+    };
+    assert_eq!(
+        message("[keyspace.users]\ntuning = \"fast\"\n"),
+        "FILE: `keyspace.users.tuning` = \"fast\": unknown variant `fast`, expected one of `balanced`, `write_heavy`, \
+         `read_heavy`, `large_values`"
+    );
+    assert!(message("[keyspace.users]\ntuning = 7\n").starts_with("FILE: `keyspace.users.tuning` = 7: "));
+    for (text, unknown) in [
+        ("[keyspace.users]\ntunning = \"balanced\"\n", "keyspace.users.tunning"),
+        ("[keyspace]\ntuning = \"balanced\"\n", "keyspace.tuning"),
+    ] {
+        let nearest = format!("FILE: unknown key `{unknown}`; did you mean `keyspace.<name>.tuning`?");
+        assert_eq!(message(text), nearest);
+    }
+    let long = "k".repeat(256);
+    for (name, len) in [("\"\"", 0), (long.as_str(), 256)] {
+        let message = message(&format!("[keyspace.{name}]\ntuning = \"balanced\"\n"));
+        assert!(message.starts_with("FILE: `keyspace."), "{message}");
+        assert!(
+            message.ends_with(&format!("is for no keyspace: a name has 1 to 255 bytes, this one has {len}")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn ceilings_become_the_throttles_limits() {
     let loaded = with(&["backpressure.max_replication_lag_seconds=0", "backpressure.target_ratio=0.25"]).unwrap();
     let limits = loaded.config.backpressure.limits();

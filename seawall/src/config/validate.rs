@@ -3,6 +3,7 @@
 
 use std::net::ToSocketAddrs;
 
+use seawall_engine::format::KEYSPACE_NAME_LEN_MAX;
 use seawall_replication::message::StandbyName;
 use seawall_wal::SegmentSize;
 
@@ -11,7 +12,7 @@ use super::{Config, Role};
 /// A rule that does not hold.
 pub(super) struct Broken {
     /// The setting that has to change.
-    pub(super) key: &'static str,
+    pub(super) key: String,
     /// Continues "`key` ...".
     pub(super) message: String,
 }
@@ -19,6 +20,7 @@ pub(super) struct Broken {
 pub(super) fn validate(config: &Config) -> Result<(), Broken> {
     node(config)?;
     log(config)?;
+    keyspaces(config)?;
     listeners(config)?;
     archive(config)?;
     backpressure(config)?;
@@ -26,8 +28,8 @@ pub(super) fn validate(config: &Config) -> Result<(), Broken> {
     positive(config)
 }
 
-fn broken(key: &'static str, message: impl Into<String>) -> Result<(), Broken> {
-    Err(Broken { key, message: message.into() })
+fn broken(key: impl Into<String>, message: impl Into<String>) -> Result<(), Broken> {
+    Err(Broken { key: key.into(), message: message.into() })
 }
 
 fn node(config: &Config) -> Result<(), Broken> {
@@ -82,6 +84,17 @@ fn log(config: &Config) -> Result<(), Broken> {
         return broken("log.segment_size", message);
     }
     Ok(())
+}
+
+fn keyspaces(config: &Config) -> Result<(), Broken> {
+    let possible = |name: &str| (1..=KEYSPACE_NAME_LEN_MAX).contains(&name.len());
+    match config.keyspace.keys().find(|name| !possible(name)) {
+        Some(name) => broken(
+            format!("keyspace.{name}.tuning"),
+            format!("is for no keyspace: a name has 1 to {KEYSPACE_NAME_LEN_MAX} bytes, this one has {}", name.len()),
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Until peers and clients are authenticated and encrypted, only this machine may talk to a node unless somebody spells

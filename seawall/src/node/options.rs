@@ -1,10 +1,12 @@
 //! What a node is told when it starts. Programs fill it in; the command fills it in from its settings.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use seawall_backup::repository::RepositoryConfig;
+use seawall_engine::Tuning;
 use seawall_replication::message::StandbyName;
 use seawall_replication::quorum::QuorumPolicy;
 use seawall_replication::throttle::Limits;
@@ -53,6 +55,8 @@ pub struct NodeOptions {
     pub memtable_bytes: u64,
     /// Bytes of table blocks in memory.
     pub cache_bytes: u64,
+    /// What keyspaces are mostly used for, by name; others are balanced.
+    pub tunings: BTreeMap<String, Tuning>,
     /// Where standbys may connect; port 0 picks a free one.
     pub replication_listen: Option<SocketAddr>,
     /// Where this node takes writes when it is primary, for the messages of nodes that do not.
@@ -89,6 +93,7 @@ impl NodeOptions {
             log_buffer_bytes: 64 << 20,
             memtable_bytes: 64 << 20,
             cache_bytes: 256 << 20,
+            tunings: BTreeMap::new(),
             replication_listen: None,
             advertise: String::new(),
             replication_timeout: Duration::from_secs(10),
