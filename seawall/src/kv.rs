@@ -2,6 +2,7 @@
 //! `seawall get` on a directory and `GET /v1/kv` on a running node mean one thing.
 
 use std::ops::Bound;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use seawall_engine::{Commit, CommitLevel, Db, Keyspace, Snapshot};
 use seawall_wal::Lsn;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Span;
 use crate::entry::Entry;
 use crate::failure::{Failure, Kind};
 use crate::http::api::DigestDocument;
@@ -83,6 +85,32 @@ pub struct WriteOptions {
     pub deadline: Option<Instant>,
     /// How long what is put stays; for ever if not set.
     pub ttl: Option<Duration>,
+}
+
+/// How long what is put stays, as requests and options say it: `30m`. At least a microsecond, and at most the 2^64 of them that
+/// the log can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl(Duration);
+
+impl From<Ttl> for Duration {
+    fn from(ttl: Ttl) -> Self {
+        ttl.0
+    }
+}
+
+impl FromStr for Ttl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Span(ttl) = text.parse()?;
+        match u64::try_from(ttl.as_micros()) {
+            Ok(0) => Err(format!("`{text}` is no time for a value to stay; delete the key instead")),
+            Ok(_) => Ok(Self(ttl)),
+            Err(_) => Err(format!(
+                "`{text}` is longer than the 2^64 microseconds that a value can be put for; leave it out, and the value stays"
+            )),
+        }
+    }
 }
 
 /// Operations of one atomic write, by key; `None` deletes.
@@ -251,6 +279,25 @@ mod tests {
         assert_eq!((page.entries, page.more), (vec![Entry::new(b"c", b"v")], true));
         let page = scan(&db, "default", &Scan { limit: 2, keys_only: true, ..Scan::default() }).unwrap();
         assert_eq!((page.entries, page.more), (vec![Entry::of_key(b"a"), Entry::of_key(b"c")], false));
+    }
+
+    #[test]
+    fn a_time_to_live_is_some_time_and_one_that_the_log_can_say() {
+        for (text, micros) in [("1us", 1), ("30m", 1_800_000_000), ("18446744073709s", 18_446_744_073_709_000_000)] {
+            assert_eq!(Duration::from(text.parse::<Ttl>().unwrap()).as_micros(), micros, "{text}");
+        }
+        for (text, expected) in [
+            ("0s", "`0s` is no time for a value to stay; delete the key instead"),
+            ("999ns", "is no time for a value to stay"),
+            ("18446744073710s", "is longer than the 2^64 microseconds that a value can be put for"),
+            ("-5s", "`-5s` is not a duration such as \"1s\""),
+            ("soon", "is not a duration"),
+            ("5", "is not a duration"),
+            ("", "is not a duration"),
+        ] {
+            let message = text.parse::<Ttl>().unwrap_err();
+            assert!(message.contains(expected), "{text}: {message}");
+        }
     }
 
     #[test]

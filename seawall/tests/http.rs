@@ -3,16 +3,16 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use seawall::Db;
 use seawall::config::HttpSection;
 use seawall::failure::{Failure, Kind};
 use seawall::http::api::{
     BackupEvent, BackupRequest, BackupSummary, NodeState, NodeStatus, PromoteRequest, Promoted, ReplicaStatus,
 };
 use seawall::http::{HttpNode, ROUTES, Server, Settings};
+use seawall::{Clock, Db, Timestamp};
 
 /// A node that is a database and some answers.
 struct TestNode {
@@ -70,7 +70,24 @@ impl HttpNode for TestNode {
     }
 }
 
+/// Stands until a test moves it.
+#[derive(Debug)]
+struct TestClock(AtomicU64);
+
+impl TestClock {
+    fn pass(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_micros()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
 struct TestServer {
+    clock: Arc<TestClock>,
     address: SocketAddr,
     node: Arc<TestNode>,
     runtime: tokio::runtime::Runtime,
@@ -86,7 +103,9 @@ impl TestServer {
 
     fn with(change: impl FnOnce(HttpSection) -> HttpSection) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::builder(dir.path()).segment_size(seawall::SegmentSize::MIN).open().unwrap();
+        let clock = Arc::new(TestClock(AtomicU64::new(1_700_000_000_500_000)));
+        let builder = Db::builder(dir.path()).segment_size(seawall::SegmentSize::MIN).clock(clock.clone());
+        let db = builder.open().unwrap();
         let node = Arc::new(TestNode { db, failed: AtomicBool::new(false), slow: AtomicBool::new(false) });
         let sources = seawall::config::Sources { file: Some("/dev/null".into()), ..Default::default() };
         let mut config = seawall::config::Config::load(&sources).unwrap().config;
@@ -102,7 +121,7 @@ impl TestServer {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             Server::start(listener, node.clone(), settings).unwrap()
         });
-        Self { address: server.address(), node, runtime, server: Some(server), _dir: dir }
+        Self { clock, address: server.address(), node, runtime, server: Some(server), _dir: dir }
     }
 
     fn connect(&self) -> TcpStream {
@@ -199,6 +218,63 @@ fn a_value_is_put_read_scanned_and_deleted_over_http() {
     let digest = server.get("/v1/digest").json();
     assert_eq!((digest["digest"].as_str().unwrap().len(), &digest["keyspaces"][0]["entries"]), (64, &1.into()));
     assert_eq!(server.get("/v1/kv").json()["keyspaces"], serde_json::json!(["files"]));
+}
+
+#[test]
+fn what_is_put_for_a_time_is_there_until_the_nodes_time_has_passed_its_end() {
+    let server = TestServer::start();
+    assert_eq!(server.request("PUT /v1/kv/k/short?ttl=30m", b"v").status, 200);
+    assert_eq!(server.request("PUT /v1/kv/k/long?ttl=1h&level=buffered", b"v").status, 200);
+    let batch = r#"{"operations":[{"key":"a","value":"1"},{"key":"b","value":"2"},{"key":"gone"}]}"#;
+    assert_eq!(server.post("/v1/kv/k?ttl=30m", batch).status, 200);
+    assert_eq!(server.request("PUT /v1/kv/k/stays", b"v").status, 200);
+    let keys = || {
+        let page = server.get("/v1/kv/k?keys_only=true").json();
+        let keys = page["entries"].as_array().unwrap().iter().map(|entry| entry["key"].as_str().unwrap().to_owned());
+        keys.collect::<Vec<_>>()
+    };
+    server.clock.pass(Duration::from_secs(29 * 60));
+    assert_eq!(server.request("PUT /v1/kv/k/now", b"v").status, 200);
+    assert_eq!(keys(), ["a", "b", "long", "now", "short", "stays"]);
+    assert_eq!(server.get("/v1/kv/k/short").text(), "v");
+    // Nobody writes: the node itself says in the log that time has passed.
+    server.clock.pass(Duration::from_secs(2 * 60));
+    let started = Instant::now();
+    while server.get("/v1/kv/k/short").status != 404 {
+        assert!(started.elapsed() < Duration::from_secs(20), "the value does not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(keys(), ["long", "now", "stays"]);
+    // Put anew it stays, as what is put without a time does.
+    assert_eq!(server.request("PUT /v1/kv/k/long", b"v").status, 200);
+    server.clock.pass(Duration::from_secs(3 * 3600));
+    assert_eq!(server.request("PUT /v1/kv/k/now", b"v").status, 200);
+    assert_eq!(keys(), ["long", "now", "stays"]);
+}
+
+#[test]
+fn a_time_that_nothing_can_be_put_for_is_refused_and_nothing_is_written() {
+    let server = TestServer::start();
+    let batch = r#"{"operations":[{"key":"a","value":"1"}]}"#;
+    for (ttl, expected) in [
+        ("0s", "?ttl=0s: `0s` is no time for a value to stay; delete the key instead"),
+        ("-5m", "?ttl=-5m: `-5m` is not a duration such as \"1s\" or \"500ms\""),
+        ("soon", "?ttl=soon: `soon` is not a duration such as \"1s\" or \"500ms\""),
+        ("", "?ttl=: `` is not a duration"),
+        ("30", "?ttl=30: `30` is not a duration"),
+        ("600000years", "is longer than the 2^64 microseconds that a value can be put for; leave it out"),
+        ("99999999999999999999999s", "is not a duration"),
+    ] {
+        let path = format!("/v1/kv/k?ttl={ttl}");
+        for answer in [server.request(&format!("PUT /v1/kv/k/a?ttl={ttl}"), b"v"), server.post(&path, batch)] {
+            let problem = answer.json();
+            assert_eq!((answer.status, problem["kind"].as_str().unwrap()), (400, "usage"), "{ttl}");
+            assert!(problem["detail"].as_str().unwrap().contains(expected), "{ttl}: {problem}");
+        }
+    }
+    let answer = server.request("DELETE /v1/kv/k/a?ttl=1s", b"").json();
+    assert_eq!(answer["detail"], "?ttl is not known here; level, timeout are");
+    assert!(server.node.db.keyspaces().is_empty());
 }
 
 #[test]

@@ -178,6 +178,45 @@ fn a_standby_shows_what_was_written_and_names_the_primary_to_who_would_write() {
 }
 
 #[test]
+fn what_is_put_for_a_time_is_gone_on_the_standby_at_the_same_position() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("archive");
+    let primary = Node::start(&dir.path().join("p"), &archive, &["--name", "p", "--listen", "127.0.0.1:0"]);
+    let upstream = primary.replication.clone();
+    let standby = Node::start(&dir.path().join("s"), &archive, &["--name", "s", "--upstream", &upstream]);
+    ok(&["put", "stays", "v", "--url", &primary.url]);
+    let put = ok(&["put", "ends", "v", "--ttl", "2s", "--url", &primary.url]);
+    let put = put.trim();
+    // As of that position both have it, however late it is when they are asked.
+    let digest = |node: &Node, lsn: &str| {
+        let started = Instant::now();
+        loop {
+            let output = command(&["digest", "--at", lsn, "--url", &node.url, "--json"]).output().unwrap();
+            match serde_json::from_slice::<serde_json::Value>(&output.stdout) {
+                Ok(digest) => break (digest["digest"].clone(), digest["keyspaces"][0]["entries"].clone()),
+                Err(_) => assert!(started.elapsed() < Duration::from_secs(30), "{lsn}: {output:?}"),
+            }
+        }
+    };
+    let there = digest(&primary, put);
+    assert_eq!((&there, &there.1), (&digest(&standby, put), &2.into()));
+    for node in [&primary, &standby] {
+        let started = Instant::now();
+        while command(&["get", "ends", "--url", &node.url]).output().unwrap().status.success() {
+            assert!(started.elapsed() < Duration::from_secs(30), "the value does not end");
+        }
+        assert_eq!(ok(&["get", "stays", "--url", &node.url]), "v");
+    }
+    let now = json(&["digest", "--url", &primary.url]);
+    let gone = digest(&primary, now["lsn"].as_str().unwrap());
+    assert_eq!((&gone, &gone.1), (&digest(&standby, now["lsn"].as_str().unwrap()), &1.into()));
+    let (code, error) = fails(&["put", "ends", "v", "--ttl", "0s", "--url", &primary.url]);
+    assert_eq!(code, 2, "{error}");
+    assert_eq!(standby.stop(), Some(0));
+    assert_eq!(primary.stop(), Some(0));
+}
+
+#[test]
 fn a_node_that_cannot_start_says_why_and_with_which_code() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");

@@ -8,10 +8,10 @@ use seawall_engine::Db;
 
 use super::{Context, open};
 use crate::client::Client;
-use crate::config::{Level, Span};
+use crate::config::Level;
 use crate::entry::{Encoding, percent_encode};
 use crate::failure::{Failure, Kind};
-use crate::kv::DEFAULT_KEYSPACE;
+use crate::kv::{DEFAULT_KEYSPACE, Ttl};
 
 /// Which data.
 #[derive(Args, Debug)]
@@ -75,7 +75,7 @@ impl Written {
 
 impl WriteLevel {
     /// As a query of a path, with a time to live if there is one.
-    pub(super) fn query(&self, ttl: Option<Span>) -> String {
+    pub(super) fn query(&self, ttl: Option<Ttl>) -> String {
         let level = self.level.map(|level| format!("level={level}"));
         // Without a space, which a query cannot have.
         let ttl = ttl.map(|ttl| format!("ttl={}us", Duration::from(ttl).as_micros()));

@@ -10,9 +10,8 @@ use hyper::Method;
 
 use super::Context;
 use super::data::{Data, Place, WriteLevel, Written};
-use crate::config::Span;
 use crate::failure::{Failure, Kind};
-use crate::kv::{self, Operations, WriteOptions};
+use crate::kv::{self, Operations, Ttl, WriteOptions};
 
 /// No batch is larger.
 const VALUE_BYTES_MAX: u64 = 16 << 20;
@@ -29,7 +28,7 @@ pub(super) struct Arguments {
     file: Option<PathBuf>,
     /// How long the value stays, for example 30m; for ever if not given
     #[arg(long, value_name = "DURATION")]
-    ttl: Option<Span>,
+    ttl: Option<Ttl>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -52,7 +51,7 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
 pub(super) fn write(
     place: &Place,
     level: &WriteLevel,
-    ttl: Option<Span>,
+    ttl: Option<Ttl>,
     operations: Operations,
     context: &Context,
 ) -> Result<(), Failure> {

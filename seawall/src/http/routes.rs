@@ -22,7 +22,7 @@ use super::server::Counters;
 use crate::config::{Level, Size, Span};
 use crate::entry::percent_decode;
 use crate::failure::{Failure, Kind};
-use crate::kv::{self, Scan, WriteOptions};
+use crate::kv::{self, Scan, Ttl, WriteOptions};
 
 /// A path of the API: method, pattern, what it does.
 pub type Route = (&'static str, &'static str, &'static str);
@@ -293,8 +293,8 @@ impl Work<'_> {
             Some(timeout) => latest.min(Instant::now() + timeout.0),
             None => latest,
         };
-        let options =
-            WriteOptions { level, deadline: Some(deadline), ttl: query.parsed::<Span>("ttl")?.map(Duration::from) };
+        let ttl = query.parsed::<Ttl>("ttl")?.map(Duration::from);
+        let options = WriteOptions { level, deadline: Some(deadline), ttl };
         self.document(move |node| kv::write(&node.db(), &keyspace, operations, options)).await
     }
 }
