@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
 use crate::level::Backpressure;
+use crate::mutant::{Mutant, planted};
 
 pub(crate) use pressure::{Bands, Debt, LEVEL0_MAX, MEMORY_SLOW};
 
@@ -96,7 +97,7 @@ impl Gate {
     /// take commits.
     pub(crate) fn slow(&self, bytes: u64, active: impl FnOnce() -> f64, deadline: Option<Instant>) -> Result<()> {
         let pressure = self.bands.pressure(&self.debt(active));
-        if pressure <= 0.0 {
+        if pressure <= 0.0 || planted(Mutant::GateSlowsNobody) {
             return Ok(());
         }
         let wait = {
@@ -124,7 +125,7 @@ impl Gate {
     /// Returns when there is room, or says why there is none before `deadline`, or before `timeout` is over if there is no
     /// deadline.
     pub(crate) fn pass(&self, deadline: Option<Instant>, timeout: Duration) -> Result<()> {
-        if self.free.load(Ordering::Acquire) {
+        if self.free.load(Ordering::Acquire) || planted(Mutant::GateStopsNobody) {
             return Ok(());
         }
         let deadline = deadline.unwrap_or_else(|| Instant::now() + timeout);
@@ -243,6 +244,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutant::with_mutant;
 
     fn gate() -> Gate {
         Gate::new(Path::new("/d"), Bands { frozen_max: 4, level1_bytes: 1 << 20 })
@@ -263,6 +265,18 @@ mod tests {
         assert!(much >= Duration::from_millis(10), "{much:?}");
         assert!(gate.waits().longest <= WAIT_MAX);
         assert_eq!(gate.waits().stalls, 0, "nobody was stopped");
+    }
+
+    #[test]
+    fn a_gate_that_slows_nobody_is_noticed() {
+        let slowed_for = || {
+            let gate = gate();
+            gate.set_debt(3, 0.0, 0);
+            (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
+            gate.waits().slowed_for
+        };
+        assert!(slowed_for() >= Duration::from_millis(10));
+        assert_eq!(with_mutant(Mutant::GateSlowsNobody, slowed_for), Duration::ZERO);
     }
 
     #[test]

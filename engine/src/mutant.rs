@@ -52,6 +52,22 @@ pub enum Mutant {
     UncheckedExpiry,
     /// Checksums of table blocks are not compared.
     BlocksNotChecked,
+    /// A merge leaves out what it overlaps on the level it goes to.
+    PickIgnoresTheNextLevel,
+    /// Of a deep level 0 the newest tables go down first.
+    PickTakesTheNewestFirst,
+    /// A merge takes every level for the last one, below which deletes hide nothing.
+    PickSeesTheBottomEverywhere,
+    /// Tables are moved as they are onto others that they overlap.
+    PickMovesOntoOthers,
+    /// What merges may write a second is halved while flushes are slow, and stays so.
+    PaceNeverComesBack,
+    /// Merges are as slow as ever while writers wait for them.
+    PaceNeverHurries,
+    /// Writers are not slowed, however much waits to be written and merged.
+    GateSlowsNobody,
+    /// Writers are not stopped, however much there is in memory.
+    GateStopsNobody,
 }
 
 #[cfg(any(test, feature = "testing"))]

@@ -865,6 +865,17 @@ fn the_model_catches_ranges_that_come_back() {
 }
 
 #[test]
+fn the_model_catches_merges_of_the_wrong_tables() {
+    for mutant in [Mutant::PickIgnoresTheNextLevel, Mutant::PickSeesTheBottomEverywhere] {
+        let words = caught_always(mutant);
+        let known = words.contains(DIFFERS)
+            || words.starts_with("committed over")
+            || words == "tables of one level do not overlap";
+        assert!(known, "{mutant:?}: {words}");
+    }
+}
+
+#[test]
 fn the_model_catches_commits_that_are_acknowledged_but_not_synced() {
     use seawall_wal::mutant::{Mutant, with_mutant};
     let words = caught(|seed| with_mutant(Mutant::NoSync, || run(seed, INLINE)));

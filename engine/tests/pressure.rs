@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{all, inline, threaded};
+use seawall_engine::mutant::{Mutant, with_mutant};
 use seawall_engine::{Background, CommitLevel, Db, Error};
 use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk};
 
@@ -53,8 +54,8 @@ fn reads_go_on_while_memtables_are_written_out_and_merged() {
     assert!(stats.levels.iter().skip(1).any(|level| level.tables > 0), "tables were merged: {stats:?}");
 }
 
-#[test]
-fn memory_stays_bounded_while_tables_cannot_be_written() {
+/// Commits on a disk on which no table can be made, ten times what may be in memory; and why they ended, if they did.
+fn commit_while_tables_cannot_be_written() -> (Db, Option<Error>) {
     let disk = MemoryDisk::new();
     let storage = FaultyStorage::new(Arc::new(disk.clone()));
     let db = threaded(&disk)
@@ -66,22 +67,30 @@ fn memory_stays_bounded_while_tables_cannot_be_written() {
     let keys = db.keyspace("k").unwrap();
     // The log makes files too, so creations fail for good only once it has what it needs: tables are few bytes here.
     db.log().flush().unwrap();
-    let mut refused = None;
     for number in 0..40_u32 {
         (0..200).for_each(|nth| storage.fail(FaultyOperation::Rename, nth, Fault::Error(5)));
-        match keys.insert(format!("{number:04}"), vec![0; 4_000]) {
-            Ok(_) => {}
-            Err(error) => {
-                refused = Some(error);
-                break;
-            }
+        if let Err(error) = keys.insert(format!("{number:04}"), vec![0; 4_000]) {
+            return (db, Some(error));
         }
     }
+    (db, None)
+}
+
+#[test]
+fn memory_stays_bounded_while_tables_cannot_be_written() {
+    let (db, refused) = commit_while_tables_cannot_be_written();
     let refused = refused.expect("commits do not go on without bound");
     assert!(matches!(&refused, Error::Backpressure(pressure) if pressure.reason.contains("memtables")), "{refused}");
     assert!(db.stats().memtable_bytes < 8 * (8 << 10), "{}", db.stats().memtable_bytes);
     assert!(db.stats().stalls > 0 && db.stats().stalled >= Duration::from_millis(100));
-    assert!(keys.get("0000").unwrap().is_some(), "reads go on");
+    assert!(db.keyspace("k").unwrap().get("0000").unwrap().is_some(), "reads go on");
+}
+
+#[test]
+fn a_gate_that_stops_nobody_is_noticed() {
+    // Then the log is the first that cannot go on: it makes files, too.
+    let (db, refused) = with_mutant(Mutant::GateStopsNobody, commit_while_tables_cannot_be_written);
+    assert!(!matches!(refused, Some(Error::Backpressure(_))) && db.stats().stalls == 0, "{refused:?}");
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use seawall_wal::LogStats;
 
+use crate::mutant::{Mutant, planted};
+
 /// Bytes a second when nothing presses, and just before nothing holds back.
 const RATE_MIN: f64 = (8_u64 << 20) as f64;
 const RATE_MAX: f64 = (1_u64 << 30) as f64;
@@ -45,7 +47,7 @@ impl Pace {
                 state.looked = now;
                 state.share.look(&log());
             }
-            if urgency >= 1.0 {
+            if urgency >= 1.0 && !planted(Mutant::PaceNeverHurries) {
                 state.next = now;
                 return;
             }
@@ -60,6 +62,7 @@ impl Pace {
 }
 
 fn rate(urgency: f64) -> f64 {
+    let urgency = if planted(Mutant::PaceNeverHurries) { 0.0 } else { urgency };
     RATE_MIN * (RATE_MAX / RATE_MIN).powf(urgency.clamp(0.0, 1.0))
 }
 
@@ -98,7 +101,8 @@ impl Share {
         let size = log.bytes.saturating_sub(self.before.bytes) / flushes;
         let floor = &mut self.floors[(size.max(1).ilog2() as usize).min(SIZES - 1)];
         *floor = mean.min(*floor * AGEING);
-        self.share = if mean > SLOW * *floor { self.share / 2.0 } else { self.share * 1.25 };
+        let back = if planted(Mutant::PaceNeverComesBack) { 1.0 } else { 1.25 };
+        self.share = if mean > SLOW * *floor { self.share / 2.0 } else { self.share * back };
         self.share = self.share.clamp(SHARE_MIN, 1.0);
         self.before = *log;
     }
@@ -107,6 +111,7 @@ impl Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutant::with_mutant;
 
     /// A log that flushed so often, each time so many bytes in so many microseconds.
     fn after(log: &LogStats, flushes: u64, bytes: u64, micros: u64) -> LogStats {
@@ -116,6 +121,34 @@ mod tests {
             flush_micros: log.flush_micros + flushes * micros,
             ..*log
         }
+    }
+
+    /// What is left of the budget after some slow flushes and many quick ones.
+    fn share_in_the_end() -> f64 {
+        let (mut share, mut log) = (Share::new(), LogStats::default());
+        for micros in [100, 900, 900, 900].into_iter().chain([110; 20]) {
+            log = after(&log, 100, 4_096, micros);
+            share.look(&log);
+        }
+        share.share
+    }
+
+    #[test]
+    fn a_budget_that_never_comes_back_is_noticed() {
+        assert_eq!(share_in_the_end(), 1.0);
+        assert_eq!(with_mutant(Mutant::PaceNeverComesBack, share_in_the_end), SHARE_MIN);
+    }
+
+    #[test]
+    fn merges_that_do_not_hurry_are_noticed() {
+        let pause_for_what_writers_wait_for = || {
+            let pace = Pace::new();
+            let started = Instant::now();
+            (0..8).for_each(|_| pace.charge(1 << 20, 1.0, LogStats::default));
+            started.elapsed()
+        };
+        assert!(with_mutant(Mutant::PaceNeverHurries, pause_for_what_writers_wait_for) >= Duration::from_millis(100));
+        assert!(pause_for_what_writers_wait_for() < Duration::from_millis(100));
     }
 
     #[test]

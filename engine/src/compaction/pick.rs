@@ -3,6 +3,7 @@
 use seawall_wal::Lsn;
 
 use crate::manifest::LEVELS;
+use crate::mutant::{Mutant, planted};
 use crate::table::{Placement, TableMeta};
 
 /// How much larger a level is than the one above it.
@@ -115,7 +116,10 @@ fn pick_level0(levels: &Metas<'_>, shape: &Shape) -> Pick {
         first -= 1;
         taken += tables[first].size;
     }
-    let down = complete(levels, 0, (first..tables.len()).collect());
+    let down = match planted(Mutant::PickTakesTheNewestFirst) {
+        true => complete(levels, 0, (0..tables.len() - first).collect()),
+        false => complete(levels, 0, (first..tables.len()).collect()),
+    };
     let overlapped = down.inputs.get(1).map_or(0, |(_, below)| below.iter().map(|index| levels[1][*index].size).sum());
     if overlapped <= DEAR * taken {
         return down;
@@ -147,6 +151,7 @@ fn pick_level(levels: &Metas<'_>, from: usize) -> Pick {
     let chosen = cheapest(&levels[from], &levels[to]);
     let meta = levels[from][chosen];
     let free = !levels[to].iter().any(|other| other.overlaps(&meta.min_key, &meta.max_key));
+    let free = free || planted(Mutant::PickMovesOntoOthers);
     if free && !mostly_deletes(meta) && Placement::on_level(from) == Placement::on_level(to) {
         return Pick { inputs: vec![(from, vec![chosen])], to, bottom: false, way: Way::Move };
     }
@@ -180,7 +185,7 @@ fn complete(levels: &Metas<'_>, from: usize, mut chosen: Vec<usize>) -> Pick {
         metas.filter(|(_, meta)| meta.overlaps(min, max)).map(|(index, _)| index).collect()
     };
     let (min, max) = range(chosen.iter().map(|index| levels[from][*index]));
-    let below = overlapping(to, min, max);
+    let below = if planted(Mutant::PickIgnoresTheNextLevel) { Vec::new() } else { overlapping(to, min, max) };
     let all = below.iter().map(|index| levels[to][*index]).chain(chosen.iter().map(|index| levels[from][*index]));
     let (min, max) = range(all);
     if from > 0 {
@@ -188,6 +193,7 @@ fn complete(levels: &Metas<'_>, from: usize, mut chosen: Vec<usize>) -> Pick {
         chosen = (0..levels[from].len()).filter(|index| within(levels[from][*index])).collect();
     }
     let bottom = (to + 1..levels.len()).all(|level| overlapping(level, min, max).is_empty());
+    let bottom = bottom || planted(Mutant::PickSeesTheBottomEverywhere);
     let mut inputs = vec![(from, chosen)];
     if !below.is_empty() {
         inputs.push((to, below));

@@ -1,4 +1,10 @@
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
 use super::*;
+use crate::mutant::with_mutant;
 use crate::table::TableHash;
 
 const SHAPE: Shape = Shape { level0_tables: 4, level1_bytes: 100, table_bytes: 50 };
@@ -135,4 +141,109 @@ fn a_merge_is_cut_at_the_tables_of_its_lower_level_into_parts_of_equal_bytes() {
     let metas = [vec![meta("a", "z", 2); 4], vec![meta("a", "z", 90)]];
     let within = pick(&levels(&metas), &SHAPE, FLOOR).unwrap();
     assert!(cuts(&levels(&metas), &within, 4, 1).is_empty(), "what is merged within level 0 stays one table");
+}
+
+/// Tables as a keyspace may have them: level 0 overlaps as it likes, others do not.
+fn random_metas(random: &mut StdRng) -> Vec<Vec<TableMeta>> {
+    let key = |number: usize| format!("{number:02}");
+    let size = |random: &mut StdRng, level: u32| random.random_range(1..60 * 4_u64.pow(level));
+    let mut metas = Vec::new();
+    for level in 0..4 {
+        let mut tables = Vec::new();
+        let mut from = 0;
+        for nth in 0..random.random_range(0..12) {
+            let (min, max) = match level {
+                0 => {
+                    let (a, b) = (random.random_range(0..100), random.random_range(0..100));
+                    (a.min(b), a.max(b))
+                }
+                _ => (from + random.random_range(0..8), from + 8 + random.random_range(0..8)),
+            };
+            from = max + 1;
+            if level > 0 && max > 99 {
+                break;
+            }
+            let tombstones = if random.random_bool(0.1) { 9 } else { 0 };
+            let max_lsn = Lsn::new(1_000 - 100 * level - nth);
+            let size = size(random, level as u32);
+            tables.push(TableMeta { tombstones, max_lsn, ..meta(&key(min), &key(max), size) });
+        }
+        metas.push(tables);
+    }
+    metas
+}
+
+/// What must hold of every pick, or a reader finds an older version before a newer one, or one that was deleted.
+fn check(levels: &Metas<'_>, pick: &Pick) {
+    let picked = |level: usize, index: usize| {
+        pick.inputs.iter().any(|(input, indexes)| *input == level && indexes.contains(&index))
+    };
+    let all = || (0..LEVELS).flat_map(|level| (0..levels[level].len()).map(move |index| (level, index)));
+    let overlap = |a: (usize, usize), b: (usize, usize)| {
+        let other = levels[b.0][b.1];
+        levels[a.0][a.1].overlaps(&other.min_key, &other.max_key)
+    };
+    let inputs: Vec<_> = all().filter(|(level, index)| picked(*level, *index)).collect();
+    let others: Vec<_> = all().filter(|(level, index)| !picked(*level, *index)).collect();
+    assert!(inputs.iter().all(|(level, _)| *level <= pick.to) && !inputs.is_empty(), "tables go down");
+    for &input in &inputs {
+        for &other in others.iter().filter(|other| overlap(input, **other)) {
+            // Of one key, who stands before is newer.
+            let older = other > input;
+            match pick.to {
+                0 => assert!(!older || inputs.iter().all(|input| *input < other), "{other:?} stands between"),
+                to => {
+                    assert!(!older || other.0 > to, "{other:?} is older than {input:?} and stays above it, or beside")
+                }
+            }
+            assert!(!(pick.bottom && older), "{other:?} may have what deletes of {input:?} hide");
+        }
+    }
+    match pick.way {
+        Way::Merge if pick.to > 0 => {
+            let metas = inputs.iter().map(|(level, index)| levels[*level][*index]);
+            let (min, max) = range(metas);
+            let beside =
+                others.iter().find(|(level, index)| *level == pick.to && levels[*level][*index].overlaps(min, max));
+            assert_eq!(beside, None, "an output may overlap what stays on its level");
+        }
+        Way::Merge => {}
+        Way::Move => {
+            let rivals = |input: &(usize, usize)| inputs.iter().any(|other| other != input && overlap(*input, *other));
+            assert!(!inputs.iter().any(rivals), "tables that are moved overlap each other");
+        }
+    }
+}
+
+/// How many picks there were of tables by seed, all of them right.
+fn check_picks() -> usize {
+    let mut picks = 0;
+    for seed in 0..4_000 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let metas = random_metas(&mut random);
+        let levels = levels(&metas);
+        if let Some(pick) = pick(&levels, &SHAPE, Lsn::new(random.random_range(0..1_000))) {
+            picks += 1;
+            check(&levels, &pick);
+        }
+    }
+    picks
+}
+
+#[test]
+fn whatever_is_picked_versions_stay_in_their_order_and_deletes_until_they_hide_nothing() {
+    assert!(check_picks() > 1_000);
+}
+
+#[test]
+fn picks_of_the_wrong_tables_are_noticed() {
+    for mutant in [
+        Mutant::PickIgnoresTheNextLevel,
+        Mutant::PickTakesTheNewestFirst,
+        Mutant::PickSeesTheBottomEverywhere,
+        Mutant::PickMovesOntoOthers,
+    ] {
+        let survived = catch_unwind(AssertUnwindSafe(|| with_mutant(mutant, check_picks)));
+        assert!(survived.is_err(), "{mutant:?} survives");
+    }
 }
