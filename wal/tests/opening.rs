@@ -5,10 +5,11 @@ mod support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use seawall_wal::clock::ManualClock;
 use seawall_wal::recovery::Verdict;
-use seawall_wal::storage::MemoryDisk;
+use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage};
 use seawall_wal::{
     Error, Log, LogMode, LogOptions, Lsn, OpenAt, Position, Record, RecordKind, SegmentSize, Threads, Timestamp,
 };
@@ -58,6 +59,13 @@ fn whatever_is_damaged_a_thread_that_checks_ahead_leads_to_the_same_outcome() {
 }
 
 fn open(disk: &MemoryDisk, on_records: impl FnMut(&[Record<'_>]) -> Result<(), Error>) -> Result<Log, Error> {
+    open_on(Arc::new(disk.duplicate()), on_records)
+}
+
+fn open_on(
+    storage: Arc<dyn Storage>,
+    on_records: impl FnMut(&[Record<'_>]) -> Result<(), Error>,
+) -> Result<Log, Error> {
     let options = LogOptions {
         segment_size: SegmentSize::MIN,
         threads: Threads::Background,
@@ -66,8 +74,7 @@ fn open(disk: &MemoryDisk, on_records: impl FnMut(&[Record<'_>]) -> Result<(), E
     let at =
         OpenAt { history: support::history(), start: Position::ZERO, time_floor: Timestamp(0), watermark: Lsn::ZERO };
     let clock = Arc::new(ManualClock::new(Timestamp(1)));
-    Log::open(Arc::new(disk.duplicate()), clock, Path::new(DIR), options, &at, LogMode::Append, on_records)
-        .map(|(log, _)| log)
+    Log::open(storage, clock, Path::new(DIR), options, &at, LogMode::Append, on_records).map(|(log, _)| log)
 }
 
 #[test]
@@ -90,4 +97,46 @@ fn what_putting_records_to_use_fails_with_is_the_outcome_while_more_are_on_their
     })
     .unwrap();
     assert_eq!(records, 6000);
+}
+
+#[test]
+fn a_panic_of_a_thread_that_reads_or_checks_is_the_openers_and_never_a_shorter_log_or_a_hang() {
+    const RECORDS: usize = 300;
+    let (disk, _) = closed_log(RECORDS);
+    // How many records were handed over, or the panic; within bounds.
+    let outcome = |storage: &FaultyStorage| {
+        let (send, outcome) = std::sync::mpsc::channel();
+        let storage = storage.clone();
+        std::thread::spawn(move || {
+            let mut records = 0;
+            let on_records = |some: &[Record<'_>]| {
+                records += some.iter().filter(|record| record.header.kind == RecordKind::Commit).count();
+                Ok(())
+            };
+            let opened = catch_unwind(AssertUnwindSafe(|| open_on(Arc::new(storage), on_records).map(drop)));
+            send.send(opened.map(|opened| opened.map(|()| records)))
+        });
+        outcome.recv_timeout(Duration::from_secs(60)).expect("opening does not end")
+    };
+    let calm = FaultyStorage::new(Arc::new(disk.duplicate()));
+    assert!(matches!(outcome(&calm), Ok(Ok(RECORDS))));
+    let (mut panics, mut whole) = (0, 0);
+    for operation in [FaultyOperation::Open, FaultyOperation::Read] {
+        for nth in 0..calm.count(operation) {
+            let storage = FaultyStorage::new(Arc::new(disk.duplicate()));
+            storage.fail(operation, nth, Fault::Panic);
+            match outcome(&storage) {
+                Err(panic) => {
+                    assert_eq!(*panic.downcast::<String>().unwrap(), "a storage was asked to panic");
+                    panics += 1;
+                }
+                // That of the thread that reads ahead: who checks reads for itself then.
+                Ok(opened) => {
+                    assert_eq!(opened.unwrap(), RECORDS, "{operation:?} {nth}");
+                    whole += 1;
+                }
+            }
+        }
+    }
+    assert!(panics > 5 && whole > 0, "{panics} panics, {whole} whole");
 }

@@ -1,4 +1,4 @@
-//! A storage that fails on purpose: the n-th operation of a kind returns an error, moves fewer bytes, or waits.
+//! A storage that fails on purpose: the n-th operation of a kind returns an error, moves fewer bytes, waits, or panics.
 //! It wraps any other storage and counts what passes, so that a test can fail every call of a run once.
 
 use std::fmt;
@@ -63,7 +63,12 @@ pub enum Fault {
     DropAndFailSync(i32),
     /// It is done after a while.
     Delay(Duration),
+    /// The thread that asks for it panics.
+    Panic,
 }
+
+/// With this word.
+const PANIC: &str = "a storage was asked to panic";
 
 #[derive(Default)]
 struct Plan {
@@ -120,6 +125,7 @@ impl FaultyStorage {
                 std::thread::sleep(time);
                 Ok(())
             }
+            Some(Fault::Panic) => panic!("{PANIC}"),
             Some(Fault::Short) | None => Ok(()),
         }
     }
@@ -197,6 +203,7 @@ impl File for FaultyFile {
                 std::thread::sleep(time);
                 self.inner.read_at(buffer, offset)
             }
+            Some(Fault::Panic) => panic!("{PANIC}"),
             None => self.inner.read_at(buffer, offset),
         }
     }
@@ -213,6 +220,7 @@ impl File for FaultyFile {
                 std::thread::sleep(time);
                 self.inner.write_at(bytes, offset)
             }
+            Some(Fault::Panic) => panic!("{PANIC}"),
             None => self.inner.write_at(bytes, offset),
         }
     }
