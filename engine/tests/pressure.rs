@@ -132,6 +132,55 @@ fn a_full_disk_stops_writes_not_reads_and_heals_when_there_is_room() {
 }
 
 #[test]
+fn a_disk_that_does_not_answer_keeps_nobody_longer_than_they_want_and_is_seen() {
+    let disk = MemoryDisk::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let builder = threaded(&disk).storage(Arc::new(storage.clone())).log_buffer_bytes(40_000);
+    let db = builder.open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("before", "1").unwrap();
+    // The next sync is to be the log's, not that of a segment in preparation.
+    let mut syncs = 0;
+    while storage.count(FaultyOperation::Sync) != std::mem::replace(&mut syncs, storage.count(FaultyOperation::Sync)) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    const SILENCE: Duration = Duration::from_millis(1500);
+    storage.fail(FaultyOperation::Sync, 0, Fault::Delay(SILENCE));
+    let began = Instant::now();
+    let commit = |key: &str, level: CommitLevel, patience: u64| {
+        let mut batch = db.batch();
+        batch.put(&keys, key, vec![7; 10_000]).deadline(Instant::now() + Duration::from_millis(patience));
+        batch.commit_with(level)
+    };
+    let unknown = commit("unknown", CommitLevel::Local, 100).unwrap_err();
+    assert!(matches!(unknown, Error::Indeterminate { why: "the deadline passed", .. }), "{unknown}");
+    assert!(db.stats().log.flush_micros_now > 50_000, "health sees it");
+    let mut transaction = db.transaction().unwrap();
+    assert!(transaction.get(&keys, "before").unwrap().is_some(), "reads go on");
+    transaction.put(&keys, "transaction", "1").unwrap();
+    transaction.deadline(Instant::now() + Duration::from_millis(50));
+    let late = transaction.commit().unwrap_err();
+    assert!(matches!(late, Error::Indeterminate { .. }), "{late}");
+    let mut let_in = 0;
+    let refused = loop {
+        match commit(&format!("buffered-{let_in}"), CommitLevel::Buffered, 50) {
+            Ok(_) if let_in < 100 => let_in += 1,
+            outcome => break outcome.unwrap_err(),
+        }
+    };
+    assert!(matches!(&refused, Error::Backpressure(why) if why.reason == "the disk does not answer"), "{refused}");
+    assert!(let_in > 0 && began.elapsed() < SILENCE, "all were answered while the disk was silent");
+    // It answers, and whatever was let in is there, also after reopening.
+    keys.insert("after", "1").unwrap();
+    assert_eq!(db.stats().log.flush_micros_now, 0);
+    let expected = all(&keys);
+    assert_eq!(expected.len(), 4 + let_in);
+    drop(keys);
+    db.close().unwrap();
+    assert_eq!(all(&inline(&disk).open().unwrap().existing_keyspace("k").unwrap()), expected);
+}
+
+#[test]
 fn a_log_larger_than_memory_is_recovered_within_it() {
     let disk = MemoryDisk::new();
     let build = |bytes| inline(&disk).memtable_bytes(bytes).open().unwrap();
