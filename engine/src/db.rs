@@ -11,6 +11,7 @@ use seawall_wal::{ClusterId, Log, LogOwner, Lsn, NodeId, Position, RecordKind, R
 
 use crate::batch::Batch;
 use crate::catalogue::KeyspaceState;
+use crate::closing;
 use crate::control::DamagedSlot;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -42,19 +43,7 @@ impl Handle {
         if self.core.stopping.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.core.gate.close();
-        self.core.flush_bell.ring();
-        self.core.compact_bell.ring();
-        for thread in threads.drain(..) {
-            // A panic there was printed when it happened; what is left to do is done here all the same.
-            let _ = thread.join();
-        }
-        if let Some(error) = self.core.poisoned() {
-            return Err(error);
-        }
-        // No commit that began before can still be between append and apply.
-        let _order = self.core.order.lock();
-        self.core.note_clean_shutdown()
+        closing::close(&self.core, std::mem::take(&mut *threads))
     }
 }
 
@@ -351,6 +340,11 @@ impl Db {
 
     /// Stops taking writes, ends the background work, makes everything durable and says so in the control file. Handles
     /// that are left can still read, and keep the directory locked until they are dropped.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if the log had failed. [`Error::Stalled`] if a write of the log has not been done for as long as
+    /// [`Builder::stall_timeout`], or closing takes ten times as long in all: it goes on when the disk answers, and the
+    /// directory stays locked meanwhile. With [`Background::Inline`] the caller writes for itself, and waits for the disk.
     pub fn close(self) -> Result<()> {
         self.handle.close()
     }

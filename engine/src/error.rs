@@ -257,6 +257,15 @@ pub enum Error {
         /// What does not fit.
         why: String,
     },
+    /// The disk does not answer, so closing was not waited for any longer. It goes on by itself; what was not durable before may
+    /// still become so.
+    #[error("the disk of {} has not answered for {} s, so the database is not closed yet; its directory stays locked until the disk answers or this process ends", path.display(), since.as_secs())]
+    Stalled {
+        /// The data directory.
+        path: PathBuf,
+        /// For how long it was waited.
+        since: Duration,
+    },
     /// The database is being closed.
     #[error("the database is closed")]
     Closed,

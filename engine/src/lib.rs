@@ -21,6 +21,7 @@ mod batch;
 mod bulk_load;
 mod catalogue;
 mod checkpoint;
+mod closing;
 mod codec;
 mod commit;
 mod compaction;

@@ -174,7 +174,8 @@ impl Builder {
         self
     }
 
-    /// How long a commit without a deadline waits for memory before [`crate::Error::Backpressure`]; 30 s if not set.
+    /// How long a commit without a deadline waits for memory before [`crate::Error::Backpressure`], and closing for a write of
+    /// the log before [`crate::Error::Stalled`]; 30 s if not set.
     pub fn stall_timeout(mut self, timeout: Duration) -> Self {
         self.stall_timeout = timeout;
         self

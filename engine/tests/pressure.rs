@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use common::{all, inline, threaded};
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{Background, CommitLevel, Db, Error};
+use seawall_engine::{Background, CommitLevel, Db, Error, Keyspace};
 use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk};
+
+/// For which a disk does not answer.
+const SILENCE: Duration = Duration::from_secs(2);
 
 #[test]
 fn reads_go_on_while_memtables_are_written_out_and_merged() {
@@ -144,7 +147,6 @@ fn a_disk_that_does_not_answer_keeps_nobody_longer_than_they_want_and_is_seen() 
     while storage.count(FaultyOperation::Sync) != std::mem::replace(&mut syncs, storage.count(FaultyOperation::Sync)) {
         thread::sleep(Duration::from_millis(100));
     }
-    const SILENCE: Duration = Duration::from_millis(1500);
     storage.fail(FaultyOperation::Sync, 0, Fault::Delay(SILENCE));
     let began = Instant::now();
     let commit = |key: &str, level: CommitLevel, patience: u64| {
@@ -178,6 +180,66 @@ fn a_disk_that_does_not_answer_keeps_nobody_longer_than_they_want_and_is_seen() 
     drop(keys);
     db.close().unwrap();
     assert_eq!(all(&inline(&disk).open().unwrap().existing_keyspace("k").unwrap()), expected);
+}
+
+/// What closing says, and how long it took, of a database with a commit that is not flushed, on a disk that is silent for a
+/// while when it is asked for `operation`; and what is there once the disk has answered.
+fn close_on_a_silent_disk(operation: FaultyOperation, write: impl Fn(&Db, &Keyspace)) -> (Error, Duration, usize) {
+    let disk = MemoryDisk::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let builder = || threaded(&disk).storage(Arc::new(storage.clone())).memtable_bytes(64 << 10);
+    let db = builder().stall_timeout(Duration::from_millis(100)).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("before", "1").unwrap();
+    let mut count = 0;
+    while storage.count(operation) != std::mem::replace(&mut count, storage.count(operation)) {
+        thread::sleep(Duration::from_millis(100));
+    }
+    (0..2).for_each(|nth| storage.fail(operation, nth, Fault::Delay(SILENCE)));
+    write(&db, &keys);
+    drop(keys);
+    let began = Instant::now();
+    let stalled = db.close().unwrap_err();
+    let took = began.elapsed();
+    assert!(matches!(builder().open(), Err(Error::Locked { .. })), "what is on its way must not meet another opener");
+    let db = loop {
+        match builder().open() {
+            Ok(db) => break db,
+            Err(error) => assert!(matches!(error, Error::Locked { .. }), "{error}"),
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "it is closed once the disk answers");
+        thread::sleep(Duration::from_millis(50));
+    };
+    let there = all(&db.existing_keyspace("k").unwrap()).len();
+    (stalled, took, there)
+}
+
+#[test]
+fn closing_does_not_wait_for_ever_for_a_disk_that_does_not_answer_the_log() {
+    let (stalled, took, there) = close_on_a_silent_disk(FaultyOperation::Sync, |db, keys| {
+        let mut batch = db.batch();
+        batch.put(keys, "buffered", "1");
+        batch.commit_with(CommitLevel::Buffered).unwrap();
+    });
+    assert!(matches!(stalled, Error::Stalled { .. }), "{stalled}");
+    assert!(stalled.to_string().contains("its directory stays locked until the disk answers"), "{stalled}");
+    assert!(took < SILENCE, "{took:?}");
+    assert_eq!(there, 2);
+}
+
+#[test]
+fn closing_does_not_wait_for_ever_for_a_disk_that_does_not_answer_a_table() {
+    let (stalled, took, there) = close_on_a_silent_disk(FaultyOperation::Rename, |db, keys| {
+        for number in 0..20 {
+            keys.insert(format!("{number:02}"), vec![7; 4_000]).unwrap();
+        }
+        while db.stats().memtables_frozen == 0 {
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    assert!(matches!(stalled, Error::Stalled { .. }), "{stalled}");
+    assert!(took < SILENCE, "{took:?}");
+    assert_eq!(there, 21);
 }
 
 #[test]

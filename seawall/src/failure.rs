@@ -195,7 +195,7 @@ impl From<seawall_engine::Error> for Failure {
             E::Backpressure(_) => Kind::Backpressure,
             E::Indeterminate { .. } => Kind::Indeterminate,
             E::DiskFull { .. } => Kind::DiskFull,
-            E::Closed => Kind::Unavailable,
+            E::Closed | E::Stalled { .. } => Kind::Unavailable,
             // A file that must be there and is not is damage.
             E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Kind::VerificationFailed,
             E::Log(seawall_wal::Error::Foreign { .. }) => Kind::VerificationFailed,
