@@ -10,10 +10,10 @@ use tokio::sync::OnceCell;
 use crate::error::{Error, Result};
 use crate::format::chunk::{ChunkAbout, ChunkObject};
 use crate::format::documents::{ClusterDocument, FrontierDocument, TimelineDocument};
-use crate::format::envelope::{CHUNK_HEAD_LEN, Kind, ObjectDamage};
+use crate::format::envelope::{CHUNK_HEAD_LEN, Head, Kind, ObjectDamage};
 use crate::format::keys;
 use crate::repository::{
-    Condition, ConditionalWrites, PutOutcome, Repository, RepositoryError, RepositoryErrorKind, probe,
+    Condition, ConditionalWrites, Fetched, PutOutcome, Repository, RepositoryError, RepositoryErrorKind, probe,
 };
 
 /// A repository that belongs to one cluster.
@@ -139,12 +139,12 @@ impl Archive {
     }
 
     /// What the object under the key of `timeline` and `start` says of itself, and whether it is a fence. The contents
-    /// are neither fetched nor proven.
+    /// are neither fetched nor proven, but an object that is shorter or longer than it says is damaged.
     pub async fn chunk_head(&self, timeline: TimelineId, start: Lsn) -> Result<Option<(ChunkAbout, bool)>> {
         let key = keys::chunk(timeline, start);
         let head = self.repository().get(&key, Some(0..CHUNK_HEAD_LEN as u64), CHUNK_HEAD_LEN as u64).await;
-        let head = match head {
-            Ok(head) => head.bytes,
+        let fetched = match head {
+            Ok(fetched) => fetched,
             Err(error) if error.is_not_found() => return Ok(None),
             // Too short to have a head.
             Err(RepositoryError { kind: RepositoryErrorKind::RangeOutside { .. }, .. }) => {
@@ -152,7 +152,8 @@ impl Archive {
             }
             Err(error) => return Err(error.into()),
         };
-        let parsed = ChunkAbout::parse_head(&head, self.cluster().cluster, timeline, start);
+        let parsed = ChunkAbout::parse_head(&fetched.bytes, self.cluster().cluster, timeline, start);
+        let parsed = parsed.and_then(|parsed| check_size(&fetched).map(|()| parsed));
         parsed.map(Some).map_err(|damage| self.damaged(&key, damage))
     }
 
@@ -190,6 +191,15 @@ impl Archive {
 
     pub(crate) fn damaged(&self, key: &str, damage: ObjectDamage) -> Error {
         Error::Object { repository: self.location().to_owned(), key: key.to_owned(), damage }
+    }
+}
+
+/// Whether an object, of which the head was fetched, has the size its head says, as far as the store told its size.
+fn check_size(head: &Fetched) -> Result<(), ObjectDamage> {
+    let expected = Head::parse(&head.bytes)?.object_len();
+    match head.object_size {
+        Some(found) if found != expected => Err(ObjectDamage::Length { found, expected }),
+        _ => Ok(()),
     }
 }
 

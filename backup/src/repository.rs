@@ -69,6 +69,8 @@ pub struct Fetched {
     pub bytes: Bytes,
     /// The version read; only whole reads have one.
     pub etag: Option<Etag>,
+    /// Size of the whole object in bytes; `None` if the store did not say it with a range.
+    pub object_size: Option<u64>,
 }
 
 /// What `head` tells.

@@ -11,13 +11,14 @@ use crate::error::{Error, Result};
 use crate::files::in_parallel;
 use crate::format::chunk::ChunkAbout;
 use crate::format::documents::{BackupManifest, FileEntry};
-use crate::format::keys::BackupId;
+use crate::format::keys::{self, BackupId};
+use crate::log_index::ChunkList;
 use crate::progress::Progress;
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VerifyDepth {
-    /// Everything is there and the log has no holes.
+    /// Everything is there, the log has no holes, and its chunks have the sizes they say they have.
     Structure,
     /// And every object's contents match its digest.
     Content,
@@ -180,11 +181,11 @@ impl Archive {
             let entry =
                 *history.entries().iter().rev().find(|entry| entry.begin <= from).expect("the first begins at 0");
             let end = history.end_of(entry.id);
-            let list = match self.chunk_list(entry.id, from, end, None).await {
-                Ok(list) => list,
+            let (list, damaged) = match self.chunk_list(entry.id, from, end, None).await {
+                Ok(list) => (list, None),
                 Err(error) => {
-                    check.problems.push(damage(error)?);
-                    break;
+                    let (list, error) = self.list_before(entry.id, from, damage(error)?).await?;
+                    (list, Some(error))
                 }
             };
             let gap = |from| Error::Gap { timeline: entry.id, from };
@@ -197,6 +198,7 @@ impl Archive {
                 (position, last_time) = (chunk.end_position(), chunk.last_time);
             }
             walk.add(&list.chunks, list.fence.is_some());
+            broken = broken.or(damaged);
             if broken.is_none() && end == Lsn::MAX && list.fence.is_none() {
                 match self.lost_beyond(entry.id, history.next_byte(position.lsn)).await {
                     Ok(true) => broken = Some(gap(position.lsn)),
@@ -227,6 +229,19 @@ impl Archive {
             check.restorable_to = Some((position.lsn, last_time));
         }
         Ok(())
+    }
+
+    /// The log from `from` to the chunk that `error` says is damaged, if it is one behind; and the error.
+    async fn list_before(&self, timeline: TimelineId, from: Lsn, error: Error) -> Result<(ChunkList, Error)> {
+        let start = match &error {
+            Error::Object { key, .. } => keys::chunk_start(timeline, key).filter(|start| *start > from),
+            _ => None,
+        };
+        let Some(start) = start else { return Ok((ChunkList::default(), error)) };
+        match self.chunk_list(timeline, from, start, None).await {
+            Ok(list) => Ok((list, error)),
+            Err(earlier) => Ok((ChunkList::default(), damage(earlier)?)),
+        }
     }
 
     async fn check_files(

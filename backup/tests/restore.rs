@@ -13,7 +13,7 @@ use seawall_backup::repository::{Operation, Repository, RepositoryConfig, S3Time
 use seawall_backup::s3_server::{S3Server, ServerFault};
 use seawall_backup::{
     Archive, ArchiveSource, ArchiveTables, BackupOptions, Error, RestoreOptions, RestoreTarget, VerifyDepth,
-    VerifyOptions,
+    VerifyOptions, VerifyReport,
 };
 use seawall_engine::{Db, Role, TableSource};
 use seawall_wal::storage::{MemoryDisk, Storage};
@@ -330,6 +330,36 @@ async fn damage_to_any_object_is_named_or_harmless_and_never_restored() {
     }
     assert_eq!(named.into_iter().collect::<Vec<_>>(), ["cluster", "frontier", "tables", "timelines", "wal"]);
     assert!(harmless > 0, "older backups and their log are not needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_is_a_byte_shorter_or_longer_is_noticed_without_reading_contents() {
+    let store = Store::new().await;
+    lived(&store.archive, 29, 3).await;
+    let structure = VerifyOptions::new(VerifyDepth::Structure);
+    let intact = store.archive.verify(&structure).await.unwrap();
+    assert!(intact.is_sound(), "{intact:?}");
+    let chunks: Vec<String> = store.memory.keys().into_iter().filter(|key| key.starts_with("wal/")).collect();
+    // One that restoring to the end of the archive needs, and behind which there is more.
+    let (victim, last) = (&chunks[chunks.len() - 2], &chunks[chunks.len() - 1]);
+    for longer in [false, true] {
+        for key in [victim, last] {
+            let copy = Arc::new(store.memory.copy());
+            copy.damage(key, |bytes| if longer { bytes.push(0) } else { bytes.truncate(bytes.len() - 1) });
+            let archive = Archive::open(copy as Arc<dyn Repository>).await.unwrap();
+            let report = archive.verify(&structure).await.unwrap();
+            let words = format!("{report:?}");
+            assert!(!report.is_sound() && words.contains(key) && words.contains("Length"), "{key}: {words}");
+            assert_eq!(report.bytes_read, 0);
+            // The log before it can be restored to, and nothing behind it.
+            let restorable = |report: &VerifyReport| report.backups[0].restorable_to.map(|(to, _)| to);
+            assert!(restorable(&report) < restorable(&intact), "{words}");
+            let content = archive.verify(&VerifyOptions::new(VerifyDepth::Content)).await.unwrap();
+            assert_eq!(restorable(&report), restorable(&content), "reading the contents says the same");
+            let failed = restored(&archive, &RestoreTarget::Latest).await.unwrap_err();
+            assert!(matches!(&failed, Error::Object { key: told, .. } if told == key), "{failed:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -218,13 +218,10 @@ impl Envelope {
     /// Proves an object: head, lengths, digest. Whether it is the one its key says is for [`check`](Self::check).
     pub fn decode(object: &Bytes) -> Result<Self, ObjectDamage> {
         let head = Head::parse(object)?;
-        let at = HEAD_LEN + head.kind.about_len();
-        let stored_len = object.len() - at;
-        if stored_len != head.stored_len {
-            let (found, expected) = (object.len() as u64, (at + head.stored_len) as u64);
-            return Err(ObjectDamage::Length { found, expected });
+        if object.len() as u64 != head.object_len() {
+            return Err(ObjectDamage::Length { found: object.len() as u64, expected: head.object_len() });
         }
-        let stored = object.slice(at..);
+        let stored = object.slice(HEAD_LEN + head.kind.about_len()..);
         let plaintext = match head.codec {
             CODEC_NONE => stored,
             _ => decompress(&stored, head.plaintext_len)?,
@@ -245,6 +242,11 @@ impl Envelope {
 }
 
 impl Head {
+    /// Bytes that the whole object has.
+    pub fn object_len(&self) -> u64 {
+        (HEAD_LEN + self.kind.about_len() + self.stored_len) as u64
+    }
+
     /// Proves the head of an object, of which at least head and *about* must be there.
     pub fn parse(object: &[u8]) -> Result<Self, ObjectDamage> {
         if object.len() < HEAD_LEN {

@@ -294,7 +294,7 @@ fn read(path: &Path, range: Option<Range<u64>>, size_max: u64) -> Result<Option<
         return Err(RepositoryErrorKind::Damaged { detail }.into());
     }
     let etag = range.is_none().then(|| etag(&bytes));
-    Ok(Some(Fetched { bytes: bytes.into(), etag }))
+    Ok(Some(Fetched { bytes: bytes.into(), etag, object_size: Some(meta.len()) }))
 }
 
 /// One page of a walk in byte order of whole keys. At most a page of names is held per folder level.

@@ -85,12 +85,12 @@ impl Repository for MemoryRepository {
         let object = object.ok_or_else(|| request.failed(RepositoryErrorKind::NotFound))?;
         let Some(range) = range else {
             check_size(object.len() as u64, size_max).map_err(failed)?;
-            return Ok(Fetched { etag: Some(etag_of(&object)), bytes: object });
+            return Ok(Fetched { etag: Some(etag_of(&object)), object_size: Some(object.len() as u64), bytes: object });
         };
         check_range(&range, object.len() as u64).map_err(failed)?;
         check_size(range.end - range.start, size_max).map_err(failed)?;
         let bytes = object.slice(range.start as usize..range.end as usize);
-        Ok(Fetched { bytes, etag: None })
+        Ok(Fetched { bytes, etag: None, object_size: Some(object.len() as u64) })
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, RepositoryError> {

@@ -110,7 +110,10 @@ impl S3Repository {
         let damaged = |detail: String| request.failed(RepositoryErrorKind::Damaged { detail });
         let announced = answer.content_length.and_then(|size| u64::try_from(size).ok());
         let size = announced.ok_or_else(|| damaged("the answer announces no length".to_owned()))?;
+        let mut object_size = Some(size);
         if let Some(range) = range {
+            // `bytes 0-9/100`, or `bytes 0-9/*`.
+            object_size = answer.content_range().and_then(|found| found.rsplit_once('/')?.1.parse().ok());
             if answer.content_range.is_none() {
                 let detail = "the store ignores ranges; it cannot hold a repository".to_owned();
                 return Err(request.failed(RepositoryErrorKind::Other { detail }));
@@ -126,7 +129,7 @@ impl S3Repository {
             None => answer.e_tag.map(Etag),
             Some(_) => None,
         };
-        Ok(Fetched { bytes, etag })
+        Ok(Fetched { bytes, etag, object_size })
     }
 
     /// Reads a body of exactly `size` bytes; no chunk may take longer than the read timeout.
