@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, Response, body::Incoming};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::TcpStream;
@@ -24,6 +24,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const LINE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Characters of what is not ours in a message.
+const SHOWN_MAX: usize = 200;
 
 /// Asks one node.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Client {
             let answer = timeout(LINE_TIMEOUT, self.send(Method::POST, "/v1/backups", Some(body.into()))).await;
             let answer = answer.map_err(|_| self.unreachable("no answer"))??;
             if !answer.status().is_success() {
-                return Err(self.problem(&collect(answer, self).await?));
+                return Err(self.problem(answer.status(), &collect(answer, self).await?));
             }
             let mut body = answer.into_body();
             let mut pending = Vec::new();
@@ -125,9 +127,9 @@ impl Client {
 
     async fn exchange(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Bytes, Failure> {
         let answer = self.send(method, path, body).await?;
-        let ok = answer.status().is_success();
+        let status = answer.status();
         let bytes = collect(answer, self).await?;
-        if ok { Ok(bytes) } else { Err(self.problem(&bytes)) }
+        if status.is_success() { Ok(bytes) } else { Err(self.problem(status, &bytes)) }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Response<Incoming>, Failure> {
@@ -140,7 +142,10 @@ impl Client {
         // Ends with the exchange: nothing else holds the connection.
         tokio::spawn(connection);
         let mut request = Request::new(Full::new(body.unwrap_or_default()));
-        *request.uri_mut() = path.parse().map_err(|error| Failure::new(Kind::Usage, format!("{path}: {error}")))?;
+        *request.uri_mut() = path.parse().map_err(|error| {
+            let shown: String = path.chars().take(SHOWN_MAX).collect();
+            Failure::new(Kind::Usage, format!("{shown}, {} bytes, is no address of a request: {error}", path.len()))
+        })?;
         let json = method == Method::POST;
         *request.method_mut() = method;
         let host = HeaderValue::from_str(&self.authority);
@@ -159,11 +164,25 @@ impl Client {
         })
     }
 
-    fn problem(&self, bytes: &[u8]) -> Failure {
-        match self.json::<Problem>(bytes) {
-            Ok(problem) => problem.into(),
-            Err(failure) => failure,
+    /// What an answer says that is no success: what the node says, or else what it comes to. Something between may have
+    /// answered in its place.
+    fn problem(&self, status: StatusCode, bytes: &[u8]) -> Failure {
+        if let Ok(problem) = serde_json::from_slice::<Problem>(bytes) {
+            return problem.into();
         }
+        let kind = match status {
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::URI_TOO_LONG | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                Kind::TooLarge
+            }
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Kind::Unreachable,
+            _ => Kind::Failed,
+        };
+        let text = String::from_utf8_lossy(bytes);
+        let text: String = text.lines().next().unwrap_or_default().chars().take(SHOWN_MAX).collect();
+        let said = if text.is_empty() { String::new() } else { format!(": {text}") };
+        Failure::new(kind, format!("http://{} answers {status}{said}", self.authority))
     }
 
     fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
@@ -194,6 +213,27 @@ mod tests {
         for url in ["https://db1", "db1:7700", "http://", "http://db1/v1", "http://db1:x", "http://a@b"] {
             assert_eq!(Client::new(url).unwrap_err().kind, Kind::Usage, "{url}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_the_nodes_is_judged_by_its_status() {
+        let client = Client::new("http://db1").unwrap();
+        for (status, body, kind, message) in [
+            (
+                503,
+                "try later\nmuch later",
+                Kind::Unavailable,
+                "http://db1:80 answers 503 Service Unavailable: try later",
+            ),
+            (431, "", Kind::TooLarge, "http://db1:80 answers 431 Request Header Fields Too Large"),
+            (502, "<html>", Kind::Unreachable, "http://db1:80 answers 502 Bad Gateway: <html>"),
+            (500, "", Kind::Failed, "http://db1:80 answers 500 Internal Server Error"),
+        ] {
+            let failure = client.problem(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert_eq!((failure.kind, failure.message.as_str()), (kind, message));
+        }
+        let long = client.problem(StatusCode::BAD_REQUEST, &[b'x'; 100_000]);
+        assert!(long.message.len() < 300, "{long}");
     }
 
     #[test]

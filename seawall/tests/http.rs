@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use hyper::Method;
+use seawall::client::Client;
 use seawall::config::HttpSection;
 use seawall::failure::{Failure, Kind};
 use seawall::http::api::{
@@ -447,7 +449,14 @@ fn more_clients_than_slots_are_told_to_come_back() {
     std::thread::sleep(Duration::from_millis(200));
     let answer = server.get("/healthz");
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.text(), "too many connections; try again in a while\n");
+    assert!(answer.head.contains("application/problem+json") && answer.head.contains("retry-after: 1"), "{answer:?}");
+    assert_eq!(answer.json()["detail"], "too many connections; try again in a while");
+    // The command's client understands it, whatever it asks for.
+    let client = Client::new(&format!("http://{}", server.address)).unwrap();
+    let refused = client.get::<serde_json::Value>("/v1/stats").unwrap_err();
+    assert_eq!((refused.kind, refused.retry_after_seconds), (Kind::Unavailable, Some(1.0)), "{refused}");
+    let put = client.bytes(Method::PUT, "/v1/kv/k/a", Some(vec![7; 60_000].into()), Duration::from_secs(10));
+    assert_eq!(put.unwrap_err().kind, Kind::Unavailable);
     drop(held);
     let started = Instant::now();
     while server.get("/healthz").status != 200 {

@@ -122,6 +122,16 @@ fn what_goes_in_over_http_comes_out_of_directory_archive_and_restore() {
     assert_eq!((&imported["records"], &imported["bytes"]), (&exported["records"], &exported["bytes"]));
     let page = json(&["scan", "--keyspace", "src", "--prefix", "http/", "--keys-only", "--limit", "2", "--url", url]);
     assert_eq!((page["entries"].as_array().unwrap().len(), &page["more"]), (2, &true.into()));
+    // The longest key, which fits no address, goes in and out all the same.
+    let long = "k".repeat(65_535);
+    ok(&["put", &long, "v", "--keyspace", "long", "--url", url]);
+    let (code, error) = fails(&["get", &long, "--keyspace", "long", "--url", url]);
+    assert_eq!((code, &error["kind"]), (1, &"too_large".into()));
+    assert!(error.to_string().len() < 400, "{error}");
+    let page = json(&["scan", "--keyspace", "long", "--url", url]);
+    assert_eq!(page["entries"][0]["key"].as_str().unwrap().len(), long.len());
+    ok(&["delete", &long, "--keyspace", "long", "--url", url]);
+    assert_eq!(json(&["scan", "--keyspace", "long", "--url", url])["entries"], serde_json::json!([]));
     let status = json(&["status", "--url", url]);
     assert_eq!((&status["status"]["name"], &status["status"]["state"]), (&"alone".into(), &"running".into()));
 

@@ -13,6 +13,9 @@ use crate::entry::{Encoding, percent_encode};
 use crate::failure::{Failure, Kind};
 use crate::kv::{DEFAULT_KEYSPACE, Ttl};
 
+/// Bytes of a path that a node takes, with room for what else is in a request's head. The longest key has twice as many.
+const PATH_BYTES_MAX: usize = 32 << 10;
+
 /// Which data.
 #[derive(Args, Debug)]
 pub(super) struct Place {
@@ -61,9 +64,9 @@ impl Place {
         format!("/v1/kv/{}", percent_encode(self.keyspace.as_bytes()))
     }
 
-    /// Of a key in it.
-    pub(super) fn key_path(&self, key: &[u8]) -> String {
-        format!("{}/{}", self.path(), percent_encode(key))
+    /// Of a key in it; none if the key is too long for the address of a request.
+    pub(super) fn key_path(&self, key: &[u8]) -> Option<String> {
+        Some(format!("{}/{}", self.path(), percent_encode(key))).filter(|path| path.len() <= PATH_BYTES_MAX)
     }
 }
 

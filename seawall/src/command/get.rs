@@ -30,7 +30,14 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
             db.close()?;
             value.ok_or_else(|| Failure::new(Kind::NotFound, "there is no such key"))?
         }
-        Data::Node(node) => node.bytes(Method::GET, &arguments.place.key_path(&key), None, Duration::from_secs(60))?,
+        Data::Node(node) => {
+            let path = arguments.place.key_path(&key).ok_or_else(|| {
+                let message = format!("the key has {} bytes, too many for the address of a request", key.len());
+                let hint = "find it in what `seawall export` writes, or stop the node and name its directory";
+                Failure::new(Kind::TooLarge, message).hint(hint)
+            })?;
+            node.bytes(Method::GET, &path, None, Duration::from_secs(60))?
+        }
     };
     match context.output {
         Output::Json => context.output.document(&Entry::new(&key, &value), |_| Ok(())),

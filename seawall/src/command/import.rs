@@ -5,15 +5,13 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use hyper::Method;
 use seawall_engine::{Batch, CommitLevel, CommitTicket, Db, Keyspace};
 use seawall_wal::format::payload_len_max;
 use serde::Serialize;
 
-use super::Context;
 use super::data::{Data, Place, WriteLevel};
+use super::{Context, put};
 use crate::client::Client;
 use crate::entry::Entry;
 use crate::failure::{Failure, Kind};
@@ -217,10 +215,7 @@ impl<'a> Sink<'a> {
     /// For what is large.
     fn put_alone(&mut self, record: Record) -> Result<(), Failure> {
         let Self::Node { node, place, query, confirmed, .. } = self else { return self.put(record) };
-        let path = format!("{}{query}", place.key_path(&record.key));
-        let value = Some(Bytes::from(record.value));
-        let answer = node.bytes(Method::PUT, &path, value, Duration::from_secs(60))?;
-        let written: Written = serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?;
+        let written = put::send(node, place, query, &record.key, Some(record.value.into()))?;
         confirmed.records += 1;
         confirmed.lsn = Some(written.lsn);
         Ok(())

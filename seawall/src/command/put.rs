@@ -10,9 +10,14 @@ use hyper::Method;
 
 use super::Context;
 use super::data::{Data, Place, WriteLevel, Written};
+use crate::client::Client;
+use crate::entry::Entry;
 use crate::failure::{Failure, Kind};
+use crate::http::api::BatchRequest;
 use crate::kv::{self, Operations, Ttl, WriteOptions};
 
+/// For a node's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// No batch is larger.
 const VALUE_BYTES_MAX: u64 = 16 << 20;
 
@@ -67,13 +72,28 @@ pub(super) fn write(
             let [(key, value)] = &operations[..] else {
                 return Err(Failure::new(Kind::Failed, "one operation at a time"));
             };
-            let method = if value.is_some() { Method::PUT } else { Method::DELETE };
-            let path = format!("{}{}", place.key_path(key), level.query(ttl));
-            let answer = node.bytes(method, &path, value.clone(), Duration::from_secs(60))?;
-            serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))?
+            send(&node, place, &level.query(ttl), key, value.clone())?
         }
     };
     context.output.document(&written, |out| writeln!(out, "{}", written.lsn))
+}
+
+/// Has a node put a value under a key, or remove the key: as it is, or in a batch if the key is too long for an address.
+pub(super) fn send(
+    node: &Client,
+    place: &Place,
+    query: &str,
+    key: &[u8],
+    value: Option<Bytes>,
+) -> Result<kv::Written, Failure> {
+    let Some(path) = place.key_path(key) else {
+        let entry = value.map_or_else(|| Entry::of_key(key), |value| Entry::new(key, &value));
+        let batch = BatchRequest { operations: vec![entry] };
+        return node.post(&format!("{}{query}", place.path()), &batch, ANSWER_TIMEOUT);
+    };
+    let method = if value.is_some() { Method::PUT } else { Method::DELETE };
+    let answer = node.bytes(method, &format!("{path}{query}"), value, ANSWER_TIMEOUT)?;
+    serde_json::from_slice(&answer).map_err(|error| Failure::new(Kind::Failed, error))
 }
 
 fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {

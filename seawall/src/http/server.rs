@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::HttpNode;
+use super::api::Problem;
 use super::body::{self, Answer};
 use super::guard::Guard;
 use super::patience::Patient;
@@ -36,6 +37,8 @@ const BODIES_MAX: usize = 8;
 /// For telling a client that there is no room.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// So much of its head is waited for before.
+const REFUSED_HEAD_BYTES_MAX: usize = 8 << 10;
 /// Clients told so at a time; others are just cut off.
 const REFUSALS_MAX: usize = 32;
 
@@ -170,16 +173,27 @@ async fn accept(
     }
 }
 
-/// There is no slot for this client; it is told so in as few bytes as will do, and given a moment to read them.
+/// There is no slot for this client; it is told so, and given a moment to read it.
 async fn refuse(mut stream: TcpStream) {
-    let text = "too many connections; try again in a while\n";
-    let head =
-        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: text/plain\r\nconnection: close\r\n";
-    let answer = format!("{head}content-length: {}\r\n\r\n{text}", text.len());
+    // Before its request is there an answer would not be one to it.
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") && head.len() < REFUSED_HEAD_BYTES_MAX {
+        match stream.read(&mut piece).await {
+            Ok(count) if count > 0 => head.extend_from_slice(&piece[..count]),
+            _ => return,
+        }
+    }
+    drop(head);
+    let mut failure = Failure::new(Kind::Unavailable, "too many connections; try again in a while");
+    failure.retry_after_seconds = Some(1.0);
+    let body = serde_json::to_string(&Problem::from(&failure)).unwrap_or_default();
+    let head = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\ncontent-type: application/problem+json\r\n\
+                connection: close\r\n";
+    let answer = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     if stream.write_all(answer.as_bytes()).await.is_ok() && stream.shutdown().await.is_ok() {
         // Closing with bytes unread would reset the connection under the answer.
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await.is_ok_and(|count| count > 0) {}
+        while stream.read(&mut piece).await.is_ok_and(|count| count > 0) {}
     }
 }
 
