@@ -242,6 +242,56 @@ fn inspect_tells_damage_from_the_end_of_the_log() {
 }
 
 #[test]
+fn inspect_finds_damage_that_only_later_records_tell_of() {
+    let cli = Cli::made();
+    let data = cli.path("data");
+    let db = Db::open(&data).unwrap();
+    let keyspace = db.keyspace("k").unwrap();
+    for number in 0..5 {
+        keyspace.insert(number.to_string(), "v").unwrap();
+    }
+    // As it is where power is lost now: the control file has not heard of these records.
+    let crashed = cli.path("crashed");
+    std::fs::create_dir_all(crashed.join("wal")).unwrap();
+    for folder in ["", "wal"] {
+        for entry in std::fs::read_dir(data.join(folder)).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), crashed.join(folder).join(entry.file_name())).unwrap();
+            }
+        }
+    }
+    drop((keyspace, db));
+    let inspect = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
+        let output = command.args(["inspect", "--json", "--config", "/dev/null", "--data-dir"]).arg(&crashed).output();
+        let ran = Ran::from(output.unwrap());
+        let inspected: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        let then = inspected["segments"][0]["then"].as_str().unwrap().to_owned();
+        (ran.code, then, inspected)
+    };
+    let (code, then, inspected) = inspect();
+    assert_eq!((code, then.as_str()), (0, "end of the log"));
+    let end = inspected["segments"][0]["end"].as_str().unwrap();
+    let last: u64 = u64::from_str_radix(end.trim_start_matches("0/"), 16).unwrap();
+    let watermark = inspected["control"]["watermark"].as_str().unwrap();
+    assert!(u64::from_str_radix(watermark.trim_start_matches("0/"), 16).unwrap() <= 512, "{watermark}");
+    let segment = crashed.join("wal").join(inspected["segments"][0]["file"].as_str().unwrap());
+    let whole = std::fs::read(&segment).unwrap();
+    let flipped = |place: u64| {
+        let mut bytes = whole.clone();
+        bytes[place as usize] ^= 1;
+        std::fs::write(&segment, &bytes).unwrap();
+        inspect()
+    };
+    let (code, then, _) = flipped(512 + 8);
+    assert_eq!(code, 12, "{then}");
+    assert!(then.starts_with("damage: the log was flushed to"), "{then}");
+    // The last record may as well not have been flushed: nothing behind it says so.
+    let (code, then, _) = flipped(last - 1);
+    assert_eq!(code, 0, "{then}");
+}
+
+#[test]
 fn settings_are_shown_with_their_origin_and_defaults_are_a_settings_file() {
     let cli = Cli::new();
     let defaults = cli.path("defaults.toml");

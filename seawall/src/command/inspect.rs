@@ -9,7 +9,7 @@ use seawall_engine::control::ControlFile;
 use seawall_engine::manifest::Manifest;
 use seawall_engine::{Control, Role};
 use seawall_wal::format::{
-    NotARecord, Record, RecordKind, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
+    NotARecord, RECORD_ALIGNMENT, Record, RecordKind, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
 };
 use seawall_wal::storage::{Access, Disk, Storage, read_exact_at};
 use seawall_wal::{Lsn, SegmentId, SegmentSize, TimelineHistory};
@@ -78,6 +78,9 @@ struct SegmentShown {
     end: String,
     #[serde(skip)]
     until: Lsn,
+    /// Up to where what this node wrote into it says that the log had been flushed.
+    #[serde(skip)]
+    flushed: Lsn,
     records: u64,
     first_time: Option<String>,
     last_time: Option<String>,
@@ -220,20 +223,26 @@ fn segments(
     let mut ids: Vec<SegmentId> = names.iter().filter_map(|name| SegmentId::from_file_name(name)).collect();
     ids.sort_unstable();
     let mut shown = Vec::with_capacity(ids.len());
-    for id in ids {
-        let mut segment = segment(storage, &folder.join(id.file_name()), id, control, records)?;
-        segment.judge(id, control);
-        shown.push(segment);
+    for id in ids.iter().copied() {
+        shown.push(segment(storage, &folder.join(id.file_name()), id, control, records)?);
+    }
+    // What stands in a segment speaks for those before it, too, if it is one of this node's history.
+    let mut flushed = control.watermark;
+    for (id, segment) in ids.iter().zip(&mut shown).rev() {
+        if control.history.of_segment(id.number, control.segment_size).id == id.timeline {
+            flushed = flushed.max(segment.flushed);
+        }
+        segment.judge(*id, control, flushed);
     }
     Ok(shown)
 }
 
 impl SegmentShown {
-    /// Calls the end of the whole records damage where records must have followed: before the watermark, up to which the
-    /// log was flushed, or on an older timeline before the next one's fork.
-    fn judge(&mut self, id: SegmentId, control: &Control) {
+    /// Calls the end of the whole records damage where records must have followed: before what had been flushed, or on an
+    /// older timeline before the next one's fork.
+    fn judge(&mut self, id: SegmentId, control: &Control, flushed: Lsn) {
         let (size, fork) = (control.segment_size, control.history.end_of(id.timeline));
-        let needed = control.watermark.min(fork).min(size.end_of(id.number));
+        let needed = flushed.min(fork).min(size.end_of(id.number));
         if self.until < needed && !self.then.starts_with(DAMAGE) && !self.then.starts_with("foreign") {
             self.then = format!("{DAMAGE}the log was flushed to {needed} at least; here is {}", self.then);
         }
@@ -255,6 +264,7 @@ fn segment(
         begin: begin.to_string(),
         end: begin.to_string(),
         until: begin,
+        flushed: Lsn::ZERO,
         records: 0,
         first_time: None,
         last_time: None,
@@ -275,7 +285,13 @@ fn segment(
                 Some(why) => why,
                 None => {
                     let map = file.map().map_err(|error| failed("map", path, &error))?;
-                    walk(&map, &header, size, &mut shown, records)
+                    let then = walk(&map, &header, size, &mut shown, records);
+                    if header.writer == control.node {
+                        // A header is written once everything before its segment was flushed.
+                        let stamped = stamped(&map, &header, size, shown.until);
+                        shown.flushed = stamped.max(header.previous.lsn);
+                    }
+                    then
                 }
             },
         }
@@ -331,6 +347,24 @@ fn walk(
     shown.end = at.to_string();
     shown.until = at;
     then
+}
+
+/// The greatest flush stamp among whole records at `from` or anywhere behind it in a segment.
+fn stamped(bytes: &[u8], header: &SegmentHeader, size: SegmentSize, from: Lsn) -> Lsn {
+    let (start, end) = (size.start_of(header.segment), size.end_of(header.segment));
+    let mut stamped = Lsn::ZERO;
+    let mut at = from;
+    while at < end {
+        let rest = bytes.get(at.distance_from(start) as usize..).unwrap_or_default();
+        match Record::parse(rest, at, header.salt, size) {
+            Ok(record) => {
+                stamped = stamped.max(record.header.flush_stamp);
+                at = record.lsn;
+            }
+            Err(_) => at = at.advance(RECORD_ALIGNMENT as u64),
+        }
+    }
+    stamped
 }
 
 fn failed(operation: &str, path: &Path, error: &io::Error) -> Failure {
