@@ -187,9 +187,10 @@ fn complete(levels: &Metas<'_>, from: usize, mut chosen: Vec<usize>) -> Pick {
     let (min, max) = range(chosen.iter().map(|index| levels[from][*index]));
     let below = if planted(Mutant::PickIgnoresTheNextLevel) { Vec::new() } else { overlapping(to, min, max) };
     let all = below.iter().map(|index| levels[to][*index]).chain(chosen.iter().map(|index| levels[from][*index]));
+    let last = all.clone().map(end).max();
     let (min, max) = range(all);
     if from > 0 {
-        let within = |meta: &TableMeta| min <= meta.min_key.as_slice() && meta.max_key.as_slice() <= max;
+        let within = |meta: &TableMeta| min <= meta.min_key.as_slice() && Some(end(meta)) <= last;
         chosen = (0..levels[from].len()).filter(|index| within(levels[from][*index])).collect();
     }
     let bottom = (to + 1..levels.len()).all(|level| overlapping(level, min, max).is_empty());
@@ -220,6 +221,12 @@ fn range<'a>(metas: impl Iterator<Item = &'a TableMeta> + Clone) -> (&'a [u8], &
     let min = metas.clone().map(|meta| meta.min_key.as_slice()).min().expect("a pick has inputs");
     let max = metas.map(|meta| meta.max_key.as_slice()).max().expect("a pick has inputs");
     (min, max)
+}
+
+/// Where a table ends, in the order of ends: a key that it has is behind the same key as one before which it ends. There,
+/// the next table may begin.
+fn end(meta: &TableMeta) -> (&[u8], bool) {
+    (&meta.max_key, !meta.max_key_excluded)
 }
 
 /// Where to cut a merge by keys so that at most `parts` of at least `least_bytes` come out: keys with which parts begin.
