@@ -73,6 +73,8 @@ pub struct Registry {
     pub(super) config: RegistryConfig,
     wall: Arc<dyn Clock>,
     file: Option<SlotFile>,
+    /// Held while the file is written, so that what is older never replaces what is newer. Taken before `inner`.
+    saving: Mutex<()>,
     pub(super) inner: Mutex<Inner>,
     /// How far the archive is.
     pub(super) archived: LsnWatch,
@@ -155,11 +157,13 @@ impl Registry {
         };
         let (inner, archived) = (Mutex::new(inner), LsnWatch::new(Lsn::ZERO));
         let (superseded, confirmed) = (watch::Sender::new(None), Mutex::default());
-        Ok(Arc::new(Self { owner, config, wall, file, inner, archived, superseded, confirmed }))
+        let saving = Mutex::default();
+        Ok(Arc::new(Self { owner, config, wall, file, saving, inner, archived, superseded, confirmed }))
     }
 
     /// A standby introduced itself and may be fed; its log ends at `position`. A connection of the same node that is
-    /// still open is replaced by this one.
+    /// still open is replaced by this one. A slot that is new, or begins earlier than before, is made durable: from now on
+    /// the standby counts on it, whatever becomes of this process. Blocks.
     pub fn join(
         &self,
         name: &StandbyName,
@@ -177,6 +181,7 @@ impl Registry {
         {
             return Err(Refusal::NameTaken);
         }
+        let promised = inner.slots.get(name).is_some_and(|slot| slot.restart <= position);
         if !inner.slots.ensure(name, position, flush, wall) {
             return Err(Refusal::NoRoom);
         }
@@ -205,6 +210,10 @@ impl Registry {
         }
         inner.wake_first();
         drop(guard);
+        if !promised && let Err(error) = self.save_slots() {
+            // It is tried again every second, and the standby can be fed meanwhile.
+            tracing::warn!(%error, standby = %name, "the slot of a standby could not be saved yet");
+        }
         tracing::info!(standby = %name, address, %position, "a standby joined");
         Ok(id)
     }
@@ -340,13 +349,19 @@ impl Registry {
         }
         inner.clock.forget_before(oldest);
         inner.wake_first();
-        let slots = inner.slots_moved.then(|| inner.slots.clone());
-        inner.slots_moved = false;
         drop(guard);
-        match (&self.file, slots) {
-            (Some(file), Some(slots)) => file.save(&slots).inspect_err(|_| self.inner.lock().slots_moved = true),
-            _ => Ok(()),
-        }
+        self.save_slots()
+    }
+
+    /// Makes slots durable that moved since they were.
+    fn save_slots(&self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let _turn = self.saving.lock();
+        let moved = {
+            let mut inner = self.inner.lock();
+            std::mem::take(&mut inner.slots_moved).then(|| inner.slots.clone())
+        };
+        moved.map_or(Ok(()), |slots| file.save(&slots)).inspect_err(|_| self.inner.lock().slots_moved = true)
     }
 
     /// Forgets a standby and its slot. False if there is none of this name, or if it is connected or required.

@@ -147,6 +147,28 @@ async fn under_load_the_ceiling_is_never_passed_while_a_standby_comes_and_goes()
     assert_same(&standby, &primary.db, primary.db.sync().unwrap()).await;
 }
 
+/// A primary that is killed again and again within its first second kept no slot, and recycled what its standby needed.
+#[test]
+fn a_slot_is_durable_before_the_standby_counts_on_it() {
+    use seawall_replication::driver::{Registry, SlotFile};
+    use seawall_wal::storage::Disk;
+    use seawall_wal::{Lsn, NodeId, SystemClock};
+    let folder = tempfile::tempdir().unwrap();
+    let db = Db::builder(folder.path()).segment_size(super::node::SIZE).open().unwrap();
+    let file = || SlotFile::in_folder(Arc::new(Disk::posix()), folder.path());
+    let (name, node) = ("s".parse().unwrap(), NodeId::random());
+    let end = super::node::put(&db, 0, 100);
+    let earlier = Lsn::new(end.offset() / 2);
+    // Nothing but the standby's coming happens to each of them. The last one finds the standby with less than it had.
+    for (position, kept) in [(end, end), (end, end), (earlier, earlier)] {
+        let registry = Registry::open(limited(&[]), Arc::new(db.clone()), Arc::new(SystemClock), Some(file())).unwrap();
+        registry.join(&name, node, "127.0.0.1:1", position).unwrap();
+        let saved = file().load().unwrap();
+        assert_eq!(saved.get(&name).map(|slot| slot.restart), Some(kept));
+        assert_eq!(registry.holders(None)[0].from, kept);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_outlives_the_process_and_a_required_standby_still_counts_from_it() {
     use seawall_replication::driver::{Registry, SlotFile};
