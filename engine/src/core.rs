@@ -315,7 +315,8 @@ impl Core {
         Ok(hooks.admission.clone())
     }
 
-    fn fail(&self, error: &Error) -> Error {
+    /// Stops taking writes until reopened.
+    pub(crate) fn fail(&self, error: &dyn std::fmt::Display) -> Error {
         let cause: Arc<str> = error.to_string().into();
         tracing::error!(%cause, "the database stops taking writes");
         Error::Poisoned { cause: Arc::clone(self.failed.get_or_init(|| cause)) }

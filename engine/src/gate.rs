@@ -138,6 +138,9 @@ impl Gate {
             if state.is_disk_full() {
                 break Err(Error::DiskFull { path: self.path.clone() });
             }
+            if let Some(error) = state.gone() {
+                break Err(error);
+            }
             let Some(reason) = self.full() else { break Ok(()) };
             since.get_or_insert_with(Instant::now);
             if self.changed.wait_until(&mut state, deadline).timed_out() {
@@ -194,12 +197,13 @@ impl Gate {
 
     /// After every change of the state.
     fn announce(&self, state: &State) {
-        let free = !state.closed && !state.is_disk_full() && self.full().is_none();
+        let free = !state.closed && !state.is_disk_full() && state.gone().is_none() && self.full().is_none();
         self.free.store(free, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// How a worker's last attempt went. A full disk refuses writes until the attempt succeeds.
+    /// How a worker's last attempt went. A full disk refuses writes until the attempt succeeds, and a worker that is gone for good
+    /// refuses them.
     pub(crate) fn set_outcome(&self, worker: Worker, outcome: Result<(), Error>) {
         let mut state = self.state.lock();
         let before = state.is_disk_full();
@@ -236,6 +240,11 @@ impl Gate {
 }
 
 impl State {
+    /// Why a worker will not come back, if one will not: there is nobody to wait for.
+    fn gone(&self) -> Option<Error> {
+        self.failures.iter().flatten().find(|failure| matches!(failure, Error::Poisoned { .. })).cloned()
+    }
+
     fn is_disk_full(&self) -> bool {
         self.failures.iter().any(|failure| matches!(failure, Some(Error::DiskFull { .. })))
     }

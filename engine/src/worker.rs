@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use seawall_wal::caught;
 
 use crate::core::Core;
 use crate::error::{Error, Result, at};
@@ -43,7 +44,7 @@ pub(crate) fn spawn(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
     let core_path = core.path.clone();
     let start = |name: &str, worker| {
         let core = Arc::clone(core);
-        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&core, worker));
+        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || watched(&core, worker));
         started.map_err(at("start a thread for", &core_path))
     };
     Ok(vec![start("seawall-tables", Worker::Flusher)?, start("seawall-merge", Worker::Compactor)?])
@@ -56,6 +57,18 @@ fn warn_of_stall(core: &Core) {
     let underway = Duration::from_micros(core.log.stats().flush_micros_now);
     if underway > STALL {
         tracing::warn!(path = %core.path.display(), ?underway, "the disk does not answer a write of the log; commits wait for it");
+    }
+}
+
+/// A thread that panics does not come back, and what only it does is not done any more: whoever would wait for it is told.
+fn watched(core: &Core, worker: Worker) {
+    let work = match worker {
+        Worker::Flusher => "writes memtables out",
+        Worker::Compactor => "merges tables",
+    };
+    if let Err(error) = caught(work, || run(core, worker)) {
+        let error = core.fail(&error);
+        core.gate.set_outcome(worker, Err(error));
     }
 }
 

@@ -304,6 +304,61 @@ fn a_failed_sync_of_the_log_is_final_until_reopened() {
     assert_eq!(db.existing_keyspace("k").unwrap().get("a").unwrap().unwrap(), "1");
 }
 
+/// Commits while the nth call of the disk panics, in whatever thread. Says which work ended so, as far as writers were told.
+fn commit_while_a_thread_panics(operation: FaultyOperation, nth: u64) -> Option<String> {
+    let disk = MemoryDisk::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let db = threaded(&disk)
+        .storage(Arc::new(storage.clone()))
+        .memtable_bytes(8 << 10)
+        .stall_timeout(Duration::from_secs(60))
+        .open()
+        .unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("first", "1").unwrap();
+    storage.fail(operation, nth, Fault::Panic);
+    let started = Instant::now();
+    let mut acknowledged = 0_u32;
+    let refused = loop {
+        match keys.insert(format!("{acknowledged:04}"), vec![0; 4_000]) {
+            Ok(_) if acknowledged < 400 => acknowledged += 1,
+            outcome => break outcome.err(),
+        }
+    };
+    assert!(started.elapsed() < Duration::from_secs(30), "{operation:?} {nth}: {:?}", started.elapsed());
+    assert_eq!(keys.get("first").unwrap().unwrap(), "1", "reads go on");
+    let why = db.poisoned().map(|error| error.to_string());
+    // Who waits for the commit that the panic struck is told that its fate is unknown; all later ones are refused.
+    match &refused {
+        Some(Error::Poisoned { .. } | Error::Indeterminate { .. }) => assert!(why.is_some()),
+        other => assert!(other.is_none() && why.is_none(), "{operation:?} {nth}: {other:?}, {why:?}"),
+    }
+    drop(keys);
+    assert_eq!(db.close().is_err(), why.is_some());
+    let db = inline(&disk).open().unwrap();
+    let keys = db.existing_keyspace("k").unwrap();
+    for number in 0..acknowledged {
+        assert!(keys.get(format!("{number:04}")).unwrap().is_some(), "{operation:?} {nth}: {number} of {acknowledged}");
+    }
+    why
+}
+
+#[test]
+fn a_thread_that_panics_is_not_waited_for_and_nothing_acknowledged_is_lost() {
+    let mut told = String::new();
+    for operation in [FaultyOperation::Rename, FaultyOperation::Sync, FaultyOperation::Create] {
+        for nth in 0..8 {
+            told += &commit_while_a_thread_panics(operation, nth).unwrap_or_default();
+        }
+    }
+    for work in ["writes memtables out", "prepares the log's segments", "flushes the log"] {
+        assert!(
+            told.contains(&format!("what {work} met something that cannot be (a storage was asked to panic)")),
+            "{told}"
+        );
+    }
+}
+
 #[test]
 fn the_watermark_follows_the_log_while_it_runs() {
     let disk = MemoryDisk::new();

@@ -88,6 +88,14 @@ pub enum Error {
         /// The first error.
         cause: Arc<str>,
     },
+    /// A thread that others wait for panicked: a defect of this program.
+    #[error("what {work} met something that cannot be ({said}); this is a defect: report it with this message")]
+    Panicked {
+        /// What the thread does.
+        work: &'static str,
+        /// What it said.
+        said: Arc<str>,
+    },
     /// The log is being closed.
     #[error("the log is closed")]
     Closed,

@@ -15,6 +15,7 @@ use crate::format::RECORD_HEADER_SIZE;
 use crate::log::{Active, Shared, Tail};
 use crate::lsn::Lsn;
 use crate::mutant::{Mutant, planted};
+use crate::panic::caught;
 use crate::probe::AFTER_FLUSHES;
 use crate::schedule::ask_for_short_turns;
 use crate::storage::{AlignedBuffer, BLOCK_SIZE, DurableWrite, File, write_all_at};
@@ -344,7 +345,7 @@ impl Shared {
             && let Some(mut piece) = tail.gathered.take()
         {
             drop(tail);
-            let flushed = self.flush_piece(&mut piece);
+            let flushed = caught("flushes the log", || self.flush_piece(&mut piece)).flatten();
             tail = self.tail.lock();
             match flushed {
                 Ok(()) => tail.gathered.give_back(piece),
@@ -404,7 +405,7 @@ impl Shared {
     pub(crate) fn poison(&self, tail: &mut Tail, error: &Error) -> Error {
         self.counters.flush_began.store(0, Ordering::Relaxed);
         let flushed = self.flushed.value();
-        tracing::error!(%error, %flushed, "the log stops: a write or sync failed");
+        tracing::error!(%error, %flushed, "the log stops");
         let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };
         tail.poisoned.get_or_insert(poisoned.clone());
         self.flushed.stop(poisoned.clone());

@@ -14,6 +14,7 @@ mod log;
 mod lsn;
 pub mod mutant;
 mod open;
+mod panic;
 mod probe;
 mod reader;
 mod receive;
@@ -36,6 +37,7 @@ pub use identity::{ClusterId, NodeId, ParseIdentityError, TimelineId, TimelineNo
 pub use log::{Log, LogMode, LogOptions, LogOwner, LogStats, Threads};
 pub use lsn::{Lsn, ParseLsnError, SegmentNumber, SegmentSize};
 pub use open::OpenAt;
+pub use panic::caught;
 pub use reader::LogReader;
 pub use recovery::Recovery;
 pub use schedule::{ask_for_short_turns, give_way};

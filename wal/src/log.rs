@@ -21,6 +21,7 @@ use crate::format::{
 };
 use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::panic::caught;
 use crate::recent::Recent;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
@@ -241,7 +242,7 @@ impl Log {
         if options.threads == Threads::Background {
             shared.preparer.want(shared.segment_after(opened.end.lsn));
             let preparing = shared.clone();
-            threads.push(spawn("seawall-prepare", move || preparing.preparer.run(|way| *preparing.way.write() = way))?);
+            threads.push(spawn("seawall-prepare", move || run_preparer(&preparing))?);
             let flushing = shared.clone();
             threads.push(spawn("seawall-flush", move || run_flusher(&flushing))?);
         }
@@ -664,6 +665,15 @@ impl Shared {
 
     pub(crate) fn path_of(&self, id: SegmentId) -> PathBuf {
         self.dir.join(id.file_name())
+    }
+}
+
+/// The body of the preparer thread. Without it the log could not go on beyond its segment, so it does not outlive it.
+fn run_preparer(shared: &Shared) {
+    let run = || shared.preparer.run(|way| *shared.way.write() = way);
+    if let Err(error) = caught("prepares the log's segments", run) {
+        let poisoned = shared.poison(&mut shared.tail.lock(), &error);
+        shared.preparer.fail(poisoned);
     }
 }
 

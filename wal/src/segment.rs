@@ -240,6 +240,13 @@ impl Preparer {
         way.inspect_err(|error| tracing::debug!(%error, "the ways to write the log could not be compared")).ok()
     }
 
+    /// Tells whoever waits that there will be no more segments.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut state = self.state.lock();
+        (state.failure, state.closed) = (Some(error), true);
+        self.changed.notify_all();
+    }
+
     /// Ends the thread.
     pub(crate) fn close(&self) {
         self.state.lock().closed = true;
