@@ -120,7 +120,7 @@ impl Archive {
         options: &BackupOptions,
         report: &mut BackupReport,
     ) -> Result<()> {
-        let tables = checkpoint.tables();
+        let tables = checkpoint.files();
         let mut progress =
             BackupProgress { files: tables.len() + 1, bytes: report.manifest.bytes(), ..BackupProgress::default() };
         let mut count = |file: FileEntry, upload: FileUpload| {
@@ -137,7 +137,7 @@ impl Archive {
                 tell(&progress);
             }
         };
-        let upload = |table: seawall_engine::TableFile| {
+        let upload = |table: seawall_engine::StateFile| {
             // The checkpoint keeps the file where it is.
             let (archive, held) = (self.clone(), checkpoint.clone());
             async move {
@@ -229,7 +229,7 @@ impl Archive {
     }
 }
 
-fn entry(table: &seawall_engine::TableFile) -> FileEntry {
+fn entry(table: &seawall_engine::StateFile) -> FileEntry {
     FileEntry { hash: blake3::Hash::from_bytes(*table.hash.as_bytes()), size: table.size }
 }
 
@@ -240,7 +240,7 @@ fn describe(
     options: &BackupOptions,
     digest: Option<String>,
 ) -> Result<BackupManifest> {
-    let tables: Vec<FileEntry> = checkpoint.tables().iter().map(entry).collect();
+    let tables: Vec<FileEntry> = checkpoint.files().iter().map(entry).collect();
     if tables.len() > FILES_MAX {
         return Err(Error::TooManyFiles { files: tables.len(), files_max: FILES_MAX });
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use seawall_engine::{TableHash, TableSource};
+use seawall_engine::{FileHash, TableSource};
 use seawall_wal::TimelineId;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -276,7 +276,7 @@ impl ArchiveTables {
 }
 
 impl TableSource for ArchiveTables {
-    fn fetch(&self, hash: &TableHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
+    fn fetch(&self, hash: &FileHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
         let file = FileEntry { hash: blake3::Hash::from_bytes(*hash.as_bytes()), size };
         let fetched = self.runtime.block_on(self.archive.file(&file, &|_| {}));
         fetched.map_err(|error| {

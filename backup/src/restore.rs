@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use seawall_engine::control::ROLE_TEXT_LEN_MAX;
-use seawall_engine::{Db, Installation, Role, TableHash};
+use seawall_engine::{Db, FileHash, Installation, Role};
 use seawall_wal::storage::Storage;
 use seawall_wal::{LogBytes, Lsn, NodeId, Timestamp};
 use tokio::sync::Semaphore;
@@ -157,7 +157,7 @@ impl Archive {
         meter.phase(RestorePhase::Tables);
         let room = Arc::new(Semaphore::new(MIB_MAX.min(mib(options.memory_bytes)) as usize));
         let missing = installation.missing();
-        let fetch = |(hash, size): (TableHash, u64)| {
+        let fetch = |(hash, size): (FileHash, u64)| {
             let (archive, installation, meter, room) =
                 (self.clone(), installation.clone(), meter.clone(), room.clone());
             let place = mib(size).min(MIB_MAX.min(mib(options.memory_bytes)));
@@ -165,7 +165,7 @@ impl Archive {
                 let _place = room.acquire_many(place).await.expect("the semaphore is never closed");
                 let file = FileEntry { hash: blake3::Hash::from_bytes(*hash.as_bytes()), size };
                 let bytes = archive.file(&file, &|bytes| meter.add(bytes)).await?;
-                Ok(blocking(move || installation.add_table(&hash, &bytes)).await?)
+                Ok(blocking(move || installation.add_file(&hash, &bytes)).await?)
             }
         };
         in_parallel(missing, options.at_once, fetch, |()| {}).await

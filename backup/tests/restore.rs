@@ -386,7 +386,7 @@ async fn a_table_that_does_not_match_its_name_is_not_backed_up() {
     let mut life = Database::new(29);
     life.write(200);
     life.db.compact().unwrap();
-    let table = life.db.pin_checkpoint(true).unwrap().tables()[0].path.clone();
+    let table = life.db.pin_checkpoint(true).unwrap().files()[0].path.clone();
     let bytes = std::fs::read(&table).unwrap();
     let middle = bytes.len() / 2;
     // In place: the engine has the file mapped.
@@ -515,7 +515,7 @@ async fn a_standby_is_fed_from_the_archive_from_wherever_it_is() {
         assert_eq!(source.fetch(FIRST, end).unwrap(), None);
         assert_eq!(source.fetch(FIRST, end.advance(1 << 30)).unwrap(), None);
         assert_eq!(source.fetch(FIRST, Lsn::new(513)).unwrap(), None, "not where a record begins");
-        for table in db.pin_checkpoint(true).unwrap().tables() {
+        for table in db.pin_checkpoint(true).unwrap().files() {
             let in_archive = tables.fetch(&table.hash, table.size);
             let bytes = std::fs::read(&table.path).unwrap();
             assert!(in_archive.is_err() || in_archive.unwrap() == bytes);

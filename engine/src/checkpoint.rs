@@ -11,7 +11,7 @@ use crate::db::Db;
 use crate::error::Result;
 use crate::install::Installation;
 use crate::manifest::Manifest;
-use crate::table::TableHash;
+use crate::table::FileHash;
 use crate::version::TableSet;
 
 /// Bytes of log copied at once.
@@ -19,9 +19,9 @@ const COPY_BYTES: usize = 1 << 20;
 
 /// A table file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableFile {
+pub struct StateFile {
     /// Its digest, which is its name everywhere.
-    pub hash: TableHash,
+    pub hash: FileHash,
     /// In bytes.
     pub size: u64,
     /// Where it lies. It stays there while the checkpoint is held.
@@ -53,8 +53,8 @@ impl PinnedCheckpoint {
     }
 
     /// Its table files.
-    pub fn tables(&self) -> Vec<TableFile> {
-        let file = |table: &Arc<crate::table::Table>| TableFile {
+    pub fn files(&self) -> Vec<StateFile> {
+        let file = |table: &Arc<crate::table::Table>| StateFile {
             hash: table.meta().hash,
             size: table.meta().size,
             path: table.path().to_owned(),
@@ -112,8 +112,8 @@ impl Db {
         let _one = core.flushing.lock();
         let checkpoint = self.pin_checkpoint(false)?;
         let copy = Installation::begin(&builder, checkpoint.manifest_bytes(), checkpoint.history())?;
-        for table in checkpoint.tables() {
-            copy.link_table(&table.hash, &table.path)?;
+        for table in checkpoint.files() {
+            copy.link_file(&table.hash, &table.path)?;
         }
         let mut at = copy.log_end().lsn;
         while at < checkpoint.flushed()

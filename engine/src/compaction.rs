@@ -20,7 +20,7 @@ use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::{Placement, Table, TableHash};
+use crate::table::{FileHash, Placement, Table};
 use crate::version::Levels;
 use rewrite::Rewrite;
 
@@ -173,7 +173,7 @@ pub(crate) fn raise_floor(state: &State, limit: Lsn) -> Moment {
     state.view().marks.moment(lsn).unwrap_or(Moment { lsn, time: Timestamp(0) })
 }
 
-fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> HashSet<TableHash> {
+fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> HashSet<FileHash> {
     inputs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().hash).collect()
 }
 

@@ -17,12 +17,12 @@ use crate::error::{Error, Result, at};
 use crate::manifest::{Manifest, manifest_path};
 use crate::open::{LOG_FOLDER, lock, log_options, make_folder};
 use crate::options::Builder;
-use crate::table::{TABLES_FOLDER, TableHash};
+use crate::table::{FileHash, TABLES_FOLDER};
 
 /// Whoever can hand over table files by their digest: an archive, a primary. Blocking.
 pub trait TableSource: Send + Sync + fmt::Debug {
     /// The bytes of a table, `size` of them. The caller checks the digest.
-    fn fetch(&self, hash: &TableHash, size: u64) -> Result<Vec<u8>>;
+    fn fetch(&self, hash: &FileHash, size: u64) -> Result<Vec<u8>>;
 }
 
 /// A data directory in the making. Dropped before [`finish`](Self::finish), it leaves a directory that cannot be opened.
@@ -35,7 +35,7 @@ pub struct Installation {
     segment_size: SegmentSize,
     node: NodeId,
     /// Tables that are not here yet, and their sizes.
-    missing: Mutex<BTreeMap<TableHash, u64>>,
+    missing: Mutex<BTreeMap<FileHash, u64>>,
     log: Log,
     _lock: LockGuard,
 }
@@ -96,12 +96,12 @@ impl Installation {
     }
 
     /// The tables that are not here yet, with their sizes in bytes.
-    pub fn missing(&self) -> Vec<(TableHash, u64)> {
+    pub fn missing(&self) -> Vec<(FileHash, u64)> {
         self.missing.lock().iter().map(|(hash, size)| (*hash, *size)).collect()
     }
 
     /// Adds a table by its bytes, which are checked against its name. Several threads may add at once.
-    pub fn add_table(&self, hash: &TableHash, bytes: &[u8]) -> Result<()> {
+    pub fn add_file(&self, hash: &FileHash, bytes: &[u8]) -> Result<()> {
         let Some(size) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
         if bytes.len() as u64 != size || blake3::hash(bytes).as_bytes() != hash.as_bytes() {
             return Err(self.refuse(format!("the bytes given as table {hash} are not those of that table")));
@@ -118,7 +118,7 @@ impl Installation {
 
     /// Adds a table that lies in another data directory, by a second name for the same file if both are on one file
     /// system, else as a copy.
-    pub fn link_table(&self, hash: &TableHash, from: &Path) -> Result<()> {
+    pub fn link_file(&self, hash: &FileHash, from: &Path) -> Result<()> {
         let Some(size) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
         let path = hash.path_in(&self.path);
         match self.storage.hard_link(from, &path) {
@@ -128,15 +128,15 @@ impl Installation {
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::CrossesDevices | io::ErrorKind::Unsupported) => {
                 let bytes = read_file(&*self.storage, from, size).map_err(at("read", from))?;
-                self.add_table(hash, &bytes)
+                self.add_file(hash, &bytes)
             }
             Err(error) => Err(at("link", from)(error)),
         }
     }
 
     /// Fetches every table that is not here yet, one after the other.
-    pub fn fetch_tables(&self, source: &dyn TableSource) -> Result<()> {
-        self.missing().into_iter().try_for_each(|(hash, size)| self.add_table(&hash, &source.fetch(&hash, size)?))
+    pub fn fetch_files(&self, source: &dyn TableSource) -> Result<()> {
+        self.missing().into_iter().try_for_each(|(hash, size)| self.add_file(&hash, &source.fetch(&hash, size)?))
     }
 
     /// Where the log that is here ends: at first the manifest's log start.
@@ -206,7 +206,7 @@ impl Installation {
         Ok(())
     }
 
-    fn check_known(&self, hash: &TableHash) -> Result<()> {
+    fn check_known(&self, hash: &FileHash) -> Result<()> {
         match self.manifest.tables.iter().any(|table| table.meta.hash == *hash) {
             true => Ok(()),
             false => Err(self.refuse(format!("table {hash} is not in the manifest"))),

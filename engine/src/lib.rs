@@ -63,7 +63,7 @@ mod worker;
 
 pub use batch::Batch;
 pub use bulk_load::BulkLoad;
-pub use checkpoint::{PinnedCheckpoint, TableFile};
+pub use checkpoint::{PinnedCheckpoint, StateFile};
 pub use commit::{Commit, CommitTicket};
 pub use compaction::Tuning;
 pub use control::{Control, DamagedSlot, Role};
@@ -79,5 +79,5 @@ pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
 pub use snapshot::Snapshot;
 pub use stats::{LevelStats, Stats, WaitCounts};
-pub use table::{CacheStats, TableHash, TableMeta};
+pub use table::{CacheStats, FileHash, TableMeta};
 pub use transaction::{Transaction, TransactionRange};

@@ -78,9 +78,9 @@ enum Codec {
 
 /// The digest of a table's bytes, BLAKE3. It is its name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TableHash([u8; 32]);
+pub struct FileHash([u8; 32]);
 
-impl TableHash {
+impl FileHash {
     /// From its stored form.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -102,15 +102,15 @@ impl TableHash {
     }
 }
 
-impl fmt::Display for TableHash {
+impl fmt::Display for FileHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
-impl fmt::Debug for TableHash {
+impl fmt::Debug for FileHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TableHash({self})")
+        write!(f, "FileHash({self})")
     }
 }
 
@@ -118,7 +118,7 @@ impl fmt::Debug for TableHash {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableMeta {
     /// Its name.
-    pub hash: TableHash,
+    pub hash: FileHash,
     /// Of the file, in bytes.
     pub size: u64,
     /// Versions of keys in it.

@@ -14,7 +14,7 @@ use crate::memtable::{FrozenSet, MemtableSet};
 use crate::mutant::{Mutant, planted};
 use crate::range_deletes::{Covers, RangeDeletes, Removal};
 use crate::resolve::{Resolver, Value};
-use crate::table::{Content, Table, TableHash, filter_hash};
+use crate::table::{Content, FileHash, Table, filter_hash};
 
 /// The tables of one keyspace by level. Level 0 from newest to oldest, others by key without overlap; for one key a
 /// lower level is newer.
@@ -108,7 +108,7 @@ impl TableSet {
             .collect()
     }
 
-    pub(crate) fn hashes(&self) -> HashSet<TableHash> {
+    pub(crate) fn hashes(&self) -> HashSet<FileHash> {
         self.tables().map(|(_, _, table)| table.meta().hash).collect()
     }
 
@@ -129,7 +129,7 @@ impl TableSet {
         self.note_range_deletes();
     }
 
-    pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &HashSet<TableHash>) {
+    pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &HashSet<FileHash>) {
         if let Some(levels) = self.keyspaces.get_mut(&keyspace) {
             let levels = Arc::make_mut(levels);
             levels.levels.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{all, inline, threaded};
-use seawall_engine::{Db, Error, Installation, Role, TableHash, TableSource, differing_ranges};
+use seawall_engine::{Db, Error, FileHash, Installation, Role, TableSource, differing_ranges};
 use seawall_wal::storage::{Access, Disk, MemoryDisk, Storage, read_file};
 use seawall_wal::{ClusterId, SegmentSize, TimelineId, TimelineNonce};
 
@@ -70,7 +70,7 @@ fn a_checkpoint_on_a_real_disk_links_its_tables() {
 struct Folder(MemoryDisk, &'static str);
 
 impl TableSource for Folder {
-    fn fetch(&self, hash: &TableHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
+    fn fetch(&self, hash: &FileHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
         Ok(read_file(&self.0, &hash.path_in(Path::new(self.1)), size).unwrap())
     }
 }
@@ -81,10 +81,10 @@ fn a_directory_is_built_from_manifest_tables_and_log_and_opens_only_when_finishe
     let db = threaded(&disk).open().unwrap();
     fill(&db, 0..700);
     let checkpoint = db.pin_checkpoint(true).unwrap();
-    assert!(checkpoint.redo().lsn <= checkpoint.flushed() && !checkpoint.tables().is_empty());
+    assert!(checkpoint.redo().lsn <= checkpoint.flushed() && !checkpoint.files().is_empty());
     fill(&db, 700..800);
     db.compact().unwrap();
-    for table in checkpoint.tables() {
+    for table in checkpoint.files() {
         let bytes = read_file(&disk, &table.path, table.size).unwrap();
         assert_eq!(blake3::hash(&bytes).as_bytes(), table.hash.as_bytes(), "a pinned table stays");
     }
@@ -93,9 +93,9 @@ fn a_directory_is_built_from_manifest_tables_and_log_and_opens_only_when_finishe
     let installation = begin().unwrap();
     assert!(matches!(begin(), Err(Error::Locked { .. } | Error::NotEmpty { .. })));
     let (hash, size) = installation.missing()[0];
-    assert!(matches!(installation.add_table(&hash, &vec![0; size as usize]), Err(Error::Install { .. })));
-    assert!(matches!(installation.add_table(&TableHash::from_bytes([1; 32]), b""), Err(Error::Install { .. })));
-    installation.fetch_tables(&Folder(disk.clone(), "/data")).unwrap();
+    assert!(matches!(installation.add_file(&hash, &vec![0; size as usize]), Err(Error::Install { .. })));
+    assert!(matches!(installation.add_file(&FileHash::from_bytes([1; 32]), b""), Err(Error::Install { .. })));
+    installation.fetch_files(&Folder(disk.clone(), "/data")).unwrap();
     assert!(installation.missing().is_empty());
     while let Some(log) = db.log().read(installation.log_end().lsn, 10_000).unwrap() {
         installation.receive(&log).unwrap();
@@ -124,7 +124,7 @@ fn an_unfinished_or_wrong_installation_is_refused() {
     let missing = begin(&MemoryDisk::new()).unwrap().finish(Role::Standby).unwrap_err();
     assert!(missing.to_string().contains("is missing"), "{missing}");
     let installation = begin(&MemoryDisk::new()).unwrap();
-    installation.fetch_tables(&Folder(disk.clone(), "/data")).unwrap();
+    installation.fetch_files(&Folder(disk.clone(), "/data")).unwrap();
     let short = installation.finish(Role::Normal).unwrap_err();
     assert!(short.to_string().contains("the log ends at"), "{short}");
     let full = MemoryDisk::new();
@@ -150,7 +150,7 @@ fn a_standby_installed_without_its_log_cannot_be_read_before_it_has_it() {
     let target = MemoryDisk::new();
     let installation =
         Installation::begin(&inline(&target), checkpoint.manifest_bytes(), checkpoint.history()).unwrap();
-    installation.fetch_tables(&Folder(disk.clone(), "/data")).unwrap();
+    installation.fetch_files(&Folder(disk.clone(), "/data")).unwrap();
     installation.finish(Role::Standby).unwrap();
     let standby = inline(&target).open().unwrap();
     let early = standby.existing_keyspace("k").unwrap().get("0001").unwrap_err();

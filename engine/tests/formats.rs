@@ -6,7 +6,7 @@ use std::path::Path;
 use seawall_engine::format::KeyspaceId;
 use seawall_engine::manifest::{KeyspaceEntry, Manifest, TableEntry, TimeMark};
 use seawall_engine::payload::{Action, CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
-use seawall_engine::{MergeOperator, TableHash, TableMeta};
+use seawall_engine::{FileHash, MergeOperator, TableMeta};
 use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
 
 const COMMIT: &[u8] = include_bytes!("fixtures/v1/commit.payload");
@@ -90,7 +90,7 @@ fn manifest() -> Manifest {
         keyspace: KeyspaceId(1),
         level,
         meta: TableMeta {
-            hash: TableHash::from_bytes([hash; 32]),
+            hash: FileHash::from_bytes([hash; 32]),
             size: 0x1_0203_0405,
             entries: 9,
             tombstones: 4,

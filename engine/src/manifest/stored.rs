@@ -8,7 +8,7 @@ use super::{KEYSPACES_MAX, KeyspaceEntry, LEVELS, MANIFEST_VERSION, MARKS_MAX, M
 use crate::codec::{Put, Reader, Truncated, len_u32};
 use crate::error::{Error, Result};
 use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
-use crate::table::{TableHash, TableMeta};
+use crate::table::{FileHash, TableMeta};
 
 const MAGIC: [u8; 8] = *b"SEAWMANI";
 const TABLES_MAX: usize = 4 << 20;
@@ -207,7 +207,7 @@ fn read_keyspace(reader: &mut Reader<'_>) -> Result<KeyspaceEntry, Wrong> {
 
 fn read_table(reader: &mut Reader<'_>) -> Result<TableEntry, Wrong> {
     let (keyspace, level) = (KeyspaceId(reader.u32()?), reader.u8()?);
-    let hash = TableHash::from_bytes(reader.array()?);
+    let hash = FileHash::from_bytes(reader.array()?);
     let (size, entries) = (reader.u64()?, reader.u64()?);
     let (tombstones, range_deletes) = (reader.u64()?, reader.u64()?);
     let (min_lsn, max_lsn) = (Lsn::new(reader.u64()?), Lsn::new(reader.u64()?));

@@ -2,14 +2,14 @@ use seawall_wal::Chain;
 use seawall_wal::storage::MemoryDisk;
 
 use super::*;
-use crate::table::TableHash;
+use crate::table::FileHash;
 
 fn manifest() -> Manifest {
     let table = |level, byte: u8, lsns: (u64, u64), keys: (&[u8], &[u8])| TableEntry {
         keyspace: KeyspaceId(1),
         level,
         meta: TableMeta {
-            hash: TableHash::from_bytes([byte; 32]),
+            hash: FileHash::from_bytes([byte; 32]),
             size: 100,
             entries: 3,
             tombstones: 1,

@@ -122,12 +122,12 @@ mod tests {
     use seawall_wal::Lsn;
 
     use super::*;
-    use crate::table::TableHash;
+    use crate::table::FileHash;
 
     #[test]
     fn a_footer_of_another_version_is_told_from_a_damaged_one() {
         let meta = TableMeta {
-            hash: TableHash::from_bytes([0; 32]),
+            hash: FileHash::from_bytes([0; 32]),
             size: 1,
             entries: 2,
             tombstones: 1,

@@ -12,7 +12,7 @@ use quick_cache::sync::Cache;
 use seawall_wal::storage::Storage;
 
 use super::block::Block;
-use super::{FinishedTable, Placement, TABLES_FOLDER, Table, TableHash, TableMeta, TableWriter};
+use super::{FileHash, FinishedTable, Placement, TABLES_FOLDER, Table, TableMeta, TableWriter};
 use crate::error::{Result, at};
 use crate::format::KeyspaceId;
 
@@ -78,9 +78,9 @@ pub(crate) struct TableStore {
 
 #[derive(Debug, Default)]
 struct Open {
-    tables: HashMap<TableHash, Arc<Table>>,
+    tables: HashMap<FileHash, Arc<Table>>,
     /// Open tables that no current version uses.
-    obsolete: HashSet<TableHash>,
+    obsolete: HashSet<FileHash>,
 }
 
 impl TableStore {
@@ -141,7 +141,7 @@ impl TableStore {
     }
 
     /// These tables are in no current version any more. Their files go once nobody reads them.
-    pub(crate) fn release(&self, tables: impl IntoIterator<Item = TableHash>) {
+    pub(crate) fn release(&self, tables: impl IntoIterator<Item = FileHash>) {
         self.open.lock().obsolete.extend(tables);
     }
 
@@ -165,8 +165,8 @@ impl TableStore {
     }
 
     /// Removes every file of the folder that `keep` does not name.
-    pub(crate) fn sweep(&self, keep: &HashSet<TableHash>) -> Result<usize> {
-        let keep: HashSet<String> = keep.iter().map(TableHash::file_name).collect();
+    pub(crate) fn sweep(&self, keep: &HashSet<FileHash>) -> Result<usize> {
+        let keep: HashSet<String> = keep.iter().map(FileHash::file_name).collect();
         let mut removed = 0;
         for name in self.storage.list(&self.folder).map_err(at("list", &self.folder))? {
             if !keep.contains(&name) && (name.ends_with(".tmp") || name.ends_with(".table")) {

@@ -457,7 +457,7 @@ fn tables_of_version_1_are_read_and_written_as_ever() {
         let file = seawall_wal::storage::read_file(&disk, written.path(), 1 << 20).unwrap();
         // What zstd makes of the same bytes is its own business; that it is read is ours.
         assert!(placement == Placement::Below || file == bytes, "the same content is the same file");
-        let hash = TableHash::from_bytes(*blake3::hash(bytes).as_bytes());
+        let hash = FileHash::from_bytes(*blake3::hash(bytes).as_bytes());
         let path = hash.path_in(Path::new(ROOT));
         drop(written);
         let _ = disk.remove(&path);

@@ -14,7 +14,7 @@ use super::index::{IndexBuilder, separator};
 use super::range_delete::{self, RangeDelete};
 use super::sorted::{DATA_RUN, SortedBuilder};
 use super::version_order;
-use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSION, TableHash, TableMeta, filter};
+use super::{Codec, FOOTER_LEN, FileHash, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSION, TableMeta, filter};
 use crate::codec::{Put, len_u32};
 use crate::error::{Result, at};
 use crate::format::KeyspaceId;
@@ -202,7 +202,7 @@ impl TableWriter {
         let properties_at = self.write_block(BlockKind::Properties, &raw, 2)?.0;
         let size = self.position() + FOOTER_LEN as u64;
         let meta = TableMeta {
-            hash: TableHash::from_bytes([0; 32]),
+            hash: FileHash::from_bytes([0; 32]),
             size,
             entries: self.entries,
             tombstones: self.tombstones,
@@ -227,7 +227,7 @@ impl TableWriter {
         self.write_buffer()?;
         self.file.sync_data().map_err(at("sync", &self.path))?;
         self.unfinished = false;
-        let hash = TableHash::from_bytes(*self.digest.finalize().as_bytes());
+        let hash = FileHash::from_bytes(*self.digest.finalize().as_bytes());
         Ok(FinishedTable { keyspace: self.keyspace, meta: TableMeta { hash, ..meta }, temporary: self.path.clone() })
     }
 

@@ -165,8 +165,8 @@ impl BaseBackups for Checkpoints {
         let (pinned, _) = self.offer();
         let builder = Db::builder(self.folder.path()).segment_size(SIZE).cluster(self.primary.cluster());
         let installation = Installation::begin(&builder, pinned.manifest_bytes(), &self.primary.history()).unwrap();
-        for table in pinned.tables() {
-            installation.link_table(&table.hash, &table.path).unwrap();
+        for table in pinned.files() {
+            installation.link_file(&table.hash, &table.path).unwrap();
         }
         installation.finish(Role::Standby).unwrap();
         Ok(Arc::new(open_standby(self.folder.path())))

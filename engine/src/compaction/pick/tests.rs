@@ -5,14 +5,14 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::mutant::with_mutant;
-use crate::table::TableHash;
+use crate::table::FileHash;
 
 const SHAPE: Shape = Shape { level0_tables: 4, level1_bytes: 100, table_bytes: 50 };
 const FLOOR: Lsn = Lsn::ZERO;
 
 fn meta(min: &str, max: &str, size: u64) -> TableMeta {
     TableMeta {
-        hash: TableHash::from_bytes([0; 32]),
+        hash: FileHash::from_bytes([0; 32]),
         size,
         entries: 10,
         tombstones: 0,
