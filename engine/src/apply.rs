@@ -233,7 +233,8 @@ mod tests {
 
     fn state() -> State {
         let store = TableStore::new(Arc::new(MemoryDisk::new()), Path::new("/db"), 1 << 20);
-        State::open(store, &Manifest::empty(ClusterId::from_bytes([1; 16])), 1 << 20).unwrap()
+        let manifest = Manifest::empty(ClusterId::from_bytes([1; 16]));
+        State::open(store, &manifest, Path::new("/db/manifest"), 1 << 20).unwrap()
     }
 
     fn commit(number: u32) -> Vec<u8> {
@@ -286,8 +287,8 @@ mod tests {
         let mut versions = Vec::new();
         for (keyspace, table) in state.view().active.tables() {
             let all = table.for_each(|entry| {
-                let mut stored = Vec::new();
-                entry.content.store(&mut stored);
+                let (head, tail) = entry.content.parts();
+                let stored = [head.bytes(), tail].concat();
                 versions.push((keyspace, entry.key.to_vec(), entry.lsn, entry.content.kind(), stored));
                 Ok::<_, Error>(())
             });

@@ -1,4 +1,4 @@
-//! A checkpoint: the tables and the manifest of one moment, kept alive while a backup reads them, or copied into a
+//! A checkpoint: the files and the manifest of one moment, kept alive while a backup reads them, or copied into a
 //! directory that can be opened.
 
 use std::path::{Path, PathBuf};
@@ -9,17 +9,19 @@ use seawall_wal::{Lsn, Position, TimelineHistory, Timestamp};
 use crate::control::Role;
 use crate::db::Db;
 use crate::error::Result;
+use crate::file::{FileHash, FileKind};
 use crate::install::Installation;
 use crate::manifest::Manifest;
-use crate::table::FileHash;
 use crate::version::TableSet;
 
 /// Bytes of log copied at once.
 const COPY_BYTES: usize = 1 << 20;
 
-/// A table file of a checkpoint.
+/// A file of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateFile {
+    /// What it is.
+    pub kind: FileKind,
     /// Its digest, which is its name everywhere.
     pub hash: FileHash,
     /// In bytes.
@@ -28,7 +30,7 @@ pub struct StateFile {
     pub path: PathBuf,
 }
 
-/// The state of one moment, kept while it is held: the tables, and the manifest that names them. Together with the log
+/// The state of one moment, kept while it is held: the files, and the manifest that names them. Together with the log
 /// from [`log_start`](Self::log_start) at least to [`redo`](Self::redo) it makes a database.
 #[derive(Debug)]
 pub struct PinnedCheckpoint {
@@ -52,14 +54,22 @@ impl PinnedCheckpoint {
         &self.bytes
     }
 
-    /// Its table files.
+    /// Its files: tables, and the blob files they refer to.
     pub fn files(&self) -> Vec<StateFile> {
-        let file = |table: &Arc<crate::table::Table>| StateFile {
+        let tables = self.tables.tables().map(|(_, _, table)| StateFile {
+            kind: FileKind::Table,
             hash: table.meta().hash,
             size: table.meta().size,
             path: table.path().to_owned(),
-        };
-        self.tables.tables().map(|(_, _, table)| file(table)).collect()
+        });
+        let blobs = self.tables.keyspaces().flat_map(|(_, levels)| levels.blobs().values());
+        let blobs = blobs.map(|(file, _)| StateFile {
+            kind: FileKind::Blob,
+            hash: file.meta().hash,
+            size: file.meta().size,
+            path: file.path().to_owned(),
+        });
+        tables.chain(blobs).collect()
     }
 
     /// Everything at or below it is in the tables, nothing above it is.
@@ -112,8 +122,8 @@ impl Db {
         let _one = core.flushing.lock();
         let checkpoint = self.pin_checkpoint(false)?;
         let copy = Installation::begin(&builder, checkpoint.manifest_bytes(), checkpoint.history())?;
-        for table in checkpoint.files() {
-            copy.link_file(&table.hash, &table.path)?;
+        for file in checkpoint.files() {
+            copy.link_file(&file.hash, &file.path)?;
         }
         let mut at = copy.log_end().lsn;
         while at < checkpoint.flushed()

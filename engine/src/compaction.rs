@@ -1,8 +1,10 @@
 //! Merging tables downward: which ones is decided by a pure function of their sizes and ranges (`pick`); the merge
-//! (`rewrite`) drops versions that no reader needs, and deletes once nothing lies below them (`survival`).
+//! (`rewrite`) drops versions that no reader needs, and deletes once nothing lies below them (`survival`). Which values in
+//! blob files are written anew with them, and which tables for the sake of that, is `renew`'s.
 
 mod pace;
 mod pick;
+mod renew;
 mod rewrite;
 mod survival;
 mod tally;
@@ -12,16 +14,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use parking_lot::Mutex;
 use seawall_wal::{Lsn, Timestamp};
 
+use crate::blob::{BlobFile, BlobMeta, BlobShare};
 use crate::durable::Durable;
 use crate::error::{Error, Result};
+use crate::file::FileHash;
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::state::State;
-use crate::table::{FileHash, Placement, Table};
+use crate::table::{Placement, Table};
 use crate::version::Levels;
+use renew::BlobFacts;
 use rewrite::Rewrite;
 
 pub(crate) use pace::Pace;
@@ -43,6 +49,8 @@ pub(crate) struct Merger<'a> {
     pub(crate) pace: &'a (dyn Fn(u64) + Sync),
     /// Set when the database closes.
     pub(crate) stop: &'a AtomicBool,
+    /// Tables out of which nothing that has ended can be taken: nearly always none. They are not rewritten for that.
+    pub(crate) settled: &'a Mutex<HashSet<FileHash>>,
 }
 
 impl Merger<'_> {
@@ -50,9 +58,11 @@ impl Merger<'_> {
     pub(crate) fn merge_once(&self, visible: Lsn) -> Result<bool> {
         let tables = Arc::clone(&self.state.view().tables);
         let floor = self.state.readers.could_raise_floor(visible.min(self.durable.redo().lsn));
+        let floor = moment(self.state, floor);
+        self.settled.lock().retain(|hash| tables.tables().any(|(_, _, table)| table.meta().hash == *hash));
         let needy = tables.keyspaces().filter_map(|(keyspace, levels)| {
             let (metas, shape) = (metas(levels), self.shapes.of(self.state, keyspace));
-            let pick = pick(&metas, &shape, floor)?;
+            let pick = pick(&metas, &shape, floor.lsn).or_else(|| self.pick_in_place(levels, &metas, &shape, floor))?;
             Some((keyspace, levels, pick, fullest(&metas, &shape)))
         });
         let mut needy: Vec<_> = needy.collect();
@@ -82,6 +92,27 @@ impl Merger<'_> {
         Ok(())
     }
 
+    /// A table to be rewritten where it stands: because most of it has ended, or because of garbage in a blob file it
+    /// refers to.
+    fn pick_in_place(&self, levels: &Levels, metas: &Metas<'_>, shape: &Shape, floor: Moment) -> Option<Pick> {
+        let tables = || {
+            levels
+                .iter()
+                .flat_map(|(level, tables)| tables.iter().enumerate().map(move |(index, table)| (level, index, table)))
+        };
+        let settled = self.settled.lock();
+        let is_over = |table: &Table| {
+            renew::is_over(table.meta(), table.expiring(), floor) && !settled.contains(&table.meta().hash)
+        };
+        let over = tables().find(|(.., table)| is_over(table));
+        let (level, index, _) = over.or_else(|| {
+            let facts: Vec<_> = levels.blobs().values().map(facts).collect();
+            let wasted = renew::wasted(&facts, shape.blob_policy().file_bytes)?;
+            tables().max_by_key(|(.., table)| table.share_of(&wasted).bytes)
+        })?;
+        Some(renew::in_place(metas, level, index))
+    }
+
     fn carry_out(&self, keyspace: KeyspaceId, levels: &Levels, pick: &Pick, visible: Lsn) -> Result<()> {
         let mut inputs: Vec<(usize, Vec<Arc<Table>>)> = Vec::new();
         for (level, indexes) in &pick.inputs {
@@ -102,13 +133,21 @@ impl Merger<'_> {
         inputs: Vec<(usize, Vec<Arc<Table>>)>,
         visible: Lsn,
     ) -> Result<()> {
-        let Self { state, durable, shapes, parts, pace, stop } = *self;
+        let Self { state, durable, shapes, parts, pace, stop, settled } = *self;
         let shape = shapes.of(state, keyspace);
         // The tables hold nothing above redo, so a floor above it means no more than redo does.
         let floor = raise_floor(state, visible.min(durable.redo().lsn));
         let metas = metas(levels);
         let cuts = pick::cuts(&metas, pick, parts, 2 * shape.table_bytes);
         let gone = hashes(&inputs);
+        let met: HashSet<_> = inputs
+            .iter()
+            .flat_map(|(_, tables)| tables)
+            .flat_map(|table| table.blobs())
+            .map(|blob| blob.file.meta().hash)
+            .collect();
+        let met: Vec<_> = levels.blobs().values().map(facts).filter(|blob| met.contains(&blob.hash)).collect();
+        let stale = renew::stale(&met, shape.blob_policy().file_bytes);
         let read: Vec<_> = inputs.iter().map(|(level, tables)| (*level, bytes(tables))).collect();
         let (level0, deeper): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|(level, _)| *level == 0);
         let rewrite = Rewrite {
@@ -121,16 +160,19 @@ impl Merger<'_> {
             placement: Placement::on_level(pick.to),
             // What is merged within level 0 stays one table: tables there follow each other by LSN.
             table_bytes: if pick.to == 0 { u64::MAX } else { shape.table_bytes },
+            policy: shape.blob_policy(),
+            stale,
             seams: metas.get(pick.to + 1).into_iter().flatten().map(|meta| meta.min_key.clone()).collect(),
             pace,
             stop,
         };
-        let outputs = rewrite.run(&cuts)?;
+        let (outputs, written) = rewrite.run(&cuts)?;
         if !outputs.is_empty() {
             state.store.sync()?;
         }
-        let written = bytes(&outputs);
         tracing::debug!(%keyspace, to = pick.to, parts = cuts.len() + 1, inputs = gone.len(), outputs = outputs.len(), "tables merged");
+        let still_over = outputs.iter().filter(|table| renew::is_over(table.meta(), table.expiring(), floor));
+        settled.lock().extend(still_over.map(|table| table.meta().hash));
         durable.install(
             state,
             Lsn::ZERO,
@@ -169,8 +211,17 @@ pub(crate) fn raise_floor(state: &State, limit: Lsn) -> Moment {
         true => limit,
         false => state.readers.raise_floor(|| limit),
     };
-    // If the time there is not known any more, nothing has ended.
+    moment(state, lsn)
+}
+
+/// What time it was at an LSN. If that is not known any more, nothing has ended.
+fn moment(state: &State, lsn: Lsn) -> Moment {
     state.view().marks.moment(lsn).unwrap_or(Moment { lsn, time: Timestamp(0) })
+}
+
+fn facts((file, share): &(Arc<BlobFile>, BlobShare)) -> BlobFacts {
+    let BlobMeta { hash, bytes, .. } = *file.meta();
+    BlobFacts { hash, bytes, live: share.bytes }
 }
 
 fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> HashSet<FileHash> {

@@ -1,6 +1,7 @@
 //! What all handles of an open database share: state, log, files and hooks, and the few operations that tie them
 //! together. Its one lock of order, `order`, gives records their places; they are applied in that order after it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,6 +15,7 @@ use crate::compaction::{Merger, Pace, Shapes, debt_bytes, metas, purge_dropped, 
 use crate::control::DamagedSlot;
 use crate::durable::Durable;
 use crate::error::{Error, Result};
+use crate::file::FileHash;
 use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Gate, MEMORY_SLOW};
 use crate::level::{Admission, Confirmations};
@@ -71,6 +73,7 @@ pub(crate) struct Core {
     /// One flush of memtables at a time, and one merge.
     pub(crate) flushing: Mutex<()>,
     compacting: Mutex<()>,
+    settled: Mutex<HashSet<FileHash>>,
     /// Of writing memtables out, and of merges: neither is to wait for the other's turn.
     flush_pace: Pace,
     merge_pace: Pace,
@@ -126,6 +129,7 @@ impl Core {
             compact_bell: Bell::default(),
             flushing: Mutex::new(()),
             compacting: Mutex::new(()),
+            settled: Mutex::default(),
             flush_pace: Pace::new(),
             merge_pace: Pace::new(),
             stopping: AtomicBool::new(false),
@@ -382,13 +386,13 @@ impl Core {
                 Some(log_start) => log_start,
                 None => self.log.replay_start(frozen.end)?,
             };
-            let place = RedoPlace { timeline, log_start };
+            let place = RedoPlace { timeline, log_start, flushed };
             let pace: &dyn Fn(u64) = match self.paced() {
                 true => &|bytes| self.pace_flush(bytes),
                 false => &|_| (),
             };
             let floor = raise_floor(&self.state, self.visible().min(frozen.end.lsn));
-            flush_set(&self.state, &self.durable, &frozen, place, flushed, floor, pace)?;
+            flush_set(&self.state, &self.durable, &self.settings.shapes, &frozen, place, floor, pace)?;
             self.update_debt();
             self.compact_bell.ring();
             if self.settings.retention == LogRetention::Engine {
@@ -456,8 +460,8 @@ impl Core {
     }
 
     fn merger<'a>(&'a self, pace: &'a (dyn Fn(u64) + Sync), parts: usize) -> Merger<'a> {
-        let Self { state, durable, settings, stopping, .. } = self;
-        Merger { state, durable, shapes: &settings.shapes, parts, pace, stop: stopping }
+        let Self { state, durable, settings, stopping, settled, .. } = self;
+        Merger { state, durable, shapes: &settings.shapes, parts, pace, stop: stopping, settled }
     }
 
     /// Parts that a merge may have which nobody waits for: half of them, unless writers are slowed already. The others'

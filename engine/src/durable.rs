@@ -84,6 +84,7 @@ impl Durable {
         manifest.marks = state.view().marks.up_to(manifest.redo.lsn);
         manifest.number = current.next_number;
         manifest.tables = tables.entries();
+        manifest.blobs = tables.blob_entries();
         current.next_number += 1;
         current.stale.push(manifest.number);
         let digest = manifest.write(&*self.storage, &self.folder)?;

@@ -61,12 +61,12 @@ pub enum Error {
         /// What is wrong.
         why: &'static str,
     },
-    /// A block of a table does not match its checksum. It is not served.
-    #[error("the table {} is damaged at byte {offset} ({why}); restore this node from a standby or the archive", path.display())]
+    /// A block of a table, or a value in a blob file, does not match its checksum. It is not served.
+    #[error("the file {} is damaged at byte {offset} ({why}); restore this node from a standby or the archive", path.display())]
     CorruptTable {
         /// The file.
         path: PathBuf,
-        /// The block's place in it.
+        /// The place of the block or record in it.
         offset: u64,
         /// What is wrong.
         why: &'static str,

@@ -2,7 +2,7 @@
 
 use seawall_wal::{Lsn, Position, TimelineId};
 
-use crate::compaction::Survival;
+use crate::compaction::{Shapes, Survival};
 use crate::durable::Durable;
 use crate::error::Result;
 use crate::marks::Moment;
@@ -20,6 +20,8 @@ const STEP_BYTES: u64 = 256 << 10;
 pub(crate) struct RedoPlace {
     pub(crate) timeline: TimelineId,
     pub(crate) log_start: Position,
+    /// How far the log is flushed.
+    pub(crate) flushed: Lsn,
 }
 
 /// Writes the oldest frozen set out. The log is flushed at least to the set's end, so that no table ever holds
@@ -28,28 +30,29 @@ pub(crate) struct RedoPlace {
 pub(crate) fn flush_set(
     state: &State,
     durable: &Durable,
+    shapes: &Shapes,
     frozen: &FrozenSet,
     place: RedoPlace,
-    flushed: Lsn,
     floor: Moment,
     pace: &dyn Fn(u64),
 ) -> Result<()> {
-    assert!(frozen.end.lsn <= flushed, "a table holds nothing that is not flushed");
+    assert!(frozen.end.lsn <= place.flushed, "a table holds nothing that is not flushed");
     let mut tables = Vec::new();
+    let mut bytes = 0;
     for (keyspace, memtable) in frozen.set.tables() {
         if memtable.is_empty() {
             continue;
         }
-        let mut writer = state.store.writer(keyspace, Placement::Top)?;
+        let mut writer = state.store.writer(keyspace, Placement::Top, shapes.of(state, keyspace).blob_policy())?;
         let mut paced = 0;
         let mut keep = |entry: EntryRef<'_>| {
             if planted(Mutant::DeletesNotWrittenOut) && entry.content == Content::Delete {
                 return Ok(());
             }
             writer.push(entry)?;
-            if writer.size() >= paced + STEP_BYTES {
-                pace(writer.size() - paced);
-                paced = writer.size();
+            if writer.written() >= paced + STEP_BYTES {
+                pace(writer.written() - paced);
+                paced = writer.written();
             }
             Ok(())
         };
@@ -63,17 +66,18 @@ pub(crate) fn flush_set(
             writer.push_range_delete(start, end, *lsn);
         }
         if !writer.is_empty() {
-            tables.push(state.store.adopt(writer.finish()?)?);
+            let finished = writer.finish()?;
+            bytes += finished.bytes();
+            tables.push(state.store.adopt(finished)?);
         }
     }
     if !tables.is_empty() {
         state.store.sync()?;
     }
     let count = tables.len();
-    let bytes = tables.iter().map(|table| table.meta().size).sum();
     durable.install(
         state,
-        flushed,
+        place.flushed,
         |manifest, set| {
             manifest.floor = manifest.floor.max(floor.lsn);
             manifest.redo = frozen.end;

@@ -3,7 +3,8 @@
 //! # In this module
 //!
 //! The limits of the formats and the id of a keyspace. The formats are coded where their things live: payloads in
-//! [`crate::payload`], the control file in [`crate::control`], the manifest in [`crate::manifest`], tables in `table`.
+//! [`crate::payload`], the control file in [`crate::control`], the manifest in [`crate::manifest`], tables in `table`,
+//! blob files in `blob`.
 
 use std::fmt;
 

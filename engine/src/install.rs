@@ -1,4 +1,4 @@
-//! Building a data directory from what a backup or a primary hands over: the manifest, the tables it names, and log from
+//! Building a data directory from what a backup or a primary hands over: the manifest, the files it names, and log from
 //! the manifest's log start on. The control file is written last, so that half a copy cannot be opened.
 
 use std::collections::BTreeMap;
@@ -14,14 +14,14 @@ use seawall_wal::{Log, LogBytes, LogMode, NodeId, OpenAt, Position, SegmentSize,
 use crate::control::{Control, ControlFile, ROLE_TEXT_LEN_MAX, Role};
 use crate::core::LockGuard;
 use crate::error::{Error, Result, at};
+use crate::file::{FileHash, FileKind, TABLES_FOLDER};
 use crate::manifest::{Manifest, manifest_path};
 use crate::open::{LOG_FOLDER, lock, log_options, make_folder};
 use crate::options::Builder;
-use crate::table::{FileHash, TABLES_FOLDER};
 
-/// Whoever can hand over table files by their digest: an archive, a primary. Blocking.
+/// Whoever can hand over tables and blob files by their digest: an archive, a primary. Blocking.
 pub trait TableSource: Send + Sync + fmt::Debug {
-    /// The bytes of a table, `size` of them. The caller checks the digest.
+    /// The bytes of a file, `size` of them. The caller checks the digest.
     fn fetch(&self, hash: &FileHash, size: u64) -> Result<Vec<u8>>;
 }
 
@@ -34,8 +34,8 @@ pub struct Installation {
     history: TimelineHistory,
     segment_size: SegmentSize,
     node: NodeId,
-    /// Tables that are not here yet, and their sizes.
-    missing: Mutex<BTreeMap<FileHash, u64>>,
+    /// Files that are not here yet: what they are, and their sizes.
+    missing: Mutex<BTreeMap<FileHash, (FileKind, u64)>>,
     log: Log,
     _lock: LockGuard,
 }
@@ -80,7 +80,7 @@ impl Installation {
             LogMode::Receive,
             |_| Ok(()),
         )?;
-        let missing = manifest.tables.iter().map(|table| (table.meta.hash, table.meta.size)).collect();
+        let missing = manifest.files().map(|(kind, hash, size)| (hash, (kind, size))).collect();
         let (missing, history) = (Mutex::new(missing), history.clone());
         Ok(Self { storage, path, manifest, history, segment_size, node, missing, log, _lock: lock })
     }
@@ -95,18 +95,18 @@ impl Installation {
         &self.manifest
     }
 
-    /// The tables that are not here yet, with their sizes in bytes.
+    /// The files that are not here yet, with their sizes in bytes.
     pub fn missing(&self) -> Vec<(FileHash, u64)> {
-        self.missing.lock().iter().map(|(hash, size)| (*hash, *size)).collect()
+        self.missing.lock().iter().map(|(hash, (_, size))| (*hash, *size)).collect()
     }
 
-    /// Adds a table by its bytes, which are checked against its name. Several threads may add at once.
+    /// Adds a file by its bytes, which are checked against its name. Several threads may add at once.
     pub fn add_file(&self, hash: &FileHash, bytes: &[u8]) -> Result<()> {
-        let Some(size) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
+        let Some((kind, size)) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
         if bytes.len() as u64 != size || blake3::hash(bytes).as_bytes() != hash.as_bytes() {
-            return Err(self.refuse(format!("the bytes given as table {hash} are not those of that table")));
+            return Err(self.refuse(format!("the bytes given as {kind} {hash} are not those of that {kind}")));
         }
-        let path = hash.path_in(&self.path);
+        let path = kind.path_in(&self.path, hash);
         let temporary = path.with_extension("tmp");
         let file = self.storage.open(&temporary, Access::CreateNew).map_err(at("create", &temporary))?;
         write_all_at(&*file, bytes, 0).map_err(at("write", &temporary))?;
@@ -116,11 +116,11 @@ impl Installation {
         Ok(())
     }
 
-    /// Adds a table that lies in another data directory, by a second name for the same file if both are on one file
-    /// system, else as a copy.
+    /// Adds a file that lies in another data directory, by a second name for it if both are on one file system, else as a
+    /// copy.
     pub fn link_file(&self, hash: &FileHash, from: &Path) -> Result<()> {
-        let Some(size) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
-        let path = hash.path_in(&self.path);
+        let Some((kind, size)) = self.missing.lock().get(hash).copied() else { return self.check_known(hash) };
+        let path = kind.path_in(&self.path, hash);
         match self.storage.hard_link(from, &path) {
             Ok(()) => {
                 self.missing.lock().remove(hash);
@@ -134,7 +134,7 @@ impl Installation {
         }
     }
 
-    /// Fetches every table that is not here yet, one after the other.
+    /// Fetches every file that is not here yet, one after the other.
     pub fn fetch_files(&self, source: &dyn TableSource) -> Result<()> {
         self.missing().into_iter().try_for_each(|(hash, size)| self.add_file(&hash, &source.fetch(&hash, size)?))
     }
@@ -157,11 +157,11 @@ impl Installation {
     /// Makes everything durable, and then the directory one that can be opened, in `role`.
     ///
     /// # Errors
-    /// [`Error::Install`] if a table is missing, or if the log ends before the tables do, unless a standby's, which gets
+    /// [`Error::Install`] if a file is missing, or if the log ends before the tables do, unless a standby's, which gets
     /// the rest from its feed.
     pub fn finish(self, role: Role) -> Result<()> {
-        if let Some((hash, _)) = self.missing.lock().first_key_value() {
-            return Err(self.refuse(format!("table {hash} is missing")));
+        if let Some((hash, (kind, _))) = self.missing.lock().first_key_value() {
+            return Err(self.refuse(format!("{kind} {hash} is missing")));
         }
         if matches!(&role, Role::ReadOnlyRestored { from, .. } if from.len() > ROLE_TEXT_LEN_MAX) {
             return Err(self.refuse(format!("where it is from is said in more than {ROLE_TEXT_LEN_MAX} bytes")));
@@ -207,9 +207,9 @@ impl Installation {
     }
 
     fn check_known(&self, hash: &FileHash) -> Result<()> {
-        match self.manifest.tables.iter().any(|table| table.meta.hash == *hash) {
+        match self.manifest.files().any(|(_, known, _)| known == *hash) {
             true => Ok(()),
-            false => Err(self.refuse(format!("table {hash} is not in the manifest"))),
+            false => Err(self.refuse(format!("file {hash} is not in the manifest"))),
         }
     }
 

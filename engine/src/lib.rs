@@ -12,12 +12,13 @@
 //!   from `marks`.
 //! - Sorted data in bulk: `bulk_load`, which is many large batches.
 //! - Both as one: `transaction`, which notes what it reads and has that checked where its writes are appended.
-//! - Tables: `flush` and `compaction` make them, `table` is what they are, `durable` installs them through `manifest` and
+//! - Tables: `flush` and `compaction` make them, `table` is what they are, `blob` what lies beside them, `durable` installs them through `manifest` and
 //!   `control`; `worker` runs both, `gate` makes writers wait for them.
 //! - A node's business: `open`, `role` (receive, promote), `checkpoint`, `install`, `detach`, `digest`.
 
 mod apply;
 mod batch;
+mod blob;
 mod bulk_load;
 mod catalogue;
 mod checkpoint;
@@ -32,6 +33,7 @@ mod detach;
 mod digest;
 mod durable;
 mod error;
+mod file;
 mod flush;
 pub mod format;
 mod gate;
@@ -62,6 +64,7 @@ mod version;
 mod worker;
 
 pub use batch::Batch;
+pub use blob::BlobMeta;
 pub use bulk_load::BulkLoad;
 pub use checkpoint::{PinnedCheckpoint, StateFile};
 pub use commit::{Commit, CommitTicket};
@@ -70,6 +73,7 @@ pub use control::{Control, DamagedSlot, Role};
 pub use db::Db;
 pub use digest::{KeyspaceDigest, RangeDigest, StateDigest, differing_ranges};
 pub use error::{Error, Result};
+pub use file::{FileHash, FileKind};
 pub use format::KeyspaceId;
 pub use install::{Installation, TableSource};
 pub use keyspace::Keyspace;
@@ -78,6 +82,6 @@ pub use operator::MergeOperator;
 pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
 pub use snapshot::Snapshot;
-pub use stats::{LevelStats, Stats, WaitCounts};
-pub use table::{CacheStats, FileHash, TableMeta};
+pub use stats::{BlobStats, LevelStats, Stats, WaitCounts};
+pub use table::{CacheStats, TableMeta};
 pub use transaction::{Transaction, TransactionRange};

@@ -1,4 +1,4 @@
-//! The manifest: all keyspaces and tables as of the redo position, in one file written whole. What is in it, writing and
+//! The manifest: all keyspaces, tables and blob files as of the redo position, in one file written whole. What is in it, writing and
 //! reading; which manifest is current is the control file's to say.
 
 mod stored;
@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use seawall_wal::storage::{Storage, read_file, replace_file};
 use seawall_wal::{ClusterId, Lsn, Position, TimelineId, Timestamp};
 
+use crate::blob::BlobMeta;
 use crate::error::{Error, Result, at};
+use crate::file::{FileHash, FileKind};
 use crate::format::KeyspaceId;
 use crate::table::TableMeta;
 
@@ -47,6 +49,15 @@ pub struct TableEntry {
     pub meta: TableMeta,
 }
 
+/// A blob file and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobEntry {
+    /// Of which keyspace.
+    pub keyspace: KeyspaceId,
+    /// Which file, and how much is in it.
+    pub meta: BlobMeta,
+}
+
 /// When a record was written, to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeMark {
@@ -79,6 +90,8 @@ pub struct Manifest {
     pub keyspaces: Vec<KeyspaceEntry>,
     /// Tables, in the order FORMAT.md says.
     pub tables: Vec<TableEntry>,
+    /// The blob files that these tables refer to, by keyspace and digest.
+    pub blobs: Vec<BlobEntry>,
     /// When records at or below redo were written: both rising, at most [`MARKS_MAX`].
     pub marks: Vec<TimeMark>,
 }
@@ -97,6 +110,7 @@ impl Manifest {
             next_keyspace: 1,
             keyspaces: Vec::new(),
             tables: Vec::new(),
+            blobs: Vec::new(),
             marks: Vec::new(),
         }
     }
@@ -105,6 +119,12 @@ impl Manifest {
     /// records say more, and those up to redo are older than `redo_time`.
     pub(crate) fn time_floor(&self) -> Timestamp {
         if self.log_start == self.redo { self.redo_time } else { Timestamp(0) }
+    }
+
+    /// Every file it names, with its size in bytes.
+    pub fn files(&self) -> impl Iterator<Item = (FileKind, FileHash, u64)> {
+        let tables = self.tables.iter().map(|table| (FileKind::Table, table.meta.hash, table.meta.size));
+        tables.chain(self.blobs.iter().map(|blob| (FileKind::Blob, blob.meta.hash, blob.meta.size)))
     }
 
     /// Writes it to `folder` durably, and gives its digest. The control file does not point at it yet.

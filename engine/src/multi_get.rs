@@ -44,11 +44,12 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
         places.sort_unstable();
         wanted.iter_mut().zip(places).for_each(|(wanted, place)| wanted.place = place);
     }
+    let mut answers = Answers { values, large: Vec::new() };
     let none = Levels::default();
     let levels = view.tables.levels(keyspace).map_or(&none, |levels| levels);
     for table in levels.level(0) {
         let places = places(table, at, &wanted)?;
-        wanted = look(table, at, wanted, places, &mut values)?;
+        wanted = look(table, at, wanted, places, &mut answers)?;
     }
     for (_, tables) in levels.iter().skip(1) {
         let mut shares = Vec::new();
@@ -69,15 +70,40 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
         }
         let mut left = Vec::new();
         for (table, share, places) in shares {
-            left.extend(look(table, at, share, places, &mut values)?);
+            left.extend(look(table, at, share, places, &mut answers)?);
         }
         left.extend(rest);
         wanted = left;
     }
-    for mut wanted in wanted {
-        values[wanted.place] = wanted.resolver.finish(at)?;
+    for wanted in wanted {
+        answers.take(wanted, at)?;
     }
-    Ok(values)
+    answers.finish(at)
+}
+
+/// The values found so far.
+struct Answers<'a> {
+    values: Vec<Option<Value>>,
+    /// Keys whose values lie in blob files. They are read last, so that the disk is asked for all of them first.
+    large: Vec<Wanted<'a>>,
+}
+
+impl<'a> Answers<'a> {
+    /// Takes a key whose value follows from what was found.
+    fn take(&mut self, mut wanted: Wanted<'a>, at: Moment) -> Result<()> {
+        match wanted.resolver.ask_for_large() {
+            true => self.large.push(wanted),
+            false => self.values[wanted.place] = wanted.resolver.finish(at)?,
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, at: Moment) -> Result<Vec<Option<Value>>> {
+        for mut wanted in self.large {
+            self.values[wanted.place] = wanted.resolver.finish(at)?;
+        }
+        Ok(self.values)
+    }
 }
 
 /// The blocks of a table that may say something of some keys.
@@ -91,7 +117,7 @@ fn look<'a>(
     at: Moment,
     wanted: Vec<Wanted<'a>>,
     places: Vec<Option<BlockPlace>>,
-    values: &mut [Option<Value>],
+    answers: &mut Answers<'a>,
 ) -> Result<Vec<Wanted<'a>>> {
     let mut distinct: Vec<BlockPlace> = places.iter().flatten().copied().collect();
     distinct.dedup();
@@ -110,7 +136,7 @@ fn look<'a>(
             let Wanted { key, resolver, .. } = &mut wanted;
             let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
             match table.versions_from(&place, block, key, at.lsn, take)? {
-                true => values[wanted.place] = wanted.resolver.finish(at)?,
+                true => answers.take(wanted, at)?,
                 false => left.push(wanted),
             }
         }

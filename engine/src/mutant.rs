@@ -68,6 +68,12 @@ pub enum Mutant {
     GateSlowsNobody,
     /// Writers are not stopped, however much there is in memory.
     GateStopsNobody,
+    /// Checksums of values in blob files are not compared.
+    BlobValuesNotChecked,
+    /// A blob file is named before its bytes survive power loss.
+    BlobsNotSynced,
+    /// A merge copies references to blob files as they are, whatever the list of the new table is.
+    BlobsNotRenumbered,
 }
 
 #[cfg(any(test, feature = "testing"))]

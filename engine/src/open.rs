@@ -1,7 +1,6 @@
 //! Opening a data directory: lock, control file, manifest, tables, and then the log, whose records after the redo
 //! position are applied in order. Making a new directory is the same with an empty manifest.
 
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,13 +17,14 @@ use crate::core::{Core, LockGuard, Parts, Settings};
 use crate::db::Db;
 use crate::durable::Durable;
 use crate::error::{Error, Result, at};
+use crate::file::TABLES_FOLDER;
 use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Bands, Gate};
 use crate::manifest::{Manifest, manifest_path};
 use crate::marks::Moment;
 use crate::options::{Background, Builder, Create, OpenAs};
 use crate::state::State;
-use crate::table::{TABLES_FOLDER, TableStore};
+use crate::table::TableStore;
 
 /// The log's folder in a data directory.
 pub(crate) const LOG_FOLDER: &str = "wal";
@@ -54,7 +54,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         return Err(mismatch(&manifest_path(&path, manifest.number), "cluster", manifest.cluster, recorded.cluster));
     }
     let store = TableStore::new(Arc::clone(&storage), &path, builder.cache_bytes);
-    let state = State::open(store, &manifest, builder.memtable_bytes)?;
+    let state = State::open(store, &manifest, &manifest_path(&path, manifest.number), builder.memtable_bytes)?;
     control.settle()?;
     sweep(&*storage, &path, &state, manifest.number)?;
     let at = OpenAt {
@@ -72,9 +72,11 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
     };
     let durable = Durable::new(Arc::clone(&storage), &path, control, manifest, manifest_bytes);
     let options = log_options(&builder, recorded.cluster, recorded.node, recorded.segment_size);
+    let shapes = Shapes { usual: builder.shape, tuned: builder.tuned };
     let mut replay = Replay {
         state: &state,
         durable: &durable,
+        shapes: &shapes,
         history: &recorded.history,
         segment_size: recorded.segment_size,
         log_folder: path.join(LOG_FOLDER),
@@ -99,7 +101,6 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         control.watermark = flushed;
         control.clean_shutdown = false;
     })?;
-    let shapes = Shapes { usual: builder.shape, tuned: builder.tuned };
     let bands = Bands { frozen_max: builder.frozen_max, level1_bytes: builder.shape.level1_bytes };
     let settings = Settings {
         retention: builder.retention,
@@ -203,8 +204,7 @@ fn mismatch(path: &Path, field: &'static str, found: impl ToString, expected: im
 
 /// Removes what an earlier run left behind: unfinished files, and tables and manifests that are not current.
 fn sweep(storage: &dyn Storage, path: &Path, state: &State, current: u64) -> Result<()> {
-    let keep: HashSet<_> = state.view().tables.hashes();
-    let mut removed = state.store.sweep(&keep)?;
+    let mut removed = state.store.sweep()?;
     let current = manifest_path(path, current);
     for name in storage.list(path).map_err(at("list", path))? {
         let file = path.join(&name);
@@ -241,6 +241,7 @@ pub(crate) fn log_options(
 struct Replay<'a> {
     state: &'a State,
     durable: &'a Durable,
+    shapes: &'a Shapes,
     history: &'a TimelineHistory,
     segment_size: SegmentSize,
     log_folder: PathBuf,
@@ -283,10 +284,10 @@ impl Replay<'_> {
         let boundary = self.segment_size.boundary_at_or_after(next) == next;
         let log_start = if boundary { self.end } else { self.segment_start };
         let frozen = self.state.freeze(Some(log_start));
-        let place = RedoPlace { timeline: self.history.of_position(self.end.lsn).id, log_start };
+        let place = RedoPlace { timeline: self.history.of_position(self.end.lsn).id, log_start, flushed: self.end.lsn };
         // Readers that need old versions are not there yet to say so.
         let everything = Moment { lsn: seawall_wal::Lsn::ZERO, time: seawall_wal::Timestamp(0) };
-        flush_set(self.state, self.durable, &frozen, place, self.end.lsn, everything, &|_| ())
+        flush_set(self.state, self.durable, self.shapes, &frozen, place, everything, &|_| ())
     }
 
     /// Records can be handed over before they are durable: the process before us may have been killed between its write

@@ -95,7 +95,12 @@ impl Builder {
             frozen_max: 4,
             cache_bytes: 256 << 20,
             stall_timeout: Duration::from_secs(30),
-            shape: Shape { level0_tables: 8, level1_bytes: 256 << 20, table_bytes: 32 << 20 },
+            shape: Shape {
+                level0_tables: 8,
+                level1_bytes: 256 << 20,
+                table_bytes: 32 << 20,
+                blob_least: Some(4 << 10),
+            },
             tuned: BTreeMap::new(),
             merge_threads: std::thread::available_parallelism().map_or(1, usize::from).min(MERGE_THREADS_MAX),
         }
@@ -181,7 +186,15 @@ impl Builder {
         self
     }
 
-    /// Bytes of one table, 32 MiB if not set, and of level 1, eight times that.
+    /// Bytes from which on a value lies in a blob file, beside the tables, so that merges do not write it again and again;
+    /// 4 KiB if not set, and a quarter of it in keyspaces for [large values](Tuning::LargeValues). `None` keeps all values in
+    /// tables. It is asked for at each opening, decides about what is written from then on, and may differ between nodes.
+    pub fn blob_bytes(mut self, least: Option<usize>) -> Self {
+        self.shape.blob_least = least.map(|least| least.max(1));
+        self
+    }
+
+    /// Bytes of one table, 32 MiB if not set, of a blob file, twice, and of level 1, eight times that.
     pub fn table_bytes(mut self, bytes: u64) -> Self {
         self.shape.table_bytes = bytes.max(1);
         self.shape.level1_bytes = bytes.max(1).saturating_mul(8);

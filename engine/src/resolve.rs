@@ -1,15 +1,18 @@
 //! From versions to a value: what the versions of one key say together. Every reader, the digest and merges go through here,
 //! so that they agree on operands and expiry.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use seawall_wal::{Lsn, Timestamp};
 
+use crate::blob::{BlobFile, Reference};
 use crate::error::{Error, Result};
 use crate::format::MERGED_LEN_MAX;
 use crate::marks::{Moment, second_of};
 use crate::operator::{MergeOperator, TooLong};
 use crate::range_deletes::Cover;
-use crate::table::Content;
+use crate::table::{Content, Large};
 
 /// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +28,41 @@ pub(crate) struct Resolver {
     /// Older versions were deleted with a range.
     hidden_before: Lsn,
     /// The newest version that does not build on older ones, and the value it gives.
-    base: Option<(Lsn, Option<Value>)>,
+    base: Option<(Lsn, Option<Base>)>,
     /// All newer than the base.
     operands: Vec<Operand>,
+}
+
+#[derive(Debug)]
+enum Base {
+    Value(Value),
+    /// Read when the key's value is asked for, if it matters then.
+    Large(Arc<BlobFile>, Reference),
+}
+
+impl Base {
+    fn of(content: Content<'_>) -> Option<Self> {
+        if let Content::Large(Large { file, at }) = content {
+            return Some(Self::Large(Arc::clone(file), at));
+        }
+        let value = |bytes| Value { bytes: Bytes::copy_from_slice(bytes), expiry: content.expiry() };
+        content.value().map(value).map(Self::Value)
+    }
+
+    fn expiry(&self) -> Option<Timestamp> {
+        match self {
+            Self::Value(value) => value.expiry,
+            Self::Large(file, at) => Large { file, at: *at }.expiry(),
+        }
+    }
+
+    fn read(self) -> Result<Value> {
+        let expiry = self.expiry();
+        match self {
+            Self::Value(value) => Ok(value),
+            Self::Large(file, at) => Ok(Value { bytes: Bytes::copy_from_slice(file.value(&at)?), expiry }),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -56,15 +91,30 @@ impl Resolver {
             self.operands.push(Operand { lsn, operator, time, bytes: Bytes::copy_from_slice(operand) });
             return self.base.is_some();
         }
-        let value = |bytes| Value { bytes: Bytes::copy_from_slice(bytes), expiry: content.expiry() };
         self.operands.retain(|operand| operand.lsn > lsn);
-        self.base = Some((lsn, content.value().map(value)));
+        self.base = Some((lsn, Base::of(content)));
         true
+    }
+
+    /// Whether the value must be fetched from a blob file. It is asked for then.
+    pub(crate) fn ask_for_large(&self) -> bool {
+        match &self.base {
+            Some((_, Some(Base::Large(file, at)))) => {
+                file.ask_for(at);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The value, and that nothing is left of the versions.
     pub(crate) fn finish(&mut self, at: Moment) -> Result<Option<Value>> {
-        let mut value = self.base.take().and_then(|(_, value)| value);
+        let base = self.base.take().and_then(|(_, base)| base);
+        let ended = |expiry: Option<Timestamp>| expiry.is_some_and(|expiry| at.is_past(expiry));
+        if self.operands.is_empty() && base.as_ref().is_some_and(|base| ended(base.expiry())) {
+            return Ok(None);
+        }
+        let mut value = base.map(Base::read).transpose()?;
         if !self.operands.is_empty() {
             self.operands.sort_unstable_by_key(|operand| operand.lsn);
             let mut folded = value.map(Folded::from);
@@ -73,7 +123,7 @@ impl Resolver {
             }
             value = folded.map(Value::from);
         }
-        Ok(value.filter(|value| value.expiry.is_none_or(|expiry| !at.is_past(expiry))))
+        Ok(value.filter(|value| !ended(value.expiry)))
     }
 }
 
@@ -85,7 +135,7 @@ pub(crate) struct Folded {
 }
 
 impl Folded {
-    /// What a version that does not build on others gives.
+    /// What a version that does not build on others and has its value with it gives.
     pub(crate) fn of(content: Content<'_>) -> Option<Self> {
         content.value().map(|value| Self { bytes: value.to_vec(), expiry: content.expiry() })
     }

@@ -2,6 +2,7 @@
 //! may still need. It knows no log; `apply` changes it, `flush` and `compaction` exchange its tables.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use seawall_wal::{Lsn, Position, Timestamp};
 use crate::catalogue::Catalogue;
 use crate::compaction::Tally;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{BlobEntry, Manifest};
 use crate::marks::TimeMarks;
 use crate::memtable::{ChunkPool, FrozenSet, MemtableSet};
 use crate::table::TableStore;
@@ -49,12 +50,17 @@ pub(crate) struct State {
 impl State {
     /// The state that a manifest describes, with its tables open. It is meant to have so many bytes in the active memtables
     /// at most, and keeps memory for as many.
-    pub(crate) fn open(store: TableStore, manifest: &Manifest, memtable_bytes: u64) -> Result<Self> {
+    /// `path` is the manifest's.
+    pub(crate) fn open(store: TableStore, manifest: &Manifest, path: &Path, memtable_bytes: u64) -> Result<Self> {
         let pool = Arc::new(ChunkPool::new(memtable_bytes));
         let mut tables = TableSet::default();
+        for BlobEntry { keyspace, meta } in &manifest.blobs {
+            store.open_blob(*keyspace, *meta)?;
+        }
         for entry in &manifest.tables {
             tables.add(entry.level as usize, store.open(entry.keyspace, entry.meta.clone())?);
         }
+        check_blobs(&tables, manifest).map_err(|why| Error::CorruptManifest { path: path.to_owned(), why })?;
         let active = Arc::new(MemtableSet::new(&pool));
         let marks = Arc::new(TimeMarks::new(manifest.marks.clone()));
         let view = View { active, frozen: Vec::new(), tables: Arc::new(tables), floor: manifest.floor, marks };
@@ -131,6 +137,20 @@ impl State {
             frozen
         })
     }
+}
+
+/// Whether the tables refer to the blob files that the manifest names, to each, and to no more than is in it.
+fn check_blobs(tables: &TableSet, manifest: &Manifest) -> Result<(), &'static str> {
+    if tables.blob_entries() != manifest.blobs {
+        return Err("it names a blob file that no table refers to");
+    }
+    let shares = tables.keyspaces().flat_map(|(_, levels)| levels.blobs().values());
+    for (file, share) in shares {
+        if share.values > file.meta().values || share.bytes > file.meta().bytes {
+            return Err("its tables refer to more of a blob file than is in it");
+        }
+    }
+    Ok(())
 }
 
 /// The right to apply records: one has it at a time, and nothing is frozen meanwhile.

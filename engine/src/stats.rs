@@ -22,8 +22,21 @@ pub struct LevelStats {
     pub entries: u64,
     /// Bytes that merges have read of it since the database was opened.
     pub read_bytes: u64,
-    /// Bytes written to it since then: level 0 by writing memtables out, others by merges.
+    /// Bytes written to it since then, blob files included: level 0 by writing memtables out, others by merges.
     pub written_bytes: u64,
+}
+
+/// Blob files, over all keyspaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlobStats {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Bytes of the values in them.
+    pub value_bytes: u64,
+    /// Bytes of those values that tables refer to. The rest goes when tables are merged. `live_bytes <= value_bytes`.
+    pub live_bytes: u64,
 }
 
 /// Waits of commits by length: how many took up to 1 ms, 10 ms, 100 ms, 1 s, and longer.
@@ -57,6 +70,8 @@ pub struct Stats {
     pub memtables_frozen: usize,
     /// Tables by level.
     pub levels: [LevelStats; LEVELS],
+    /// Files of large values that tables refer to.
+    pub blobs: BlobStats,
     /// The cache of table blocks.
     pub cache: CacheStats,
     /// Sets of memtables written out since the database was opened.
@@ -114,6 +129,13 @@ impl Db {
             levels[level].bytes += table.meta().size;
             levels[level].entries += table.meta().entries;
         }
+        let mut blobs = BlobStats::default();
+        for (file, share) in view.tables.keyspaces().flat_map(|(_, levels)| levels.blobs().values()) {
+            blobs.files += 1;
+            blobs.bytes += file.meta().size;
+            blobs.value_bytes += file.meta().bytes;
+            blobs.live_bytes += share.bytes;
+        }
         for (number, level) in levels.iter_mut().enumerate() {
             (level.read_bytes, level.written_bytes) = core.state.tally.of_level(number);
         }
@@ -133,6 +155,7 @@ impl Db {
             memtable_bytes: view.memtable_bytes(),
             memtables_frozen: view.frozen.len(),
             levels,
+            blobs,
             cache: core.state.store.cache_stats(),
             flushes,
             merges,

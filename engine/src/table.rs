@@ -11,17 +11,18 @@ mod index;
 mod level_cursor;
 mod range_delete;
 mod reader;
+mod references;
 mod sorted;
 mod store;
 mod writer;
 
 use std::cmp::Ordering;
-use std::fmt;
-use std::path::{Path, PathBuf};
 
 use seawall_wal::{Lsn, Timestamp};
 
-pub(crate) use content::{Content, EntryRef};
+use crate::file::FileHash;
+
+pub(crate) use content::{Content, EntryRef, Large};
 pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash as filter_hash;
 pub(crate) use index::BlockPlace;
@@ -29,14 +30,13 @@ pub(crate) use level_cursor::LevelCursor;
 #[cfg(test)]
 pub(crate) use range_delete::RangeDelete;
 pub(crate) use reader::Table;
+pub(crate) use references::BlobUse;
 pub use store::CacheStats;
 pub(crate) use store::TableStore;
 pub(crate) use writer::{FinishedTable, TableWriter};
 
 /// The version this code reads and writes.
 pub(crate) const TABLE_VERSION: u32 = 1;
-/// The folder of tables in a data directory.
-pub(crate) const TABLES_FOLDER: &str = "tables";
 
 /// Header, footer and block header, in bytes.
 const HEADER_LEN: usize = 16;
@@ -74,44 +74,6 @@ enum Codec {
     None = 0,
     /// By zstd, those that become smaller by it.
     Zstd = 1,
-}
-
-/// The digest of a table's bytes, BLAKE3. It is its name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FileHash([u8; 32]);
-
-impl FileHash {
-    /// From its stored form.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Its stored form.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-
-    /// The name of the file.
-    pub fn file_name(&self) -> String {
-        format!("{self}.table")
-    }
-
-    /// Where the file lies in a data directory.
-    pub fn path_in(&self, folder: &Path) -> PathBuf {
-        folder.join(TABLES_FOLDER).join(self.file_name())
-    }
-}
-
-impl fmt::Display for FileHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for FileHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "FileHash({self})")
-    }
 }
 
 /// What a table is and holds.

@@ -6,15 +6,17 @@ use std::sync::{Arc, OnceLock};
 
 use seawall_wal::{Lsn, Timestamp};
 
+use crate::blob::{BlobFile, BlobShare};
 use crate::error::Result;
+use crate::file::FileHash;
 use crate::format::KeyspaceId;
-use crate::manifest::{LEVELS, TableEntry};
+use crate::manifest::{BlobEntry, LEVELS, TableEntry};
 use crate::marks::{Moment, TimeMarks};
 use crate::memtable::{FrozenSet, MemtableSet};
 use crate::mutant::{Mutant, planted};
 use crate::range_deletes::{Covers, RangeDeletes, Removal};
 use crate::resolve::{Resolver, Value};
-use crate::table::{Content, FileHash, Table, filter_hash};
+use crate::table::{BlobUse, Content, Table, filter_hash};
 
 /// The tables of one keyspace by level. Level 0 from newest to oldest, others by key without overlap; for one key a
 /// lower level is newer.
@@ -24,7 +26,11 @@ pub(crate) struct Levels {
     /// Of all its tables, once somebody asked.
     range_deletes: OnceLock<Arc<RangeDeletes>>,
     has_range_deletes: bool,
+    blobs: OnceLock<Blobs>,
 }
+
+/// The blob files that some tables refer to, and how much of each they do.
+pub(crate) type Blobs = BTreeMap<FileHash, (Arc<BlobFile>, BlobShare)>;
 
 impl Levels {
     pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
@@ -52,10 +58,23 @@ impl Levels {
         Ok(Some(Arc::clone(self.range_deletes.get_or_init(|| Arc::new(RangeDeletes::new(all))))))
     }
 
+    /// The blob files that its tables refer to.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        self.blobs.get_or_init(|| {
+            let mut blobs = Blobs::new();
+            for BlobUse { file, share } in self.levels.iter().flatten().flat_map(|table| table.blobs()) {
+                let known = blobs.entry(file.meta().hash);
+                known.or_insert_with(|| (Arc::clone(file), BlobShare::default())).1.add(*share);
+            }
+            blobs
+        })
+    }
+
     /// After a change of its tables.
-    fn note_range_deletes(&mut self) {
+    fn note_change(&mut self) {
         self.has_range_deletes = self.levels.iter().flatten().any(|table| table.meta().range_deletes > 0);
         self.range_deletes = OnceLock::new();
+        self.blobs = OnceLock::new();
     }
 
     /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
@@ -108,6 +127,14 @@ impl TableSet {
             .collect()
     }
 
+    /// The blob files, in the manifest's order.
+    pub(crate) fn blob_entries(&self) -> Vec<BlobEntry> {
+        let of_keyspace = |(keyspace, levels): (&KeyspaceId, &Arc<Levels>)| -> Vec<BlobEntry> {
+            levels.blobs().values().map(|(file, _)| BlobEntry { keyspace: *keyspace, meta: *file.meta() }).collect()
+        };
+        self.keyspaces.iter().flat_map(of_keyspace).collect()
+    }
+
     pub(crate) fn hashes(&self) -> HashSet<FileHash> {
         self.tables().map(|(_, _, table)| table.meta().hash).collect()
     }
@@ -125,7 +152,7 @@ impl TableSet {
             assert!(fits, "tables of one level do not overlap");
         }
         tables.insert(place, table);
-        levels.note_range_deletes();
+        levels.note_change();
         self.note_range_deletes();
     }
 
@@ -133,7 +160,7 @@ impl TableSet {
         if let Some(levels) = self.keyspaces.get_mut(&keyspace) {
             let levels = Arc::make_mut(levels);
             levels.levels.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));
-            levels.note_range_deletes();
+            levels.note_change();
         }
         self.note_range_deletes();
     }

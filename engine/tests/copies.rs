@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{all, inline, threaded};
-use seawall_engine::{Db, Error, FileHash, Installation, Role, TableSource, differing_ranges};
+use seawall_engine::{Db, Error, FileHash, FileKind, Installation, Role, TableSource, differing_ranges};
 use seawall_wal::storage::{Access, Disk, MemoryDisk, Storage, read_file};
 use seawall_wal::{ClusterId, SegmentSize, TimelineId, TimelineNonce};
 
@@ -71,7 +71,8 @@ struct Folder(MemoryDisk, &'static str);
 
 impl TableSource for Folder {
     fn fetch(&self, hash: &FileHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
-        Ok(read_file(&self.0, &hash.path_in(Path::new(self.1)), size).unwrap())
+        let paths = FileKind::ALL.map(|kind| kind.path_in(Path::new(self.1), hash));
+        Ok(paths.iter().find_map(|path| read_file(&self.0, path, size).ok()).unwrap())
     }
 }
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use seawall_engine::format::KeyspaceId;
-use seawall_engine::manifest::{KeyspaceEntry, Manifest, TableEntry, TimeMark};
+use seawall_engine::manifest::{BlobEntry, KeyspaceEntry, Manifest, TableEntry, TimeMark};
 use seawall_engine::payload::{Action, CommitBuilder, CommitPayload, KeyspaceChange, Operation, Promotion};
-use seawall_engine::{FileHash, MergeOperator, TableMeta};
+use seawall_engine::{BlobMeta, FileHash, MergeOperator, TableMeta};
 use seawall_wal::{Chain, ClusterId, Lsn, NodeId, Position, TimelineId, TimelineNonce, Timestamp};
 
 const COMMIT: &[u8] = include_bytes!("fixtures/v1/commit.payload");
@@ -104,6 +104,10 @@ fn manifest() -> Manifest {
             max_key_excluded,
         },
     };
+    let blob = |keyspace, hash, size, (values, bytes)| BlobEntry {
+        keyspace: KeyspaceId(keyspace),
+        meta: BlobMeta { hash: FileHash::from_bytes([hash; 32]), size, values, bytes },
+    };
     Manifest {
         number: 0x0123_4567,
         cluster: ClusterId::from_bytes([0xC0; 16]),
@@ -121,6 +125,11 @@ fn manifest() -> Manifest {
             table(0, 0xA1, (0x8001, 0x9000), (b"", b"\xff"), false),
             table(3, 0xA2, (0x10, 0x4000), (b"a", b"m"), true),
             table(3, 0xA3, (0x10, 0x5000), (b"m", b"z"), false),
+        ],
+        blobs: vec![
+            blob(1, 0xB1, 0x1_0203_0405, (7, 0x1_0000_0000)),
+            blob(1, 0xB2, 16 + 20 + 64, (1, 0)),
+            blob(7, 0xB0, 5_000, (3, 4_000)),
         ],
         marks: vec![
             TimeMark { lsn: Lsn::new(0x40), second: 1_749_999_000 },

@@ -86,7 +86,7 @@ fn cold(builder: impl Fn() -> Builder) -> (Db, Keyspace, Vec<String>) {
 #[test]
 fn cold_blocks_are_read_together_once_and_then_kept() {
     let storage = FaultyStorage::new(Arc::new(MemoryDisk::new()));
-    let (db, keys, names) = cold(|| inline(&MemoryDisk::new()).storage(Arc::new(storage.clone())));
+    let (db, keys, names) = cold(|| inline(&MemoryDisk::new()).blob_bytes(None).storage(Arc::new(storage.clone())));
     let counts = || (storage.count(FaultyOperation::Open), storage.count(FaultyOperation::Read));
     let (opened, read) = counts();
     let values = keys.multi_get(&names).unwrap();
@@ -123,7 +123,7 @@ fn a_read_that_fails_is_an_error_and_the_next_try_answers() {
 #[test]
 fn a_damaged_block_is_an_error_that_names_it_and_never_a_value() {
     let disk = MemoryDisk::new();
-    let (db, keys, names) = cold(|| inline(&disk));
+    let (db, keys, names) = cold(|| inline(&disk).blob_bytes(None));
     let table = disk.list(Path::new("/data/tables")).unwrap().pop().unwrap();
     drop((keys, db));
     disk.flip_bit(&Path::new("/data/tables").join(table), 20_000, 3);

@@ -93,7 +93,7 @@ pub struct BackupManifest {
     pub stop: Lsn,
     /// The engine's manifest file.
     pub manifest: FileEntry,
-    /// Table files.
+    /// Tables, and the blob files they refer to.
     pub tables: Vec<FileEntry>,
     /// Digest of the state at `stop`, if it was asked for.
     pub digest: Option<String>,

@@ -2,6 +2,7 @@
 
 use seawall_wal::Lsn;
 
+use crate::blob::BlobPolicy;
 use crate::manifest::LEVELS;
 use crate::mutant::{Mutant, planted};
 use crate::table::{Placement, TableMeta};
@@ -13,7 +14,10 @@ const DEAR: u64 = 4;
 /// A tier joins a merge of newer ones if it is at most so many times as large as all of them.
 const TIER_GROWTH: u64 = 2;
 
-/// When levels are too full, and how large tables get.
+/// A blob file is full at so many times the bytes of a table.
+const BLOB_TABLES: u64 = 2;
+
+/// When levels are too full, how large tables get, and which values are not in them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     /// Tables of level 0 that start a merge.
@@ -22,9 +26,16 @@ pub(crate) struct Shape {
     pub(crate) level1_bytes: u64,
     /// Bytes of one table.
     pub(crate) table_bytes: u64,
+    /// Bytes from which on a value goes to a blob file, if any does.
+    pub(crate) blob_least: Option<usize>,
 }
 
 impl Shape {
+    /// Which values go to blob files.
+    pub(crate) fn blob_policy(&self) -> BlobPolicy {
+        BlobPolicy { least: self.blob_least, file_bytes: self.table_bytes.saturating_mul(BLOB_TABLES) }
+    }
+
     /// Bytes a level below level 0 may have.
     pub(crate) fn target(&self, level: usize) -> u64 {
         (1..level).fold(self.level1_bytes, |bytes, _| bytes.saturating_mul(GROWTH))

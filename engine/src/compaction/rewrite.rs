@@ -1,18 +1,21 @@
 //! Carrying a merge out: its inputs are read in order, what survives is written into new tables. A merge may be cut by
 //! keys into parts that run at once.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::survival::Survival;
+use crate::blob::BlobPolicy;
 use crate::error::{Error, Result};
+use crate::file::FileHash;
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::merge::Versions;
 use crate::mutant::{Mutant, planted};
 use crate::range_deletes::{RangeDeletes, Removal};
-use crate::table::{EntryRef, Placement, Table, TableStore, TableWriter};
+use crate::table::{Content, EntryRef, Placement, Table, TableStore, TableWriter};
 
 /// Versions between two looks at whether to stop, and bytes between two looks at the pace.
 const STEP: u64 = 1024;
@@ -31,6 +34,10 @@ pub(super) struct Rewrite<'a> {
     pub(super) placement: Placement,
     /// Bytes of one output, about.
     pub(super) table_bytes: u64,
+    /// Which values outputs put into blob files.
+    pub(super) policy: BlobPolicy,
+    /// Blob files whose values are written again; references to others are copied.
+    pub(super) stale: HashSet<FileHash>,
     /// Keys before which an output ends if it is half full.
     pub(super) seams: Vec<Vec<u8>>,
     /// Is told how many bytes were written since it was told last, and may take its time.
@@ -39,10 +46,18 @@ pub(super) struct Rewrite<'a> {
     pub(super) stop: &'a AtomicBool,
 }
 
+/// What a part has written.
+#[derive(Default)]
+struct Written {
+    tables: Vec<Arc<Table>>,
+    /// Of tables and blob files.
+    bytes: u64,
+}
+
 impl Rewrite<'_> {
-    /// Writes the outputs, in order, a part for each stretch between `cuts`. They are named, but their names are not synced.
-    /// If a part fails nothing is left.
-    pub(super) fn run(&self, cuts: &[Vec<u8>]) -> Result<Vec<Arc<Table>>> {
+    /// Writes the outputs, in order, a part for each stretch between `cuts`, and says how many bytes that took. They are
+    /// named, but their names are not synced. If a part fails nothing is left.
+    pub(super) fn run(&self, cuts: &[Vec<u8>]) -> Result<(Vec<Arc<Table>>, u64)> {
         let bounds = || std::iter::once(None).chain(cuts.iter().map(|cut| Some(cut.as_slice())));
         let ends = cuts.iter().map(|cut| Some(cut.as_slice())).chain([None]);
         let mut parts = bounds().zip(ends);
@@ -65,16 +80,17 @@ impl Rewrite<'_> {
                 std::iter::once(first).chain(others.into_iter().map(join)).collect()
             })
         };
-        let mut tables = Vec::new();
+        let (mut tables, mut bytes) = (Vec::new(), 0);
         let mut errors = Vec::new();
         for (written, result) in outcomes {
-            tables.extend(written);
+            tables.extend(written.tables);
+            bytes += written.bytes;
             errors.extend(result.err());
         }
         // A part that stopped because of another says so less well.
         errors.sort_by_key(|error| matches!(error, Error::Closed));
         match errors.into_iter().next() {
-            None => Ok(tables),
+            None => Ok((tables, bytes)),
             Some(error) => {
                 self.store.release(tables.iter().map(|table| table.meta().hash));
                 Err(error)
@@ -89,13 +105,13 @@ impl Rewrite<'_> {
         from: Option<&[u8]>,
         until: Option<&[u8]>,
         failed: &AtomicBool,
-    ) -> (Vec<Arc<Table>>, Result<()>) {
-        let mut tables = Vec::new();
-        let result = self.write(range_deletes, from, until, failed, &mut tables);
+    ) -> (Written, Result<()>) {
+        let mut written = Written::default();
+        let result = self.write(range_deletes, from, until, failed, &mut written);
         if result.is_err() {
             failed.store(true, Ordering::Relaxed);
         }
-        (tables, result)
+        (written, result)
     }
 
     fn write(
@@ -104,7 +120,7 @@ impl Rewrite<'_> {
         from: Option<&[u8]>,
         until: Option<&[u8]>,
         failed: &AtomicBool,
-        tables: &mut Vec<Arc<Table>>,
+        written: &mut Written,
     ) -> Result<()> {
         let mut versions = Versions::of_tables(&self.level0, self.deeper.clone(), from)?;
         let mut survival = Survival::new(self.floor, self.bottom, range_deletes);
@@ -127,17 +143,21 @@ impl Rewrite<'_> {
             };
             if let Some(finished) = writer.take_if(|writer| full(writer)) {
                 let began = std::mem::replace(&mut begin, entry.key.to_vec());
-                tables.push(self.finish(finished, range_deletes, &began, Some(entry.key))?);
+                self.finish(finished, range_deletes, &began, Some(entry.key), written)?;
                 paced = 0;
             }
             let writer = match &mut writer {
                 Some(writer) => writer,
-                none => none.insert(self.store.writer(self.keyspace, self.placement)?),
+                none => none.insert(self.writer()?),
             };
-            writer.push(entry)?;
-            if writer.size() >= paced + STEP_BYTES {
-                (self.pace)(writer.size() - paced);
-                paced = writer.size();
+            let content = match entry.content {
+                Content::Large(large) if self.stale.contains(&large.file.meta().hash) => large.read()?,
+                content => content,
+            };
+            writer.push(EntryRef { content, ..entry })?;
+            if writer.written() >= paced + STEP_BYTES {
+                (self.pace)(writer.written() - paced);
+                paced = writer.written();
             }
             Ok(())
         };
@@ -157,10 +177,10 @@ impl Rewrite<'_> {
         survival.finish(&mut keep)?;
         let has_rest = !self.left_between(range_deletes, &begin, until).is_empty();
         if writer.is_none() && has_rest {
-            writer = Some(self.store.writer(self.keyspace, self.placement)?);
+            writer = Some(self.writer()?);
         }
         if let Some(writer) = writer {
-            tables.push(self.finish(writer, range_deletes, &begin, until)?);
+            self.finish(writer, range_deletes, &begin, until, written)?;
         }
         Ok(())
     }
@@ -173,7 +193,8 @@ impl Rewrite<'_> {
         range_deletes: &RangeDeletes,
         begin: &[u8],
         end: Option<&[u8]>,
-    ) -> Result<Arc<Table>> {
+        written: &mut Written,
+    ) -> Result<()> {
         let (begin, end) = match planted(Mutant::RangeDeletesCutToKeys) {
             true => (writer.first_key().to_vec(), Some(writer.last_key().to_vec())),
             false => (begin.to_vec(), end.map(<[u8]>::to_vec)),
@@ -181,7 +202,14 @@ impl Rewrite<'_> {
         for Removal { start, end, lsn } in self.left_between(range_deletes, &begin, end.as_deref()) {
             writer.push_range_delete(&start, &end, lsn);
         }
-        self.store.adopt(writer.finish()?)
+        let finished = writer.finish()?;
+        written.bytes += finished.bytes();
+        written.tables.push(self.store.adopt(finished)?);
+        Ok(())
+    }
+
+    fn writer(&self) -> Result<TableWriter> {
+        self.store.writer(self.keyspace, self.placement, self.policy)
     }
 
     fn left_between(&self, range_deletes: &RangeDeletes, from: &[u8], until: Option<&[u8]>) -> Vec<Removal> {

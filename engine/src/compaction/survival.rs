@@ -93,7 +93,14 @@ impl<'a> Survival<'a> {
         if std::mem::replace(&mut self.settled, true) {
             return Ok(());
         }
-        match self.fold(Folded::of(content)) {
+        if self.waiting.is_empty() {
+            return self.keep_base(lsn, content, keep);
+        }
+        let base = match content {
+            Content::Large(large) => large.read()?,
+            content => content,
+        };
+        match self.fold(Folded::of(base)) {
             Ok(Some((lsn, folded))) => self.keep_base(lsn, folded.content(), keep),
             Ok(None) => self.keep_base(lsn, content, keep),
             // Readers are told; until it is put or removed nothing is lost.
@@ -204,6 +211,7 @@ mod tests {
             kept.push(match entry.content {
                 Content::Put(value) => format!("{lsn} put {}", text(value)),
                 Content::Delete => format!("{lsn} delete"),
+                Content::Large(_) => unreachable!("values are given as they are"),
                 Content::Merge { operand, .. } => format!("{lsn} merge {}", text(operand)),
                 Content::Expiring { expiry, value } => format!("{lsn} until {} {}", expiry.0 / SECOND, text(value)),
             });

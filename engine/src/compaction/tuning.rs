@@ -20,13 +20,14 @@ pub enum Tuning {
     /// is written more often.
     ReadHeavy,
     /// Its values are large, so merging costs most of what the device can do: as for [`WriteHeavy`](Self::WriteHeavy), and
-    /// tables and level 1 are four times as large.
+    /// tables, blob files and level 1 are four times as large; and values go to blob files from a quarter of
+    /// [`Builder::blob_bytes`](crate::Builder::blob_bytes) on.
     LargeValues,
 }
 
 impl Tuning {
     fn shape(self, usual: &Shape) -> Shape {
-        let Shape { level0_tables, level1_bytes, table_bytes } = *usual;
+        let Shape { level0_tables, level1_bytes, table_bytes, blob_least } = *usual;
         match self {
             Self::Balanced => *usual,
             Self::WriteHeavy => Shape { level0_tables: 2 * level0_tables, ..*usual },
@@ -35,6 +36,7 @@ impl Tuning {
                 level0_tables: 2 * level0_tables,
                 level1_bytes: level1_bytes.saturating_mul(4),
                 table_bytes: table_bytes.saturating_mul(4),
+                blob_least: blob_least.map(|least| (least / 4).max(1)),
             },
         }
     }

@@ -4,16 +4,19 @@ use std::path::Path;
 
 use seawall_wal::{Chain, ClusterId, Lsn, Position, TimelineId, Timestamp};
 
-use super::{KEYSPACES_MAX, KeyspaceEntry, LEVELS, MANIFEST_VERSION, MARKS_MAX, Manifest, TableEntry, TimeMark};
+use super::{
+    BlobEntry, KEYSPACES_MAX, KeyspaceEntry, LEVELS, MANIFEST_VERSION, MARKS_MAX, Manifest, TableEntry, TimeMark,
+};
+use crate::blob::BlobMeta;
 use crate::codec::{Put, Reader, Truncated, len_u32};
 use crate::error::{Error, Result};
+use crate::file::FileHash;
 use crate::format::{KEYSPACE_NAME_LEN_MAX, KeyspaceId};
-use crate::table::{FileHash, TableMeta};
+use crate::table::TableMeta;
 
 const MAGIC: [u8; 8] = *b"SEAWMANI";
 const TABLES_MAX: usize = 4 << 20;
-/// Files of large values: their number is reserved, and a manifest that has some is not understood.
-const BLOBS: usize = 0;
+const BLOBS_MAX: usize = 4 << 20;
 
 /// What is wrong with a manifest's bytes.
 struct Wrong(&'static str);
@@ -27,7 +30,7 @@ impl From<Truncated> for Wrong {
 impl Manifest {
     /// Its stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(128 + self.tables.len() * 200);
+        let mut bytes = Vec::with_capacity(128 + self.tables.len() * 200 + self.blobs.len() * BLOB_LEN);
         bytes.put(&MAGIC);
         bytes.put_u32(0);
         bytes.put_u32(MANIFEST_VERSION);
@@ -41,7 +44,7 @@ impl Manifest {
         bytes.put_u64(self.redo_time.0);
         bytes.put_u64(self.floor.offset());
         bytes.put_u32(self.next_keyspace);
-        for count in [self.keyspaces.len(), self.tables.len(), BLOBS, self.marks.len()] {
+        for count in [self.keyspaces.len(), self.tables.len(), self.blobs.len(), self.marks.len()] {
             bytes.put_u32(len_u32(count));
         }
         for keyspace in &self.keyspaces {
@@ -52,6 +55,7 @@ impl Manifest {
             bytes.put(keyspace.name.as_bytes());
         }
         self.tables.iter().for_each(|table| put_table(&mut bytes, table));
+        self.blobs.iter().for_each(|blob| put_blob(&mut bytes, blob));
         for mark in &self.marks {
             bytes.put_u64(mark.lsn.offset());
             bytes.put_u64(mark.second);
@@ -112,6 +116,12 @@ impl Manifest {
                 }
             }
         }
+        if !self.blobs.is_sorted_by(|a, b| (a.keyspace, a.meta.hash) < (b.keyspace, b.meta.hash)) {
+            return Err(Wrong("its blob files are out of order"));
+        }
+        if self.blobs.iter().any(|blob| !self.has_keyspace(blob.keyspace) || !blob.meta.is_possible()) {
+            return Err(Wrong("a blob file belongs to no keyspace, or its content is impossible"));
+        }
         if !self.marks.is_sorted_by(|a, b| a.lsn < b.lsn && a.second < b.second) {
             return Err(Wrong("its marks of time are out of order"));
         }
@@ -145,6 +155,17 @@ fn put_table(bytes: &mut Vec<u8>, TableEntry { keyspace, level, meta }: &TableEn
     bytes.put(&meta.max_key);
 }
 
+/// Bytes of a blob file's entry.
+const BLOB_LEN: usize = 4 + 32 + 8 + 8 + 8;
+
+fn put_blob(bytes: &mut Vec<u8>, BlobEntry { keyspace, meta }: &BlobEntry) {
+    bytes.put_u32(keyspace.0);
+    bytes.put(meta.hash.as_bytes());
+    bytes.put_u64(meta.size);
+    bytes.put_u64(meta.values);
+    bytes.put_u64(meta.bytes);
+}
+
 /// The version of a manifest that is not damaged.
 fn read_version(reader: &mut Reader<'_>, bytes: &[u8]) -> Result<u32, Wrong> {
     let (magic, crc) = (reader.array()?, reader.u32()?);
@@ -165,15 +186,16 @@ fn read_body(mut reader: Reader<'_>) -> Result<Manifest, Wrong> {
     let floor = Lsn::new(reader.u64()?);
     let next_keyspace = reader.u32()?;
     let mut counts = [0; 4];
-    for (count, max) in counts.iter_mut().zip([KEYSPACES_MAX, TABLES_MAX, BLOBS, MARKS_MAX]) {
+    for (count, max) in counts.iter_mut().zip([KEYSPACES_MAX, TABLES_MAX, BLOBS_MAX, MARKS_MAX]) {
         *count = reader.u32()? as usize;
         if *count > max {
             return Err(Wrong("a count is impossible"));
         }
     }
-    let [keyspaces, tables, _, marks] = counts;
+    let [keyspaces, tables, blobs, marks] = counts;
     let keyspaces = (0..keyspaces).map(|_| read_keyspace(&mut reader)).collect::<Result<_, _>>()?;
     let tables = (0..tables).map(|_| read_table(&mut reader)).collect::<Result<_, _>>()?;
+    let blobs = (0..blobs).map(|_| read_blob(&mut reader)).collect::<Result<_, _>>()?;
     let marks = (0..marks).map(|_| read_mark(&mut reader)).collect::<Result<_, _>>()?;
     if !reader.is_empty() {
         return Err(Wrong("bytes follow its last mark of time"));
@@ -189,6 +211,7 @@ fn read_body(mut reader: Reader<'_>) -> Result<Manifest, Wrong> {
         next_keyspace,
         keyspaces,
         tables,
+        blobs,
         marks,
     })
 }
@@ -234,6 +257,13 @@ fn read_table(reader: &mut Reader<'_>) -> Result<TableEntry, Wrong> {
         max_key_excluded,
     };
     Ok(TableEntry { keyspace, level, meta })
+}
+
+fn read_blob(reader: &mut Reader<'_>) -> Result<BlobEntry, Wrong> {
+    let keyspace = KeyspaceId(reader.u32()?);
+    let hash = FileHash::from_bytes(reader.array()?);
+    let (size, values, bytes) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    Ok(BlobEntry { keyspace, meta: BlobMeta { hash, size, values, bytes } })
 }
 
 fn read_mark(reader: &mut Reader<'_>) -> Result<TimeMark, Wrong> {

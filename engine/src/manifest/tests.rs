@@ -2,7 +2,7 @@ use seawall_wal::Chain;
 use seawall_wal::storage::MemoryDisk;
 
 use super::*;
-use crate::table::FileHash;
+use crate::file::FileHash;
 
 fn manifest() -> Manifest {
     let table = |level, byte: u8, lsns: (u64, u64), keys: (&[u8], &[u8])| TableEntry {
@@ -40,6 +40,12 @@ fn manifest() -> Manifest {
             // The one before ends where this begins.
             table(1, 4, (600, 690), (b"m", b"z")),
         ],
+        blobs: [(1, 5, 700), (1, 7, 700), (2, 5, 16 + 20 + 3 + 64)]
+            .map(|(keyspace, byte, size)| BlobEntry {
+                keyspace: KeyspaceId(keyspace),
+                meta: BlobMeta { hash: FileHash::from_bytes([byte; 32]), size, values: 1, bytes: 3 },
+            })
+            .into(),
         marks: [(100, 1_000), (200, 1_001), (900, 1_700)]
             .map(|(lsn, second)| TimeMark { lsn: Lsn::new(lsn), second })
             .into(),
@@ -77,7 +83,7 @@ fn every_flipped_bit_and_every_cut_is_detected() {
 
 #[test]
 fn a_manifest_that_contradicts_itself_is_refused() {
-    let wrongs: [fn(&mut Manifest); 11] = [
+    let wrongs: [fn(&mut Manifest); 16] = [
         |m| m.floor = Lsn::new(901),
         |m| m.tables[0].meta.max_lsn = Lsn::new(901),
         |m| m.tables.swap(0, 1),
@@ -86,6 +92,11 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         |m| m.tables[2].meta.range_deletes = 0,
         |m| m.tables[2].meta.max_expiry = 1,
         |m| m.next_keyspace = 2,
+        |m| m.blobs.swap(0, 1),
+        |m| m.blobs[1] = m.blobs[0],
+        |m| m.blobs[2].keyspace = KeyspaceId(3),
+        |m| m.blobs[2].meta.values = 0,
+        |m| m.blobs[2].meta.bytes = 4,
         |m| m.marks[1].second = 1_000,
         |m| m.marks[2].lsn = Lsn::new(901),
         |m| m.marks = (0..4097).map(|n| TimeMark { lsn: Lsn::new(n), second: n }).collect(),

@@ -181,7 +181,7 @@ impl<'a> Record<'a> {
     pub(super) fn content(self) -> Content<'a> {
         let header = self.header();
         let stored = self.part(header.key_len as usize, header.value_len as usize);
-        Content::parse(header.kind, stored).expect("it was stored as a content")
+        Content::parse(header.kind, stored, &[]).expect("it was stored as a content")
     }
 
     fn part(self, at: usize, len: usize) -> &'a [u8] {

@@ -128,7 +128,7 @@ impl TableCursor {
 
     pub(crate) fn entry(&self) -> Option<EntryRef<'_>> {
         let place = self.place.as_ref()?;
-        let content = Content::parse(place.kind, &place.block.bytes()[place.value.clone()]);
+        let content = Content::parse(place.kind, &place.block.bytes()[place.value.clone()], self.table.blobs());
         Some(EntryRef { key: &self.key, lsn: place.lsn, content: content.expect("the block was checked") })
     }
 

@@ -1,11 +1,9 @@
 //! The end of a table's file: where its parts lie, and what it must hold to be the table the manifest names.
 
 use super::{Codec, FOOTER_LEN, FOOTER_MAGIC, TABLE_VERSION, TableMeta};
-use crate::codec::{Put, Reader, Truncated, len_u32};
+use crate::codec::{Put, Reader, Truncated};
+use crate::file::tail::{self, TAIL_LEN};
 use crate::format::KeyspaceId;
-
-/// Bytes at the end that stand there in every version: version, length, checksum, zero, magic.
-const TAIL_LEN: usize = 24;
 
 /// Where the parts of a table lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +18,10 @@ pub(super) struct Footer {
     /// Data blocks.
     pub(super) blocks: u32,
     pub(super) codec: Codec,
+    /// Blob files that entries refer to.
+    pub(super) blobs: u32,
+    /// Entries that expire.
+    pub(super) expiring: u64,
 }
 
 /// Why bytes are no footer.
@@ -35,12 +37,7 @@ impl Footer {
     /// Its stored form, which also says what `meta` does.
     pub(super) fn encode(&self, keyspace: KeyspaceId, meta: &TableMeta) -> Vec<u8> {
         let mut bytes = self.fields(keyspace, meta);
-        bytes.put_u32(TABLE_VERSION);
-        bytes.put_u32(len_u32(FOOTER_LEN));
-        let crc = crc32fast::hash(&bytes);
-        bytes.put_u32(crc);
-        bytes.put_u32(0);
-        bytes.put(&FOOTER_MAGIC);
+        tail::put(&mut bytes, TABLE_VERSION, &FOOTER_MAGIC);
         debug_assert_eq!(bytes.len(), FOOTER_LEN);
         bytes
     }
@@ -61,7 +58,8 @@ impl Footer {
         bytes.put_u32(keyspace.0);
         bytes.put_u32(self.blocks);
         bytes.put_u32(self.codec as u32);
-        bytes.put(&[0; FOOTER_LEN - TAIL_LEN - 108]);
+        bytes.put_u32(self.blobs);
+        bytes.put_u64(self.expiring);
         bytes
     }
 
@@ -88,6 +86,7 @@ impl Footer {
             1 => Codec::Zstd,
             _ => return Ok(None),
         };
+        let (blobs, expiring) = (rest.u32()?, rest.u64()?);
         Ok(Some(Self {
             root_at: places.u64()?,
             filter_at: places.u64()?,
@@ -95,6 +94,8 @@ impl Footer {
             range_deletes_at: places.u64()?,
             blocks,
             codec,
+            blobs,
+            expiring,
         }))
     }
 }
@@ -102,27 +103,21 @@ impl Footer {
 /// The version of the footer that a file ends with, whose checksum matches.
 fn version(file: &[u8]) -> Result<u32, Unreadable> {
     const WRONG: Unreadable = Unreadable::Damaged("its footer does not match its checksum");
-    let tail = file.last_chunk::<TAIL_LEN>().ok_or(WRONG)?;
-    let field = |at: usize| u32::from_le_bytes([tail[at], tail[at + 1], tail[at + 2], tail[at + 3]]);
-    let (version, len, crc, zero) = (field(0), field(4) as usize, field(8), field(12));
-    if tail[16..] != FOOTER_MAGIC || zero != 0 || !(TAIL_LEN..=file.len()).contains(&len) {
-        return Err(WRONG);
-    }
-    let checked = &file[file.len() - len..file.len() - TAIL_LEN + 8];
-    if crc32fast::hash(checked) != crc || (version == TABLE_VERSION && len != FOOTER_LEN) {
+    let (version, len) = tail::check(file, &FOOTER_MAGIC).ok_or(WRONG)?;
+    if version == TABLE_VERSION && len != FOOTER_LEN {
         return Err(WRONG);
     }
     Ok(version)
 }
 
-const _: () = assert!(FOOTER_LEN >= TAIL_LEN + 108);
+const _: () = assert!(FOOTER_LEN == TAIL_LEN + 120);
 
 #[cfg(test)]
 mod tests {
     use seawall_wal::Lsn;
 
     use super::*;
-    use crate::table::FileHash;
+    use crate::file::FileHash;
 
     #[test]
     fn a_footer_of_another_version_is_told_from_a_damaged_one() {
@@ -147,6 +142,8 @@ mod tests {
             range_deletes_at: 11,
             blocks: 12,
             codec: Codec::Zstd,
+            blobs: 14,
+            expiring: 15,
         };
         let good = footer.encode(KeyspaceId(13), &meta);
         assert_eq!(Footer::parse(&good, KeyspaceId(13), &meta), Ok(footer));

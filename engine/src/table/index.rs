@@ -59,7 +59,7 @@ impl Index {
     pub(super) fn open(map: &Arc<Mapping>, keyspace: KeyspaceId, footer: Footer) -> Result<Self, Damage> {
         let wrong = |why| (footer.root_at, why);
         let (root, count) = block::open(map, keyspace, BlockKind::Root, footer.root_at, None).map_err(wrong)?;
-        sorted::check(root.bytes(), count).map_err(wrong)?;
+        sorted::check(root.bytes(), count, &[]).map_err(wrong)?;
         if footer.blocks as usize > map.len() / FRAME_LEN {
             return Err(wrong("its number of data blocks is impossible"));
         }
@@ -140,7 +140,7 @@ impl Index {
     fn check_leaf(&self, leaf: usize) -> Result<(), &'static str> {
         let (offset, len, first) = self.leaf_place(leaf);
         let (block, count) = block::open(&self.map, self.keyspace, BlockKind::Leaf, offset, Some(len))?;
-        let (_, last) = sorted::check(block.bytes(), count)?;
+        let (_, last) = sorted::check(block.bytes(), count, &[])?;
         let next = match leaf + 1 < self.root().runs() {
             true => self.leaf_place(leaf + 1).2,
             false => self.footer.blocks as usize,

@@ -15,10 +15,13 @@ use super::filter::Filter;
 use super::footer::{Footer, Unreadable};
 use super::index::{BlockPlace, Damage, Index};
 use super::range_delete::{self, RangeDelete};
+use super::references::{self, BlobUse};
 use super::sorted::{self, Sorted};
 use super::store::BlockCache;
 use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, TABLE_VERSION, TableMeta};
+use crate::blob::{BlobFile, BlobShare};
 use crate::error::{Error, Result, at};
+use crate::file::FileHash;
 use crate::format::KeyspaceId;
 
 /// The largest block that is read with others into memory; nearly all are far smaller.
@@ -41,6 +44,8 @@ pub(crate) struct Table {
     index: OnceLock<Index>,
     filter: OnceLock<(Filter, Block)>,
     range_deletes: OnceLock<Box<[RangeDelete]>>,
+    /// In the order in which entries count them.
+    blobs: Box<[BlobUse]>,
 }
 
 impl fmt::Debug for Table {
@@ -50,7 +55,7 @@ impl fmt::Debug for Table {
 }
 
 impl Table {
-    /// Opens the file at `path`, which must be what `meta` says.
+    /// Opens the file at `path`, which must be what `meta` says. `find_blob` hands over the blob files it refers to.
     pub(crate) fn open(
         storage: Arc<dyn Storage>,
         path: &Path,
@@ -58,6 +63,7 @@ impl Table {
         meta: TableMeta,
         id: u64,
         cache: Arc<BlockCache>,
+        find_blob: impl Fn(&FileHash) -> Option<Arc<BlobFile>>,
     ) -> Result<Self> {
         let file = storage.open(path, Access::Read).map_err(at("open", path))?;
         let len = file.len().map_err(at("read", path))?;
@@ -75,9 +81,11 @@ impl Table {
         if map[..HEADER_LEN] != header.concat() {
             return Err(corrupt(0, "its header is wrong"));
         }
+        let blobs =
+            references::open(&map, keyspace, &footer, find_blob).map_err(|why| corrupt(footer.properties_at, why))?;
         let path = path.to_owned();
         let (index, filter, range_deletes) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { id, keyspace, meta, path, storage, map, cache, footer, index, filter, range_deletes })
+        Ok(Self { id, keyspace, meta, path, storage, map, cache, footer, index, filter, range_deletes, blobs })
     }
 
     pub(crate) fn meta(&self) -> &TableMeta {
@@ -92,6 +100,22 @@ impl Table {
         &self.path
     }
 
+    /// The blob files it refers to, in the order in which its entries count them.
+    pub(crate) fn blobs(&self) -> &[BlobUse] {
+        &self.blobs
+    }
+
+    /// How much of a blob file it refers to.
+    pub(crate) fn share_of(&self, blob: &FileHash) -> BlobShare {
+        let found = self.blobs.iter().find(|known| known.file.meta().hash == *blob);
+        found.map_or(BlobShare::default(), |known| known.share)
+    }
+
+    /// Entries of it that expire.
+    pub(crate) fn expiring(&self) -> u64 {
+        self.footer.expiring
+    }
+
     /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not
     /// matter; that is the answer. `hash` is the key's in the filter.
     pub(crate) fn versions(
@@ -102,7 +126,7 @@ impl Table {
         mut take: impl FnMut(Lsn, Content<'_>) -> bool,
     ) -> Result<bool> {
         let Some(place) = self.block_of(key, hash, at)? else { return Ok(false) };
-        match self.in_block(&place, |entries| walk(entries, key, at, &mut take))? {
+        match self.in_block(&place, |entries| walk(entries, &self.blobs, key, at, &mut take))? {
             Walked::Settled => Ok(true),
             Walked::Over => Ok(false),
             Walked::ToTheEnd => self.versions_behind(&place, key, at, take),
@@ -135,7 +159,7 @@ impl Table {
         at: Lsn,
         mut take: impl FnMut(Lsn, Content<'_>) -> bool,
     ) -> Result<bool> {
-        match walk(Sorted::new(block.bytes()), key, at, &mut take) {
+        match walk(Sorted::new(block.bytes()), &self.blobs, key, at, &mut take) {
             Walked::Settled => Ok(true),
             Walked::Over => Ok(false),
             Walked::ToTheEnd => self.versions_behind(place, key, at, take),
@@ -153,7 +177,7 @@ impl Table {
     ) -> Result<bool> {
         for number in place.number + 1..self.blocks_len() {
             let Some(place) = self.numbered(number)? else { break };
-            match self.in_block(&place, |entries| walk(entries, key, at, &mut take))? {
+            match self.in_block(&place, |entries| walk(entries, &self.blobs, key, at, &mut take))? {
                 Walked::Settled => return Ok(true),
                 Walked::Over => break,
                 Walked::ToTheEnd => {}
@@ -302,7 +326,7 @@ impl Table {
         let index = self.index()?;
         let corrupt = |why| self.corrupt(place.offset, why);
         let (block, count) = opened.map_err(corrupt)?;
-        let (first, last) = sorted::check(block.bytes(), count).map_err(corrupt)?;
+        let (first, last) = sorted::check(block.bytes(), count, &self.blobs).map_err(corrupt)?;
         if !index.encloses(place, &first, &last).map_err(|damage| self.damaged(damage))? {
             return Err(corrupt("it is not the block its index describes"));
         }
@@ -378,13 +402,19 @@ enum Walked {
 
 /// Hands over the versions of a key in a block that are not newer than `at`, until `take` has enough.
 #[inline]
-fn walk(entries: Sorted<'_>, key: &[u8], at: Lsn, take: &mut impl FnMut(Lsn, Content<'_>) -> bool) -> Walked {
+fn walk(
+    entries: Sorted<'_>,
+    blobs: &[BlobUse],
+    key: &[u8],
+    at: Lsn,
+    take: &mut impl FnMut(Lsn, Content<'_>) -> bool,
+) -> Walked {
     let (mut spot, found) = entries.seek(key, at);
     if !found {
         return Walked::Over;
     }
     let mut entry = entries.at(spot);
-    while !take(entry.lsn, entry.content()) {
+    while !take(entry.lsn, entry.content(blobs)) {
         spot = entry.next;
         if spot == entries.end() {
             return Walked::ToTheEnd;

@@ -7,7 +7,8 @@ use std::ops::Range;
 
 use seawall_wal::Lsn;
 
-use super::content::Content;
+use super::content::{Content, Form};
+use super::references::BlobUse;
 use super::version_order;
 use crate::codec::{Put, len_u16, len_u32};
 
@@ -61,8 +62,9 @@ pub(super) struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    pub(super) fn content(&self) -> Content<'a> {
-        Content::parse(self.kind, self.value).expect("the block was checked")
+    /// In a table that refers to these blob files.
+    pub(super) fn content(&self, blobs: &'a [BlobUse]) -> Content<'a> {
+        Content::parse(self.kind, self.value, blobs).expect("the block was checked")
     }
 }
 
@@ -318,8 +320,8 @@ pub(super) fn common_len(a: &[u8], b: &[u8]) -> usize {
 pub(super) type Place = (Vec<u8>, Lsn);
 
 /// Checks that raw bytes are so many entries in order, at least one, and that runs and words are theirs. Gives the places
-/// of the first and the last one.
-pub(super) fn check(raw: &[u8], count: u32) -> Result<(Place, Place), &'static str> {
+/// of the first and the last one. The table refers to these blob files.
+pub(super) fn check(raw: &[u8], count: u32, blobs: &[BlobUse]) -> Result<(Place, Place), &'static str> {
     let block = Sorted::split(raw).ok_or("its parts are longer than it")?;
     let (mut spot, mut run, mut entries) = (Spot { entry: 0, value: 0 }, 0, 0);
     let mut key = Vec::new();
@@ -338,7 +340,7 @@ pub(super) fn check(raw: &[u8], count: u32) -> Result<(Place, Place), &'static s
             return Err("a key shares more than there is");
         }
         block.key_of(&entry, &mut key);
-        Content::parse(entry.kind, entry.value).ok_or("an entry is of no known kind")?;
+        Content::parse(entry.kind, entry.value, blobs).ok_or("an entry is of no known kind")?;
         if let Some((before, lsn)) = &previous {
             if !version_order((before, *lsn), (&key, entry.lsn)).is_lt() {
                 return Err("its entries are out of order");
@@ -391,13 +393,14 @@ impl SortedBuilder {
         Self { run, keys: Vec::new(), pending: Vec::new(), values: Vec::new(), entries_len: 0 }
     }
 
-    pub(super) fn push(&mut self, key: &[u8], lsn: Lsn, content: Content<'_>) {
+    pub(super) fn push<'c>(&mut self, key: &[u8], lsn: Lsn, form: impl Into<Form<'c>>) {
+        let form = form.into();
         let shared = common_len(self.last_key(), key);
         self.entries_len += ENTRY_LEN + key.len() - if self.begins_run() { 0 } else { shared };
         self.keys.put(key);
-        content.store(&mut self.values);
+        form.store(&mut self.values);
         let (key_end, value_end) = (self.keys.len(), self.values.len());
-        self.pending.push(Pending { key_end, shared, kind: content.kind(), lsn, value_end });
+        self.pending.push(Pending { key_end, shared, kind: form.kind, lsn, value_end });
     }
 
     fn begins_run(&self) -> bool {
@@ -422,8 +425,8 @@ impl SortedBuilder {
     }
 
     /// Bytes it grows by at most when such an entry comes.
-    pub(super) fn growth(key: &[u8], content: Content<'_>) -> usize {
-        RUN_LEN + ENTRY_LEN + key.len() + content.stored_len()
+    pub(super) fn growth<'c>(key: &[u8], form: impl Into<Form<'c>>) -> usize {
+        RUN_LEN + ENTRY_LEN + key.len() + form.into().len()
     }
 
     /// Its raw bytes and number of entries; the builder is empty again.

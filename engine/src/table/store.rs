@@ -1,5 +1,6 @@
-//! The store of open tables: gives finished tables their names, hands out open ones, and removes files that no version
-//! of the database uses any more. Names are given and taken under one lock, so neither can overtake the other.
+//! The store of open tables and of the blob files they refer to: gives finished ones their names, hands out open ones, and
+//! removes files that no version of the database uses any more. A blob file is used as long as an open table refers to it.
+//! Names are given and taken under one lock, so neither can overtake the other.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,8 +13,10 @@ use quick_cache::sync::Cache;
 use seawall_wal::storage::Storage;
 
 use super::block::Block;
-use super::{FileHash, FinishedTable, Placement, TABLES_FOLDER, Table, TableMeta, TableWriter};
+use super::{FinishedTable, Placement, Table, TableMeta, TableWriter};
+use crate::blob::{BlobFile, BlobMeta, BlobPolicy, FinishedBlob};
 use crate::error::{Result, at};
+use crate::file::{FileHash, FileKind, TABLES_FOLDER};
 use crate::format::KeyspaceId;
 
 /// Blocks in memory, bounded by their bytes.
@@ -81,6 +84,8 @@ struct Open {
     tables: HashMap<FileHash, Arc<Table>>,
     /// Open tables that no current version uses.
     obsolete: HashSet<FileHash>,
+    /// Those that open tables refer to, and those whose last one was closed since files were removed.
+    blobs: HashMap<FileHash, Arc<BlobFile>>,
 }
 
 impl TableStore {
@@ -101,23 +106,51 @@ impl TableStore {
     }
 
     /// Starts a table.
-    pub(crate) fn writer(&self, keyspace: KeyspaceId, placement: Placement) -> Result<TableWriter> {
+    pub(crate) fn writer(&self, keyspace: KeyspaceId, placement: Placement, policy: BlobPolicy) -> Result<TableWriter> {
         let path = self.folder.join(format!("{}.tmp", self.next.fetch_add(1, Ordering::Relaxed)));
-        TableWriter::create(Arc::clone(&self.storage), &path, keyspace, placement)
+        TableWriter::create(Arc::clone(&self.storage), &path, keyspace, placement, policy)
     }
 
-    /// Gives a finished table its name and opens it. The folder is not synced yet.
+    /// Gives a finished table and its blob files their names and opens them. The folder is not synced yet.
     pub(crate) fn adopt(&self, finished: FinishedTable) -> Result<Arc<Table>> {
         let mut open = self.open.lock();
-        let FinishedTable { keyspace, meta, temporary } = finished;
+        let FinishedTable { keyspace, meta, temporary, blobs } = finished;
+        // Before the table, which cannot be opened without them.
+        blobs.into_iter().try_for_each(|blob| self.adopt_blob(&mut open, keyspace, blob))?;
         if let Some(table) = open.tables.get(&meta.hash).cloned() {
             open.obsolete.remove(&meta.hash);
             self.storage.remove(&temporary).map_err(at("remove", &temporary))?;
             return Ok(table);
         }
-        let path = self.folder.join(meta.hash.file_name());
+        let path = self.path(FileKind::Table, &meta.hash);
         self.storage.rename(&temporary, &path).map_err(at("rename", &temporary))?;
         self.open_in(&mut open, keyspace, meta)
+    }
+
+    fn adopt_blob(&self, open: &mut Open, keyspace: KeyspaceId, finished: FinishedBlob) -> Result<()> {
+        let FinishedBlob { meta, temporary } = finished;
+        if open.blobs.contains_key(&meta.hash) {
+            return self.storage.remove(&temporary).map_err(at("remove", &temporary));
+        }
+        let path = self.path(FileKind::Blob, &meta.hash);
+        self.storage.rename(&temporary, &path).map_err(at("rename", &temporary))?;
+        self.open_blob_in(open, keyspace, meta)
+    }
+
+    /// Opens a blob file that the manifest names, for the tables that refer to it.
+    pub(crate) fn open_blob(&self, keyspace: KeyspaceId, meta: BlobMeta) -> Result<()> {
+        self.open_blob_in(&mut self.open.lock(), keyspace, meta)
+    }
+
+    fn open_blob_in(&self, open: &mut Open, keyspace: KeyspaceId, meta: BlobMeta) -> Result<()> {
+        let path = self.path(FileKind::Blob, &meta.hash);
+        let file = BlobFile::open(&*self.storage, &path, keyspace, meta)?;
+        open.blobs.insert(meta.hash, Arc::new(file));
+        Ok(())
+    }
+
+    fn path(&self, kind: FileKind, hash: &FileHash) -> PathBuf {
+        self.folder.join(kind.file_name(hash))
     }
 
     /// Opens a table that the manifest names.
@@ -127,10 +160,11 @@ impl TableStore {
 
     fn open_in(&self, open: &mut Open, keyspace: KeyspaceId, meta: TableMeta) -> Result<Arc<Table>> {
         let hash = meta.hash;
-        let path = self.folder.join(hash.file_name());
+        let path = self.path(FileKind::Table, &hash);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let table =
-            Arc::new(Table::open(Arc::clone(&self.storage), &path, keyspace, meta, id, Arc::clone(&self.cache))?);
+        let (storage, cache) = (Arc::clone(&self.storage), Arc::clone(&self.cache));
+        let find_blob = |hash: &FileHash| open.blobs.get(hash).cloned();
+        let table = Arc::new(Table::open(storage, &path, keyspace, meta, id, cache, find_blob)?);
         open.tables.insert(hash, Arc::clone(&table));
         Ok(table)
     }
@@ -145,7 +179,7 @@ impl TableStore {
         self.open.lock().obsolete.extend(tables);
     }
 
-    /// Removes the files of obsolete tables that nobody reads. Says how many obsolete ones are left.
+    /// Removes the files of obsolete tables that nobody reads, and blob files that no other table refers to. Says how many obsolete ones are left.
     pub(crate) fn collect(&self) -> usize {
         let mut open = self.open.lock();
         let open = &mut *open;
@@ -153,23 +187,40 @@ impl TableStore {
             // Only the store's own reference is left, and new ones come from the store alone, which is locked.
             let unused = open.tables.get(hash).is_none_or(|table| Arc::strong_count(table) == 1);
             if unused {
-                let path = self.folder.join(hash.file_name());
                 open.tables.remove(hash);
-                if let Err(error) = self.storage.remove(&path) {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove a table that is not needed any more");
-                }
+                self.remove(FileKind::Table, hash);
             }
             !unused
+        });
+        open.blobs.retain(|hash, blob| {
+            // As above; a table that refers to it holds it.
+            let used = Arc::strong_count(blob) > 1;
+            if !used {
+                self.remove(FileKind::Blob, hash);
+            }
+            used
         });
         open.obsolete.len()
     }
 
-    /// Removes every file of the folder that `keep` does not name.
-    pub(crate) fn sweep(&self, keep: &HashSet<FileHash>) -> Result<usize> {
-        let keep: HashSet<String> = keep.iter().map(FileHash::file_name).collect();
+    fn remove(&self, kind: FileKind, hash: &FileHash) {
+        let path = self.path(kind, hash);
+        if let Err(error) = self.storage.remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a {kind} that is not needed any more");
+        }
+    }
+
+    /// Removes every file of the folder that is not open.
+    pub(crate) fn sweep(&self) -> Result<usize> {
+        let open = self.open.lock();
+        let tables = open.tables.keys().map(|hash| FileKind::Table.file_name(hash));
+        let keep: HashSet<String> =
+            tables.chain(open.blobs.keys().map(|hash| FileKind::Blob.file_name(hash))).collect();
+        let ours =
+            |name: &str| name.ends_with(".tmp") || FileKind::ALL.iter().any(|kind| name.ends_with(kind.ending()));
         let mut removed = 0;
         for name in self.storage.list(&self.folder).map_err(at("list", &self.folder))? {
-            if !keep.contains(&name) && (name.ends_with(".tmp") || name.ends_with(".table")) {
+            if !keep.contains(&name) && ours(&name) {
                 let path = self.folder.join(name);
                 self.storage.remove(&path).map_err(at("remove", &path))?;
                 removed += 1;

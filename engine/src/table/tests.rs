@@ -1,10 +1,13 @@
+use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::storage::{MemoryDisk, Storage};
 
 use super::store::TableStore;
 use super::*;
+use crate::blob::BlobPolicy;
 use crate::error::{Error, Result};
+use crate::file::{FileKind, TABLES_FOLDER};
 use crate::format::KeyspaceId;
 use crate::operator::MergeOperator;
 
@@ -33,7 +36,7 @@ fn versions(count: u32, value_len: usize) -> Vec<Stored> {
 }
 
 fn write(store: &TableStore, versions: &[Stored], placement: Placement) -> Arc<Table> {
-    let mut writer = store.writer(KeyspaceId(3), placement).unwrap();
+    let mut writer = store.writer(KeyspaceId(3), placement, BlobPolicy::NONE).unwrap();
     for (key, lsn, value) in versions {
         writer
             .push(EntryRef { key, lsn: *lsn, content: value.as_deref().map_or(Content::Delete, Content::Put) })
@@ -143,7 +146,7 @@ fn every_flipped_bit_is_detected_or_harmless() {
         let disk = MemoryDisk::new();
         let versions = versions(40, 12);
         let meta = write(&store(&disk), &versions, placement).meta().clone();
-        let path = meta.hash.path_in(Path::new(ROOT));
+        let path = FileKind::Table.path_in(Path::new(ROOT), &meta.hash);
         let mut detected = 0;
         for bit in 0..meta.size * 8 {
             disk.flip_bit(&path, bit / 8, (bit % 8) as u8);
@@ -178,7 +181,7 @@ fn a_reader_that_compares_no_checksum_serves_what_the_flips_would_catch() {
     let disk = MemoryDisk::new();
     let versions = versions(40, 12);
     let meta = write(&store(&disk), &versions, Placement::Top).meta().clone();
-    let path = meta.hash.path_in(Path::new(ROOT));
+    let path = FileKind::Table.path_in(Path::new(ROOT), &meta.hash);
     let wrong = |disk: &MemoryDisk| {
         (0..meta.size).any(|byte| {
             disk.flip_bit(&path, byte, 3);
@@ -195,7 +198,7 @@ fn a_reader_that_compares_no_checksum_serves_what_the_flips_would_catch() {
 fn a_block_in_another_place_does_not_pass() {
     let disk = MemoryDisk::new();
     let meta = write(&store(&disk), &versions(600, 60), Placement::Top).meta().clone();
-    let path = meta.hash.path_in(Path::new(ROOT));
+    let path = FileKind::Table.path_in(Path::new(ROOT), &meta.hash);
     let place = |number| {
         let table = store(&disk).open(KeyspaceId(3), meta.clone()).unwrap();
         let place = table.numbered(number).unwrap().unwrap();
@@ -227,7 +230,7 @@ fn a_table_is_not_removed_while_it_is_read_nor_when_it_is_written_again() {
     store.release([hash]);
     drop(again);
     assert_eq!(store.collect(), 0);
-    assert!(!disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().contains(&hash.file_name()));
+    assert!(!disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().contains(&FileKind::Table.file_name(&hash)));
 }
 
 #[test]
@@ -237,7 +240,7 @@ fn range_deletes_read_back_and_widen_the_key_range() {
     let delete =
         |start: &[u8], end: &[u8], lsn| RangeDelete { start: start.into(), end: end.into(), lsn: Lsn::new(lsn) };
     let written = |entries: &[&[u8]], deletes: &[RangeDelete]| {
-        let mut writer = store.writer(KeyspaceId(3), Placement::Top).unwrap();
+        let mut writer = store.writer(KeyspaceId(3), Placement::Top, BlobPolicy::NONE).unwrap();
         for key in entries {
             writer.push(EntryRef { key, lsn: Lsn::new(50), content: Content::Put(b"v") }).unwrap();
         }
@@ -271,7 +274,7 @@ fn range_deletes_read_back_and_widen_the_key_range() {
     assert!(TableCursor::last_before(Arc::clone(&table), None).unwrap().entry().is_none());
     // Damage is seen.
     let meta = written(&[b"f"], &[high, twice]).meta().clone();
-    let path = meta.hash.path_in(Path::new(ROOT));
+    let path = FileKind::Table.path_in(Path::new(ROOT), &meta.hash);
     let mut detected = 0;
     for byte in 0..meta.size {
         disk.flip_bit(&path, byte, 3);
@@ -292,7 +295,7 @@ fn range_deletes_read_back_and_widen_the_key_range() {
 fn an_unfinished_table_leaves_no_file() {
     let disk = MemoryDisk::new();
     let store = store(&disk);
-    let mut writer = store.writer(KeyspaceId(1), Placement::Top).unwrap();
+    let mut writer = store.writer(KeyspaceId(1), Placement::Top, BlobPolicy::NONE).unwrap();
     writer.push(EntryRef { key: b"k", lsn: Lsn::new(1), content: Content::Delete }).unwrap();
     drop(writer);
     assert!(disk.list(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap().is_empty());
@@ -326,7 +329,7 @@ fn a_block_whose_checksum_was_made_for_nonsense_is_refused_or_consistent() {
         let sealed = block::seal(BlockKind::Data, KeyspaceId(1), 0, &raw, count, codec);
         let map = Arc::new(seawall_wal::storage::Mapping::Owned(sealed));
         let (block, count) = block::open(&map, KeyspaceId(1), BlockKind::Data, 0, None).unwrap();
-        match sorted::check(block.bytes(), count) {
+        match sorted::check(block.bytes(), count, &[]) {
             Err(_) => refused += 1,
             Ok((first, last)) => {
                 let entries = Sorted::new(block.bytes());
@@ -335,7 +338,7 @@ fn a_block_whose_checksum_was_made_for_nonsense_is_refused_or_consistent() {
                     let entry = entries.at(spot);
                     entries.key_of(&entry, &mut key);
                     assert_eq!(entries.seek(&key, entry.lsn), (spot, true));
-                    entry.content();
+                    entry.content(&[]);
                     places.push((key.clone(), entry.lsn));
                     spot = entry.next;
                 }
@@ -384,7 +387,7 @@ fn a_search_in_a_block_finds_what_a_search_among_whole_keys_does() {
         let len = builder.len();
         let (raw, count) = builder.take();
         assert!(raw.len() <= len);
-        sorted::check(&raw, count).unwrap();
+        sorted::check(&raw, count, &[]).unwrap();
         let entries = Sorted::new(&raw);
         let spots: Vec<_> = std::iter::successors(Some(entries.run(0)), |spot| {
             (*spot != entries.end()).then(|| entries.at(*spot).next)
@@ -434,12 +437,18 @@ fn golden_content(lsn: Lsn, value: Option<&[u8]>) -> Content<'_> {
     }
 }
 
+const LARGE: &[u8] = include_bytes!("../../tests/fixtures/v1/large.table");
+const LARGE_BLOBS: [&[u8]; 3] = [
+    include_bytes!("../../tests/fixtures/v1/large_0.blob"),
+    include_bytes!("../../tests/fixtures/v1/large_1.blob"),
+    include_bytes!("../../tests/fixtures/v1/large_2.blob"),
+];
 const TOP: &[u8] = include_bytes!("../../tests/fixtures/v1/top.table");
 const BELOW: &[u8] = include_bytes!("../../tests/fixtures/v1/below.table");
 
 fn write_golden(store: &TableStore, placement: Placement) -> Arc<Table> {
     let (versions, deletes) = golden();
-    let mut writer = store.writer(KeyspaceId(3), placement).unwrap();
+    let mut writer = store.writer(KeyspaceId(3), placement, BlobPolicy::NONE).unwrap();
     for (key, lsn, value) in &versions {
         writer.push(EntryRef { key, lsn: *lsn, content: golden_content(*lsn, value.as_deref()) }).unwrap();
     }
@@ -458,7 +467,7 @@ fn tables_of_version_1_are_read_and_written_as_ever() {
         // What zstd makes of the same bytes is its own business; that it is read is ours.
         assert!(placement == Placement::Below || file == bytes, "the same content is the same file");
         let hash = FileHash::from_bytes(*blake3::hash(bytes).as_bytes());
-        let path = hash.path_in(Path::new(ROOT));
+        let path = FileKind::Table.path_in(Path::new(ROOT), &hash);
         drop(written);
         let _ = disk.remove(&path);
         let copy = disk.open(&path, seawall_wal::storage::Access::CreateNew).unwrap();
@@ -495,6 +504,65 @@ fn tables_of_version_1_are_read_and_written_as_ever() {
     }
 }
 
+/// Of the golden table with large values: some end, some are empty, and some are too small to be large.
+fn golden_large() -> Vec<(Vec<u8>, Lsn, Vec<u8>)> {
+    let lens = [0, 99, 100, 700, 5, 4_000, 300, 20_000, 101, 3];
+    let version = |(number, len): (u8, &usize)| {
+        (vec![b'k', number / 2], Lsn::new(100 - u64::from(number)), (0..*len).map(|at| at as u8 ^ number).collect())
+    };
+    (0..).zip(&lens).map(version).collect()
+}
+
+const LARGE_POLICY: BlobPolicy = BlobPolicy { least: Some(100), file_bytes: 5_000 };
+
+fn large_content(lsn: Lsn, value: &[u8]) -> Content<'_> {
+    match lsn.offset() % 3 {
+        0 => Content::Expiring { expiry: Timestamp(1_800_000_000_000_000 + lsn.offset()), value },
+        _ => Content::Put(value),
+    }
+}
+
+#[test]
+fn blob_files_of_version_1_are_read_and_written_as_ever() {
+    let disk = MemoryDisk::new();
+    let store = store(&disk);
+    let mut writer = store.writer(KeyspaceId(3), Placement::Top, LARGE_POLICY).unwrap();
+    for (key, lsn, value) in &golden_large() {
+        writer.push(EntryRef { key, lsn: *lsn, content: large_content(*lsn, value) }).unwrap();
+    }
+    let table = store.adopt(writer.finish().unwrap()).unwrap();
+    let read = |path: &Path| seawall_wal::storage::read_file(&disk, path, 1 << 20).unwrap();
+    let written: Vec<_> = table.blobs().iter().map(|blob| read(blob.file.path())).collect();
+    assert!(written.iter().eq(LARGE_BLOBS), "the same values are the same files");
+    assert_eq!(read(table.path()), LARGE);
+    let meta = table.meta().clone();
+    let blobs: Vec<_> = table.blobs().iter().map(|blob| *blob.file.meta()).collect();
+    let shares: Vec<_> = table.blobs().iter().map(|blob| (blob.share.values, blob.share.bytes)).collect();
+    assert_eq!(shares, [(4, 5_100), (1, 20_000), (1, 101)]);
+    drop((table, store));
+    let disk = MemoryDisk::new();
+    let store = self::store(&disk);
+    let copy = |kind: FileKind, bytes: &[u8]| {
+        let hash = FileHash::from_bytes(*blake3::hash(bytes).as_bytes());
+        let file = disk.open(&kind.path_in(Path::new(ROOT), &hash), seawall_wal::storage::Access::CreateNew).unwrap();
+        seawall_wal::storage::write_all_at(&*file, bytes, 0).unwrap();
+    };
+    copy(FileKind::Table, LARGE);
+    LARGE_BLOBS.iter().for_each(|bytes| copy(FileKind::Blob, bytes));
+    blobs.iter().for_each(|blob| store.open_blob(KeyspaceId(3), *blob).unwrap());
+    let table = store.open(KeyspaceId(3), meta).unwrap();
+    table.verify().unwrap();
+    for (key, lsn, value) in &golden_large() {
+        let walked = table.versions(key, filter_hash(key), *lsn, |at, found| {
+            let found = if let Content::Large(large) = found { large.read().unwrap() } else { found };
+            assert_eq!((at, found), (*lsn, large_content(*lsn, value)));
+            true
+        });
+        assert!(walked.unwrap());
+    }
+    table.blobs().iter().for_each(|blob| blob.file.verify().unwrap());
+}
+
 #[test]
 fn blocks_that_are_not_in_memory_are_read_together_once_and_then_kept() {
     use seawall_wal::storage::{FaultyOperation, FaultyStorage};
@@ -503,7 +571,7 @@ fn blocks_that_are_not_in_memory_are_read_together_once_and_then_kept() {
         let storage = FaultyStorage::new(Arc::new(MemoryDisk::new()));
         storage.create_dir_all(&Path::new(ROOT).join(TABLES_FOLDER)).unwrap();
         let store = || TableStore::new(Arc::new(storage.clone()), Path::new(ROOT), 1 << 20);
-        let mut writer = store().writer(KeyspaceId(3), placement).unwrap();
+        let mut writer = store().writer(KeyspaceId(3), placement, BlobPolicy::NONE).unwrap();
         for (key, lsn, value) in &versions(2_000, 60) {
             let content = value.as_deref().map_or(Content::Delete, Content::Put);
             writer.push(EntryRef { key, lsn: *lsn, content }).unwrap();

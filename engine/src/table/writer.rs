@@ -4,22 +4,23 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seawall_wal::storage::{Access, File, Storage, write_all_at};
+use seawall_wal::storage::Storage;
 use seawall_wal::{Lsn, Timestamp};
 
 use super::block::{self, BlockKind, FRAME_LEN};
-use super::content::{Content, EntryRef};
+use super::content::{Content, EntryRef, Form};
 use super::footer::Footer;
 use super::index::{IndexBuilder, separator};
 use super::range_delete::{self, RangeDelete};
+use super::references::{self, References};
 use super::sorted::{DATA_RUN, SortedBuilder};
 use super::version_order;
-use super::{Codec, FOOTER_LEN, FileHash, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSION, TableMeta, filter};
+use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSION, TableMeta, filter};
+use crate::blob::{BlobPolicy, FinishedBlob};
 use crate::codec::{Put, len_u32};
-use crate::error::{Result, at};
+use crate::error::Result;
+use crate::file::{FileHash, NewFile};
 use crate::format::KeyspaceId;
-
-const BUFFER_LEN: usize = 1 << 20;
 
 /// A data block with its frame is at most so long, unless one entry is longer: a page, and what zstd has enough of.
 const fn target(codec: Codec) -> usize {
@@ -34,18 +35,12 @@ const PAGE: usize = 4096;
 /// Zeros before a block that begins at a page at most.
 const PADDING_MAX: u64 = 256;
 
-/// A table in the making. Dropped unfinished, it removes its file.
+/// A table in the making, with the blob files that belong to it. Dropped unfinished, it removes its files.
 pub(crate) struct TableWriter {
-    storage: Arc<dyn Storage>,
-    path: PathBuf,
-    file: Arc<dyn File>,
-    unfinished: bool,
+    file: NewFile,
+    references: References,
     keyspace: KeyspaceId,
     placement: Placement,
-    buffer: Vec<u8>,
-    /// Bytes given to the file; the buffer follows.
-    written: u64,
-    digest: blake3::Hasher,
     data: SortedBuilder,
     /// Where the last data block lies, once it is closed; the index learns of it when it is known what follows.
     closed: Option<(u64, u32)>,
@@ -62,6 +57,7 @@ pub(crate) struct TableWriter {
     range_delete_bytes: usize,
     min_lsn: Lsn,
     max_lsn: Lsn,
+    expiring: u64,
     min_expiry: u64,
     max_expiry: u64,
 }
@@ -72,32 +68,37 @@ pub(crate) struct FinishedTable {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) meta: TableMeta,
     pub(crate) temporary: PathBuf,
+    /// The blob files that were written with it.
+    pub(crate) blobs: Vec<FinishedBlob>,
+}
+
+impl FinishedTable {
+    /// Bytes of all its files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.meta.size + self.blobs.iter().map(|blob| blob.meta.size).sum::<u64>()
+    }
 }
 
 impl TableWriter {
-    /// Starts a table in the file `path`, which must not exist.
+    /// Starts a table in the file `path`, which must not exist. Blob files get names that begin with it.
     pub(crate) fn create(
         storage: Arc<dyn Storage>,
         path: &Path,
         keyspace: KeyspaceId,
         placement: Placement,
+        policy: BlobPolicy,
     ) -> Result<Self> {
-        let file = storage.open(path, Access::CreateNew).map_err(at("create", path))?;
-        let mut buffer = Vec::with_capacity(BUFFER_LEN);
-        buffer.put(&HEADER_MAGIC);
-        buffer.put_u32(TABLE_VERSION);
-        buffer.put_u32(keyspace.0);
-        debug_assert_eq!(buffer.len(), HEADER_LEN);
+        let mut file = NewFile::create(Arc::clone(&storage), path)?;
+        let mut header = Vec::with_capacity(HEADER_LEN);
+        header.put(&HEADER_MAGIC);
+        header.put_u32(TABLE_VERSION);
+        header.put_u32(keyspace.0);
+        file.put(&header)?;
         Ok(Self {
-            storage,
-            path: path.to_owned(),
             file,
-            unfinished: true,
+            references: References::new(storage, path, keyspace, policy),
             keyspace,
             placement,
-            buffer,
-            written: 0,
-            digest: blake3::Hasher::new(),
             data: SortedBuilder::new(DATA_RUN),
             closed: None,
             index: IndexBuilder::new(),
@@ -112,6 +113,7 @@ impl TableWriter {
             range_delete_bytes: 0,
             min_lsn: Lsn::MAX,
             max_lsn: Lsn::ZERO,
+            expiring: 0,
             min_expiry: 0,
             max_expiry: 0,
         })
@@ -124,7 +126,14 @@ impl TableWriter {
             first || version_order((&self.last_key, self.last_lsn), (entry.key, entry.lsn)).is_lt(),
             "versions are written in order"
         );
-        let growth = SortedBuilder::growth(entry.key, entry.content);
+        let form = match entry.content {
+            Content::Large(large) => Form::large(&self.references.keep(large)),
+            content => match self.references.move_out(&entry)? {
+                Some(reference) => Form::large(&reference),
+                None => content.into(),
+            },
+        };
+        let growth = SortedBuilder::growth(entry.key, form);
         if !self.data.is_empty() && FRAME_LEN + self.data.len() + growth > target(self.placement.codec()) {
             self.close_block()?;
         }
@@ -142,10 +151,11 @@ impl TableWriter {
         self.tombstones += u64::from(entry.content == Content::Delete);
         self.note_lsn(entry.lsn);
         if let Some(Timestamp(expiry)) = entry.content.expiry() {
+            self.expiring += 1;
             self.min_expiry = if self.min_expiry == 0 { expiry } else { self.min_expiry.min(expiry) };
             self.max_expiry = self.max_expiry.max(expiry);
         }
-        self.data.push(entry.key, entry.lsn, entry.content);
+        self.data.push(entry.key, entry.lsn, form);
         Ok(())
     }
 
@@ -168,9 +178,14 @@ impl TableWriter {
         self.entries == 0 && self.range_deletes.is_empty()
     }
 
-    /// About how many bytes the file has.
+    /// About how many bytes the table has.
     pub(crate) fn size(&self) -> u64 {
-        self.written + (self.buffer.len() + self.data.len() + self.index.len() + self.range_delete_bytes) as u64
+        self.file.position() + (self.data.len() + self.index.len() + self.range_delete_bytes) as u64
+    }
+
+    /// About how many bytes were written, to blob files too.
+    pub(crate) fn written(&self) -> u64 {
+        self.size() + self.references.written()
     }
 
     /// The key added first.
@@ -183,7 +198,7 @@ impl TableWriter {
         &self.last_key
     }
 
-    /// Writes what is left and syncs the file. There must be at least one version or range delete.
+    /// Writes what is left and syncs the files. There must be at least one version or range delete.
     pub(crate) fn finish(mut self) -> Result<FinishedTable> {
         assert!(!self.is_empty(), "a table holds something");
         if !self.data.is_empty() {
@@ -199,8 +214,10 @@ impl TableWriter {
         raw.put_u8(u8::from(max_key_excluded));
         raw.put(&min_key);
         raw.put(&max_key);
-        let properties_at = self.write_block(BlockKind::Properties, &raw, 2)?.0;
-        let size = self.position() + FOOTER_LEN as u64;
+        let blobs = self.references.finish()?;
+        references::put(&mut raw, &blobs);
+        let properties_at = self.write_block(BlockKind::Properties, &raw, 2 + len_u32(blobs.len()))?.0;
+        let size = self.file.position() + FOOTER_LEN as u64;
         let meta = TableMeta {
             hash: FileHash::from_bytes([0; 32]),
             size,
@@ -222,13 +239,14 @@ impl TableWriter {
             range_deletes_at,
             blocks: self.blocks,
             codec: self.placement.codec(),
+            blobs: len_u32(blobs.len()),
+            expiring: self.expiring,
         };
-        self.buffer.put(&footer.encode(self.keyspace, &meta));
-        self.write_buffer()?;
-        self.file.sync_data().map_err(at("sync", &self.path))?;
-        self.unfinished = false;
-        let hash = FileHash::from_bytes(*self.digest.finalize().as_bytes());
-        Ok(FinishedTable { keyspace: self.keyspace, meta: TableMeta { hash, ..meta }, temporary: self.path.clone() })
+        self.file.put(&footer.encode(self.keyspace, &meta))?;
+        self.file.sync()?;
+        let (hash, temporary) = self.file.done()?;
+        let blobs = self.references.hand_over();
+        Ok(FinishedTable { keyspace: self.keyspace, meta: TableMeta { hash, ..meta }, temporary, blobs })
     }
 
     /// Where the filter and the root lie; 0 without data blocks.
@@ -237,7 +255,8 @@ impl TableWriter {
             return Ok((0, 0));
         }
         let (raw, count) = filter::build(&mut self.hashes, self.placement);
-        self.pad((self.position().next_multiple_of(filter::ALIGNMENT) - self.position()) as usize);
+        let at = self.file.position();
+        self.file.pad((at.next_multiple_of(filter::ALIGNMENT) - at) as usize);
         let filter_at = self.write_block(BlockKind::Filter, &raw, count)?.0;
         let index = std::mem::replace(&mut self.index, IndexBuilder::new());
         let root_at = index.finish(|kind, raw, count| self.write_block(kind, raw, count))?;
@@ -267,10 +286,6 @@ impl TableWriter {
         (min.expect("a table holds something").to_vec(), max.to_vec(), excluded)
     }
 
-    fn position(&self) -> u64 {
-        self.written + self.buffer.len() as u64
-    }
-
     /// Closes the block that ends with the version added last.
     fn close_block(&mut self) -> Result<()> {
         let (raw, count) = self.data.take();
@@ -294,43 +309,18 @@ impl TableWriter {
         if codec == Codec::None && matches!(kind, BlockKind::Data | BlockKind::Leaf) {
             self.pad_to_page(FRAME_LEN + raw.len());
         }
-        let offset = self.position();
+        let offset = self.file.position();
         let block = block::seal(kind, self.keyspace, offset, raw, count, codec);
-        self.buffer.put(&block);
-        if self.buffer.len() >= BUFFER_LEN {
-            self.write_buffer()?;
-        }
+        self.file.put(&block)?;
         Ok((offset, len_u32(block.len())))
     }
 
     /// Moves on to the next page if a block of this length would cross into it, could fit into one, and little is lost.
     fn pad_to_page(&mut self, len: usize) {
-        let left = self.position().next_multiple_of(PAGE as u64) - self.position();
+        let at = self.file.position();
+        let left = at.next_multiple_of(PAGE as u64) - at;
         if left < len as u64 && len <= PAGE && left <= PADDING_MAX {
-            self.pad(left as usize);
-        }
-    }
-
-    fn pad(&mut self, zeros: usize) {
-        self.buffer.resize(self.buffer.len() + zeros, 0);
-    }
-
-    fn write_buffer(&mut self) -> Result<()> {
-        self.digest.update(&self.buffer);
-        write_all_at(&*self.file, &self.buffer, self.written).map_err(at("write", &self.path))?;
-        // A step at a time, so that no flush of the log waits behind a whole table.
-        self.file.hand_over(self.written, self.buffer.len() as u64);
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-}
-
-impl Drop for TableWriter {
-    fn drop(&mut self) {
-        if self.unfinished {
-            // What cannot be removed now is removed at the next open.
-            let _ = self.storage.remove(&self.path);
+            self.file.pad(left as usize);
         }
     }
 }

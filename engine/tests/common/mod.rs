@@ -22,6 +22,7 @@ pub(crate) fn inline(disk: &MemoryDisk) -> Builder {
         .background(Background::Inline)
         .memtable_bytes(32 << 10)
         .table_bytes(2 << 10)
+        .blob_bytes(Some(200))
         .cache_bytes(1 << 20)
 }
 

@@ -4,10 +4,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
+use crate::file::FileHash;
 use crate::mutant::with_mutant;
-use crate::table::FileHash;
 
-const SHAPE: Shape = Shape { level0_tables: 4, level1_bytes: 100, table_bytes: 50 };
+const SHAPE: Shape = Shape { level0_tables: 4, level1_bytes: 100, table_bytes: 50, blob_least: None };
 const FLOOR: Lsn = Lsn::ZERO;
 
 fn meta(min: &str, max: &str, size: u64) -> TableMeta {
