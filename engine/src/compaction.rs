@@ -32,7 +32,7 @@ use rewrite::Rewrite;
 
 pub(crate) use pace::Pace;
 pub(crate) use pick::{Metas, Pick, Shape, Way, debt_bytes, fullest, pick, pick_all};
-pub(crate) use survival::Survival;
+pub(crate) use survival::{Outside, Survival};
 pub(crate) use tally::Tally;
 pub(crate) use tuning::Shapes;
 pub use tuning::Tuning;
@@ -101,10 +101,13 @@ impl Merger<'_> {
                 .flat_map(|(level, tables)| tables.iter().enumerate().map(move |(index, table)| (level, index, table)))
         };
         let settled = self.settled.lock();
-        let is_over = |table: &Table| {
-            renew::is_over(table.meta(), table.expiring(), floor) && !settled.contains(&table.meta().hash)
+        let is_over = |level, index, table: &Table| {
+            let operands = |level, index: usize| levels.level(level)[index].has_operands();
+            renew::is_over(table.meta(), table.expiring(), floor)
+                && !settled.contains(&table.meta().hash)
+                && !renew::has_newer_operands(metas, &renew::in_place(metas, level, index), floor.lsn, operands)
         };
-        let over = tables().find(|(.., table)| is_over(table));
+        let over = tables().find(|(level, index, table)| is_over(*level, *index, table));
         let (level, index, _) = over.or_else(|| {
             let facts: Vec<_> = levels.blobs().values().map(facts).collect();
             let wasted = renew::wasted(&facts, shape.blob_policy().file_bytes)?;
@@ -139,6 +142,9 @@ impl Merger<'_> {
         let floor = raise_floor(state, visible.min(durable.redo().lsn));
         let metas = metas(levels);
         let cuts = pick::cuts(&metas, pick, parts, 2 * shape.table_bytes);
+        let newer = |level, index: usize| levels.level(level)[index].has_operands();
+        let outside =
+            Outside { older: !pick.bottom, newer_operands: renew::has_newer_operands(&metas, pick, floor.lsn, newer) };
         let gone = hashes(&inputs);
         let met: HashSet<_> = inputs
             .iter()
@@ -156,7 +162,7 @@ impl Merger<'_> {
             level0: level0.into_iter().flat_map(|(_, tables)| tables).collect(),
             deeper: deeper.into_iter().map(|(_, tables)| tables).collect(),
             floor,
-            bottom: pick.bottom,
+            outside,
             placement: Placement::on_level(pick.to),
             // What is merged within level 0 stays one table: tables there follow each other by LSN.
             table_bytes: if pick.to == 0 { u64::MAX } else { shape.table_bytes },

@@ -2,7 +2,7 @@
 
 use seawall_wal::{Lsn, Position, TimelineId};
 
-use crate::compaction::{Shapes, Survival};
+use crate::compaction::{Outside, Shapes, Survival};
 use crate::durable::Durable;
 use crate::error::Result;
 use crate::marks::Moment;
@@ -58,8 +58,9 @@ pub(crate) fn flush_set(
         };
         let deletes = memtable.range_deletes().filter(|_| !planted(Mutant::RangeDeletesNotWrittenOut));
         let deletes = deletes.unwrap_or_default();
-        // Older tables may have what deletes hide.
-        let mut survival = Survival::new(floor, false, &deletes);
+        // Older tables may have what deletes hide. What is newer is above the floor.
+        let outside = Outside { older: true, newer_operands: false };
+        let mut survival = Survival::new(floor, outside, &deletes);
         memtable.for_each(|entry| survival.take(entry, &mut keep))?;
         survival.finish(&mut keep)?;
         for Removal { start, end, lsn } in deletes.all() {

@@ -34,6 +34,8 @@ pub enum Mutant {
     OperandsReplaceEachOther,
     /// A merge lets operands go before it has found what they change.
     OperandsWithoutTheirBase,
+    /// Of a value that has ended a merge leaves nothing, although operands from before its end lie above.
+    EndsForgottenBelowOperands,
     /// Within a merge a value has ended for operands that came before its end.
     ExpiryAtTheFloorForOperands,
     /// What a commit wrote survives a delete of a range behind it in the same commit.
@@ -74,6 +76,8 @@ pub enum Mutant {
     BlobsNotSynced,
     /// A merge copies references to blob files as they are, whatever the list of the new table is.
     BlobsNotRenumbered,
+    /// The manifest lists the blob files that were written with tables of level 0, and forgets those that merges keep.
+    KeptBlobsForgotten,
 }
 
 #[cfg(any(test, feature = "testing"))]

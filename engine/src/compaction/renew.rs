@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use seawall_wal::Lsn;
+
 use super::pick::{Metas, Pick, Way};
 use crate::file::FileHash;
 use crate::marks::Moment;
@@ -56,6 +58,31 @@ pub(super) fn is_over(meta: &TableMeta, expiring: u64, floor: Moment) -> bool {
     ended && expiring > meta.entries / 2 && meta.max_lsn <= floor.lsn
 }
 
+/// Whether versions of keys of a pick that are newer and at or below the floor can be operands, which lie in other tables.
+pub(super) fn has_newer_operands(
+    levels: &Metas<'_>,
+    pick: &Pick,
+    floor: Lsn,
+    has_operands: impl Fn(usize, usize) -> bool,
+) -> bool {
+    let chosen = |level, index| pick.inputs.iter().any(|(of, indexes)| *of == level && indexes.contains(&index));
+    let inputs = || pick.inputs.iter().flat_map(|(level, indexes)| indexes.iter().map(|index| levels[*level][*index]));
+    // On level 0 those before it are newer.
+    let above = match pick.to {
+        0 => pick.inputs.iter().flat_map(|(_, indexes)| indexes).min().map_or(0, |first| *first),
+        _ => usize::MAX,
+    };
+    let newer = levels[..pick.to.max(1)].iter().enumerate().flat_map(|(level, tables)| {
+        tables.iter().enumerate().take(above).map(move |(index, meta)| (level, index, meta))
+    });
+    newer.into_iter().any(|(level, index, meta)| {
+        meta.min_lsn <= floor
+            && has_operands(level, index)
+            && !chosen(level, index)
+            && inputs().any(|input| meta.overlaps(&input.min_key, &input.max_key))
+    })
+}
+
 /// A table by itself, on the level it is on.
 pub(super) fn in_place(levels: &Metas<'_>, level: usize, index: usize) -> Pick {
     let meta = levels[level][index];
@@ -68,7 +95,81 @@ pub(super) fn in_place(levels: &Metas<'_>, level: usize, index: usize) -> Pick {
 
 #[cfg(test)]
 mod tests {
+    use seawall_wal::Timestamp;
+
     use super::*;
+    use crate::manifest::LEVELS;
+
+    fn meta(min: &str, max: &str, lsns: (u64, u64)) -> TableMeta {
+        TableMeta {
+            hash: FileHash::from_bytes([0; 32]),
+            size: 100,
+            entries: 10,
+            tombstones: 0,
+            range_deletes: 0,
+            min_lsn: Lsn::new(lsns.0),
+            max_lsn: Lsn::new(lsns.1),
+            min_expiry: 40,
+            max_expiry: 50,
+            min_key: min.into(),
+            max_key: max.into(),
+            max_key_excluded: false,
+        }
+    }
+
+    fn levels(metas: &[Vec<TableMeta>]) -> Vec<Vec<&TableMeta>> {
+        let mut levels: Vec<Vec<&TableMeta>> = metas.iter().map(|level| level.iter().collect()).collect();
+        levels.resize(LEVELS, Vec::new());
+        levels
+    }
+
+    #[test]
+    fn a_table_is_over_when_most_of_it_has_ended_for_every_reader() {
+        let at = |lsn, time| Moment { lsn: Lsn::new(lsn), time: Timestamp(time) };
+        let meta = meta("a", "z", (5, 9));
+        assert!(is_over(&meta, 6, at(9, 50)));
+        assert!(!is_over(&meta, 5, at(9, 50)), "half of it has not");
+        assert!(!is_over(&meta, 10, at(9, 49)), "its last value has not");
+        assert!(!is_over(&meta, 10, at(8, 50)), "not for a reader at 8");
+        assert!(!is_over(&TableMeta { min_expiry: 0, max_expiry: 0, ..meta }, 0, at(9, 50)));
+    }
+
+    #[test]
+    fn a_table_by_itself_is_at_the_bottom_if_nothing_older_overlaps_it() {
+        let metas = [
+            vec![meta("a", "m", (90, 99)), meta("x", "y", (80, 89)), meta("a", "c", (70, 79))],
+            vec![meta("a", "d", (50, 60)), meta("e", "k", (50, 60))],
+            vec![meta("k", "l", (1, 40))],
+        ];
+        let bottom = |level, index| in_place(&levels(&metas), level, index).bottom;
+        assert_eq!([bottom(0, 0), bottom(0, 1), bottom(0, 2)], [false, true, false]);
+        assert_eq!([bottom(1, 0), bottom(1, 1), bottom(2, 0)], [true, false, true]);
+    }
+
+    #[test]
+    fn operands_above_that_can_change_what_a_merge_meets_are_seen() {
+        let metas = [
+            vec![meta("a", "m", (90, 99)), meta("x", "y", (80, 89)), meta("a", "c", (70, 79))],
+            vec![meta("a", "d", (50, 60)), meta("e", "k", (50, 60))],
+            vec![meta("k", "l", (1, 40))],
+        ];
+        let newer = |pick: &Pick, floor, operands: &[(usize, usize)]| {
+            has_newer_operands(&levels(&metas), pick, Lsn::new(floor), |level, index| {
+                operands.contains(&(level, index))
+            })
+        };
+        let alone = |level, index| in_place(&levels(&metas), level, index);
+        assert!(newer(&alone(0, 2), 99, &[(0, 0)]));
+        assert!(!newer(&alone(0, 2), 89, &[(0, 0)]), "all of them are above the floor");
+        assert!(!newer(&alone(0, 2), 99, &[(0, 1)]), "it does not overlap");
+        assert!(!newer(&alone(0, 0), 99, &[(0, 0), (0, 2), (1, 0)]), "its own and older ones");
+        assert!(newer(&alone(1, 1), 99, &[(0, 0)]) && !newer(&alone(1, 1), 99, &[(1, 0), (2, 0)]));
+        // What overlaps only the lower part of a merge is above it all the same.
+        let down = Pick { inputs: vec![(1, vec![0]), (2, vec![0])], to: 2, bottom: true, way: Way::Merge };
+        assert!(newer(&down, 99, &[(1, 1)]) && !newer(&down, 99, &[(1, 0)]));
+        let oldest = Pick { inputs: vec![(0, vec![1, 2]), (1, vec![0])], to: 1, bottom: true, way: Way::Merge };
+        assert!(newer(&oldest, 99, &[(0, 0)]) && !newer(&oldest, 99, &[(0, 1), (0, 2), (1, 1)]));
+    }
 
     fn blob(name: u8, bytes: u64, live: u64) -> BlobFacts {
         BlobFacts { hash: FileHash::from_bytes([name; 32]), bytes, live }

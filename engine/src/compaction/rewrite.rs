@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::survival::Survival;
+use super::survival::{Outside, Survival};
 use crate::blob::BlobPolicy;
 use crate::error::{Error, Result};
 use crate::file::FileHash;
@@ -30,7 +30,7 @@ pub(super) struct Rewrite<'a> {
     /// Inputs by level, which do not.
     pub(super) deeper: Vec<Vec<Arc<Table>>>,
     pub(super) floor: Moment,
-    pub(super) bottom: bool,
+    pub(super) outside: Outside,
     pub(super) placement: Placement,
     /// Bytes of one output, about.
     pub(super) table_bytes: u64,
@@ -123,7 +123,7 @@ impl Rewrite<'_> {
         written: &mut Written,
     ) -> Result<()> {
         let mut versions = Versions::of_tables(&self.level0, self.deeper.clone(), from)?;
-        let mut survival = Survival::new(self.floor, self.bottom, range_deletes);
+        let mut survival = Survival::new(self.floor, self.outside, range_deletes);
         // Where the keys of the output being written begin, which is where those of the one before end.
         let mut begin = from.unwrap_or_default().to_vec();
         let mut writer: Option<TableWriter> = None;
@@ -213,7 +213,7 @@ impl Rewrite<'_> {
     }
 
     fn left_between(&self, range_deletes: &RangeDeletes, from: &[u8], until: Option<&[u8]>) -> Vec<Removal> {
-        let bottom = self.bottom || planted(Mutant::RangeDeletesDroppedAboveTheBottom);
+        let bottom = !self.outside.older || planted(Mutant::RangeDeletesDroppedAboveTheBottom);
         range_deletes.between(from, until, self.floor.lsn, bottom)
     }
 

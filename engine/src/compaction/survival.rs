@@ -1,5 +1,5 @@
 //! What a merge keeps of the versions of a key: what a reader at or above the floor can still need, and nothing twice. At the
-//! floor operands become part of the value they change, and values that have ended there become deletes.
+//! floor operands become part of the value they change, and of values that have ended there nothing is left, or their end.
 
 use seawall_wal::{Lsn, Timestamp};
 
@@ -14,11 +14,20 @@ use crate::table::{Content, EntryRef};
 /// Operands that wait for what they change, in bytes. If there are more, the newest go on as they are.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
+/// What there may be of its keys outside of a merge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outside {
+    /// Anything, on deeper levels.
+    pub(crate) older: bool,
+    /// Operands at or below the floor, above.
+    pub(crate) newer_operands: bool,
+}
+
 /// Takes the versions of all keys in their order and hands on those that survive, in order, too.
 #[derive(Debug)]
 pub(crate) struct Survival<'a> {
     floor: Moment,
-    bottom: bool,
+    outside: Outside,
     /// The deletes of ranges among what is merged.
     range_deletes: &'a RangeDeletes,
     key: Vec<u8>,
@@ -50,11 +59,10 @@ impl Operand {
 }
 
 impl<'a> Survival<'a> {
-    /// `bottom` is whether no deeper level has any of its keys.
-    pub(crate) fn new(floor: Moment, bottom: bool, range_deletes: &'a RangeDeletes) -> Self {
+    pub(crate) fn new(floor: Moment, outside: Outside, range_deletes: &'a RangeDeletes) -> Self {
         Self {
             floor,
-            bottom,
+            outside,
             range_deletes,
             key: Vec::new(),
             hidden_before: Lsn::ZERO,
@@ -116,7 +124,7 @@ impl<'a> Survival<'a> {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        if self.bottom || self.hidden_before > Lsn::ZERO || planted(Mutant::OperandsWithoutTheirBase) {
+        if !self.outside.older || self.hidden_before > Lsn::ZERO || planted(Mutant::OperandsWithoutTheirBase) {
             // They change a key that is not there.
             if let Ok(Some((lsn, folded))) = self.fold(None) {
                 return self.keep_base(lsn, folded.content(), keep);
@@ -133,13 +141,21 @@ impl<'a> Survival<'a> {
         mut keep: impl FnMut(EntryRef<'_>) -> Result<()>,
     ) -> Result<()> {
         let content = match content.expiry() {
+            // Operands from before its end, which are elsewhere, must find that they ended with it.
+            Some(expiry) if self.floor.is_past(expiry) && self.meets_operands() => {
+                Content::Expiring { expiry, value: b"" }
+            }
             Some(expiry) if self.floor.is_past(expiry) => Content::Delete,
             _ => content,
         };
-        match content == Content::Delete && self.bottom {
+        match content == Content::Delete && !self.outside.older {
             true => Ok(()),
             false => keep(EntryRef { key: &self.key, lsn, content }),
         }
+    }
+
+    fn meets_operands(&self) -> bool {
+        self.outside.newer_operands && !planted(Mutant::EndsForgottenBelowOperands)
     }
 
     /// Adds an operand, older than all that wait.
@@ -201,9 +217,19 @@ mod tests {
     }
 
     fn survivors_of(bottom: bool, versions: &[(u64, Content<'_>)], removals: &[Removal]) -> Vec<String> {
+        survivors_below(false, bottom, versions, removals)
+    }
+
+    fn survivors_below(
+        newer_operands: bool,
+        bottom: bool,
+        versions: &[(u64, Content<'_>)],
+        removals: &[Removal],
+    ) -> Vec<String> {
         let floor = Moment { lsn: Lsn::new(FLOOR.0), time: Timestamp(FLOOR.1 * SECOND) };
         let range_deletes = RangeDeletes::new(removals.to_vec());
-        let mut survival = Survival::new(floor, bottom, &range_deletes);
+        let outside = Outside { older: !bottom, newer_operands };
+        let mut survival = Survival::new(floor, outside, &range_deletes);
         let mut kept = Vec::new();
         let mut keep = |entry: EntryRef<'_>| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -279,6 +305,20 @@ mod tests {
     }
 
     #[test]
+    fn of_what_has_ended_the_end_is_left_for_operands_that_came_before_it() {
+        let ended = [(9, until(50, b"a")), (8, Content::Put(b"older"))];
+        for bottom in [false, true] {
+            assert_eq!(survivors_below(true, bottom, &ended, &[]), ["9 until 50 "]);
+            assert_eq!(survivors_below(true, bottom, &[(9, until(51, b"a"))], &[]), ["9 until 51 a"]);
+        }
+        let folded = [(10, append(40, b"b")), (9, until(50, b"a"))];
+        assert_eq!(survivors_below(true, true, &folded, &[]), ["10 until 50 "]);
+        // An operand above, of second 45, makes of it what has ended too; of nothing it would make a value.
+        let planted = || survivors_below(true, true, &ended, &[]);
+        assert_eq!(with_mutant(Mutant::EndsForgottenBelowOperands, planted), [""; 0], "the bug is seen here");
+    }
+
+    #[test]
     fn what_would_be_too_long_stays_in_parts() {
         let almost = vec![b'x'; MERGED_LEN_MAX - 1];
         let versions =
@@ -308,7 +348,8 @@ mod tests {
         let versions: Vec<_> = (0..3_000).map(|index| (3_000 - index, append(index, &operand))).collect();
         let floor = Moment { lsn: Lsn::MAX, time: Timestamp(0) };
         let none = RangeDeletes::default();
-        let (mut survival, mut kept, mut most) = (Survival::new(floor, true, &none), 0, 0);
+        let (mut survival, mut kept, mut most) =
+            (Survival::new(floor, Outside { older: false, newer_operands: false }, &none), 0, 0);
         for (lsn, content) in versions {
             let keep = |_: EntryRef<'_>| {
                 kept += 1;

@@ -20,8 +20,9 @@ pub(super) struct Footer {
     pub(super) codec: Codec,
     /// Blob files that entries refer to.
     pub(super) blobs: u32,
-    /// Entries that expire.
-    pub(super) expiring: u64,
+    /// Entries that expire, and operands; no more are counted than fit.
+    pub(super) expiring: u32,
+    pub(super) operands: u32,
 }
 
 /// Why bytes are no footer.
@@ -59,7 +60,8 @@ impl Footer {
         bytes.put_u32(self.blocks);
         bytes.put_u32(self.codec as u32);
         bytes.put_u32(self.blobs);
-        bytes.put_u64(self.expiring);
+        bytes.put_u32(self.expiring);
+        bytes.put_u32(self.operands);
         bytes
     }
 
@@ -86,7 +88,7 @@ impl Footer {
             1 => Codec::Zstd,
             _ => return Ok(None),
         };
-        let (blobs, expiring) = (rest.u32()?, rest.u64()?);
+        let (blobs, expiring, operands) = (rest.u32()?, rest.u32()?, rest.u32()?);
         Ok(Some(Self {
             root_at: places.u64()?,
             filter_at: places.u64()?,
@@ -96,6 +98,7 @@ impl Footer {
             codec,
             blobs,
             expiring,
+            operands,
         }))
     }
 }
@@ -144,6 +147,7 @@ mod tests {
             codec: Codec::Zstd,
             blobs: 14,
             expiring: 15,
+            operands: 16,
         };
         let good = footer.encode(KeyspaceId(13), &meta);
         assert_eq!(Footer::parse(&good, KeyspaceId(13), &meta), Ok(footer));

@@ -113,7 +113,12 @@ impl Table {
 
     /// Entries of it that expire.
     pub(crate) fn expiring(&self) -> u64 {
-        self.footer.expiring
+        self.footer.expiring.into()
+    }
+
+    /// Whether it has operands.
+    pub(crate) fn has_operands(&self) -> bool {
+        self.footer.operands > 0
     }
 
     /// Hands over the versions of `key` that are not newer than `at`, newest first, until `take` says that older ones do not

@@ -57,7 +57,8 @@ pub(crate) struct TableWriter {
     range_delete_bytes: usize,
     min_lsn: Lsn,
     max_lsn: Lsn,
-    expiring: u64,
+    expiring: u32,
+    operands: u32,
     min_expiry: u64,
     max_expiry: u64,
 }
@@ -114,6 +115,7 @@ impl TableWriter {
             min_lsn: Lsn::MAX,
             max_lsn: Lsn::ZERO,
             expiring: 0,
+            operands: 0,
             min_expiry: 0,
             max_expiry: 0,
         })
@@ -149,9 +151,12 @@ impl TableWriter {
         self.last_lsn = entry.lsn;
         self.entries += 1;
         self.tombstones += u64::from(entry.content == Content::Delete);
+        if matches!(entry.content, Content::Merge { .. }) {
+            self.operands = self.operands.saturating_add(1);
+        }
         self.note_lsn(entry.lsn);
         if let Some(Timestamp(expiry)) = entry.content.expiry() {
-            self.expiring += 1;
+            self.expiring = self.expiring.saturating_add(1);
             self.min_expiry = if self.min_expiry == 0 { expiry } else { self.min_expiry.min(expiry) };
             self.max_expiry = self.max_expiry.max(expiry);
         }
@@ -241,6 +246,7 @@ impl TableWriter {
             codec: self.placement.codec(),
             blobs: len_u32(blobs.len()),
             expiring: self.expiring,
+            operands: self.operands,
         };
         self.file.put(&footer.encode(self.keyspace, &meta))?;
         self.file.sync()?;
