@@ -62,7 +62,8 @@ impl Levels {
     pub(crate) fn blobs(&self) -> &Blobs {
         self.blobs.get_or_init(|| {
             let mut blobs = Blobs::new();
-            for BlobUse { file, share } in self.levels.iter().flatten().flat_map(|table| table.blobs()) {
+            let levels = if planted(Mutant::KeptBlobsForgotten) { &self.levels[..1] } else { &self.levels[..] };
+            for BlobUse { file, share } in levels.iter().flatten().flat_map(|table| table.blobs()) {
                 let known = blobs.entry(file.meta().hash);
                 known.or_insert_with(|| (Arc::clone(file), BlobShare::default())).1.add(*share);
             }

@@ -77,7 +77,7 @@ fn power_lost_while_parts_of_a_merge_are_written_loses_nothing() {
     let disk = MemoryDisk::new();
     disk.keep_journal();
     {
-        let db = threaded(&disk).memtable_bytes(12 << 10).merge_threads(3).open().unwrap();
+        let db = threaded(&disk).memtable_bytes(12 << 10).merge_threads(3).blob_bytes(Some(50)).open().unwrap();
         let keys = db.keyspace("k").unwrap();
         for number in 0..60 {
             commit(&db, &keys, number).unwrap();
@@ -121,8 +121,14 @@ fn power_lost_while_parts_of_a_merge_are_written_loses_nothing() {
 
 #[test]
 fn a_disk_that_is_full_during_a_merge_in_parts_keeps_nothing_of_it_and_heals() {
+    for least in [None, Some(50)] {
+        a_full_disk_heals(least);
+    }
+}
+
+fn a_full_disk_heals(least: Option<usize>) {
     let disk = MemoryDisk::new();
-    let db = threaded(&disk).memtable_bytes(1 << 20).merge_threads(4).open().unwrap();
+    let db = threaded(&disk).memtable_bytes(1 << 20).merge_threads(4).blob_bytes(least).open().unwrap();
     let keys = db.keyspace("k").unwrap();
     for number in 0..400 {
         commit(&db, &keys, number).unwrap();
@@ -155,8 +161,10 @@ fn a_disk_that_is_full_during_a_merge_in_parts_keeps_nothing_of_it_and_heals() {
     assert_eq!(commits_in(&db), 601, "and so do writes");
     db.compact().unwrap();
     let files = disk.list(Path::new("/data/tables")).unwrap();
-    let tables: u64 = db.stats().levels.iter().map(|level| level.tables).sum();
-    assert_eq!(files.len() as u64, tables, "nothing of a merge that failed is left: {files:?}");
+    let stats = db.stats();
+    let tables: u64 = stats.levels.iter().map(|level| level.tables).sum();
+    assert_eq!(stats.blobs.files > 0, least.is_some());
+    assert_eq!(files.len() as u64, tables + stats.blobs.files, "nothing of a merge that failed is left: {files:?}");
 }
 
 #[test]

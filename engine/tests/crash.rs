@@ -10,6 +10,7 @@ use std::sync::Arc;
 use common::{all, inline};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use seawall_engine::mutant::{Mutant, with_mutant};
 use seawall_engine::{CommitLevel, Db, Error};
 use seawall_wal::Lsn;
 use seawall_wal::storage::{
@@ -47,6 +48,18 @@ fn commits_in(db: &Db) -> u32 {
 
 #[test]
 fn power_lost_at_any_operation_loses_nothing_acknowledged() {
+    lose_power_at_any_operation();
+}
+
+#[test]
+fn a_blob_file_that_is_named_before_it_is_synced_is_noticed_when_power_is_lost() {
+    let noticed = std::panic::catch_unwind(|| with_mutant(Mutant::BlobsNotSynced, lose_power_at_any_operation));
+    let words = noticed.expect_err("the bug survives");
+    let words = words.downcast_ref::<String>().expect("a panic with words");
+    assert!(words.contains("CorruptTable") || words.contains("is damaged"), "{words}");
+}
+
+fn lose_power_at_any_operation() {
     let disk = MemoryDisk::new();
     disk.keep_journal();
     {

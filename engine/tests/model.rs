@@ -150,6 +150,8 @@ fn as_seen(value: Option<Value>, action: &Action) -> Option<Value> {
 
 struct Run {
     random: StdRng,
+    /// Says from which length on values lie in blob files, which differs from one opening to the next.
+    limits: StdRng,
     disk: MemoryDisk,
     setup: Setup,
     clock: Arc<ManualClock>,
@@ -172,6 +174,7 @@ impl Run {
             ([2 << 10, 8 << 10, 32 << 10][random.random_range(0..3)], [512, 2 << 10][random.random_range(0..2)]);
         let mut run = Self {
             random,
+            limits: StdRng::seed_from_u64(!seed),
             disk: MemoryDisk::new(),
             setup,
             clock: Arc::new(ManualClock::new(Timestamp(1_700_000_000_300_000))),
@@ -194,8 +197,10 @@ impl Run {
 
     fn open(&mut self) {
         let (memtable_bytes, table_bytes) = self.sizes;
+        let least = [None, Some(1), Some(20), Some(800)][self.limits.random_range(0..4)];
         let builder = (self.setup.build)(&self.disk)
             .clock(self.clock.clone())
+            .blob_bytes(least)
             .memtable_bytes(memtable_bytes)
             .table_bytes(table_bytes);
         let open = || builder.open().unwrap();
@@ -872,6 +877,14 @@ fn the_model_catches_merges_of_the_wrong_tables() {
             || words.starts_with("committed over")
             || words == "tables of one level do not overlap";
         assert!(known, "{mutant:?}: {words}");
+    }
+}
+
+#[test]
+fn the_model_catches_large_values_that_are_taken_for_others_or_forgotten() {
+    for mutant in [Mutant::BlobsNotRenumbered, Mutant::KeptBlobsForgotten] {
+        let words = caught_always(mutant);
+        assert!(words.contains("CorruptTable") || words.contains("the block was checked"), "{mutant:?}: {words}");
     }
 }
 
