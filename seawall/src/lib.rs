@@ -13,9 +13,9 @@
 
 pub use bytes::Bytes;
 pub use seawall_engine::{
-    Admission, Backpressure, Batch, Builder, BulkLoad, Commit, CommitLevel, CommitTicket, Confirmations, Create, Db,
-    Error, Keyspace, LevelStats, MergeOperator, Permit, Range, Result, Snapshot, Stats, Transaction, TransactionRange,
-    Tuning,
+    Admission, Backpressure, Batch, BlobStats, Builder, BulkLoad, Commit, CommitLevel, CommitTicket, Confirmations,
+    Create, Db, Error, Keyspace, LevelStats, MergeOperator, Permit, Range, Result, Snapshot, Stats, Transaction,
+    TransactionRange, Tuning,
 };
 pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
 #[cfg(feature = "node")]

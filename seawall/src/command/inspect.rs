@@ -67,6 +67,8 @@ struct ManifestShown {
     keyspaces: Vec<String>,
     tables: usize,
     table_bytes: u64,
+    blob_files: usize,
+    blob_bytes: u64,
 }
 
 #[derive(Serialize)]
@@ -172,6 +174,8 @@ fn shown_manifest(manifest: &Manifest) -> ManifestShown {
         keyspaces: live.map(|keyspace| keyspace.name.clone()).collect(),
         tables: manifest.tables.len(),
         table_bytes: manifest.tables.iter().map(|table| table.meta.size).sum(),
+        blob_files: manifest.blobs.len(),
+        blob_bytes: manifest.blobs.iter().map(|blob| blob.meta.size).sum(),
     }
 }
 
@@ -387,6 +391,9 @@ fn write(out: &mut dyn Write, inspected: &Inspected) -> io::Result<()> {
         "manifest  {}: {tables} tables, {bytes}, up to {}; keyspaces: {keyspaces}",
         manifest.number, manifest.redo
     )?;
+    if manifest.blob_files > 0 {
+        writeln!(out, "          {} files of large values, {}", manifest.blob_files, human_bytes(manifest.blob_bytes))?;
+    }
     for timeline in &control.timelines {
         writeln!(out, "timeline  {}: forked at {}, begins at {}", timeline.timeline, timeline.fork, timeline.begin)?;
     }

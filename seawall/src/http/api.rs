@@ -357,6 +357,8 @@ pub struct NodeStats {
     pub memtables_waiting: u64,
     /// Tables by level.
     pub levels: Vec<LevelStats>,
+    /// Files of large values.
+    pub blobs: BlobStats,
     /// In the block cache.
     pub cache_bytes: u64,
     /// Blocks found in it.
@@ -391,6 +393,19 @@ pub struct NodeStats {
     pub http_requests_total: u64,
     /// HTTP connections now.
     pub http_connections: u64,
+}
+
+/// Files of large values, which tables refer to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobStats {
+    /// How many.
+    pub files: u64,
+    /// Their size.
+    pub bytes: u64,
+    /// Bytes of the values in them.
+    pub value_bytes: u64,
+    /// Bytes of those values that are needed; the rest goes with merges.
+    pub live_bytes: u64,
 }
 
 /// Tables of one level.
@@ -428,6 +443,12 @@ impl NodeStats {
             memtable_bytes: stats.memtable_bytes,
             memtables_waiting: stats.memtables_frozen as u64,
             levels: stats.levels.iter().map(level).collect(),
+            blobs: BlobStats {
+                files: stats.blobs.files,
+                bytes: stats.blobs.bytes,
+                value_bytes: stats.blobs.value_bytes,
+                live_bytes: stats.blobs.live_bytes,
+            },
             cache_bytes: stats.cache.bytes,
             cache_hits_total: stats.cache.hits,
             cache_misses_total: stats.cache.misses,

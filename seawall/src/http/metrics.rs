@@ -32,6 +32,10 @@ pub const METRICS: [Metric; 57] = [
     ("seawall_memtables_waiting", "gauge", "Sets of memtables that wait to be written into tables."),
     ("seawall_table_files", "gauge", "Tables, by level."),
     ("seawall_table_bytes", "gauge", "Bytes of tables, by level."),
+    ("seawall_blob_files", "gauge", "Files of large values, which tables refer to."),
+    ("seawall_blob_bytes", "gauge", "Bytes of them."),
+    ("seawall_blob_value_bytes", "gauge", "Bytes of the values in them."),
+    ("seawall_blob_live_bytes", "gauge", "Bytes of those of the values that are needed; the rest goes with merges."),
     ("seawall_cache_bytes", "gauge", "Blocks of tables held in memory."),
     ("seawall_cache_hits_total", "counter", "Blocks found in memory."),
     ("seawall_cache_misses_total", "counter", "Blocks read from tables."),
@@ -176,6 +180,10 @@ fn engine(page: &mut Page, stats: &NodeStats) {
     };
     page.samples("seawall_table_files", by_level(|level| level.tables));
     page.samples("seawall_table_bytes", by_level(|level| level.bytes));
+    page.one("seawall_blob_files", stats.blobs.files as f64);
+    page.one("seawall_blob_bytes", stats.blobs.bytes as f64);
+    page.one("seawall_blob_value_bytes", stats.blobs.value_bytes as f64);
+    page.one("seawall_blob_live_bytes", stats.blobs.live_bytes as f64);
     page.one("seawall_cache_bytes", stats.cache_bytes as f64);
     page.one("seawall_cache_hits_total", stats.cache_hits_total as f64);
     page.one("seawall_cache_misses_total", stats.cache_misses_total as f64);
