@@ -139,11 +139,12 @@ async fn a_second_backup_sends_only_what_is_new() {
     life.db.compact().unwrap();
     let first = life.backup(&store.archive).await;
     assert_eq!((first.files_present, first.files_sent), (0, first.manifest.tables.len() + 1));
+    assert!(life.db.stats().blobs.files > 0, "blob files are part of it");
     let again = life.backup(&store.archive).await;
     assert_eq!(again.files_sent, 0, "nothing changed");
     life.write(20);
     let third = life.backup(&store.archive).await;
-    assert!(third.files_sent >= 1 && third.files_sent <= 4, "{third:?}");
+    assert!(third.files_sent >= 1 && third.files_sent <= 7, "{third:?}");
     let ids: Vec<BackupId> = store.archive.backup_ids().await.unwrap();
     assert_eq!(ids.len(), 3);
     assert!(ids.is_sorted() && ids.contains(&third.manifest.id));

@@ -113,6 +113,8 @@ pub fn open(path: &Path, node: u8) -> Db {
         .node(NodeId::from_bytes([node; 16]))
         .memtable_bytes(64 << 10)
         .table_bytes(64 << 10)
+        // About half of the values lie in blob files, which are to be found wherever tables are.
+        .blob_bytes(Some(300))
         // Nothing may go that an archiver started later still needs.
         .log_retention(LogRetention::Node)
         .open()

@@ -24,7 +24,12 @@ pub(crate) struct Primary {
 
 impl Primary {
     pub(crate) async fn start(folder: &Path, config: RegistryConfig) -> Self {
-        let db = Db::builder(folder).segment_size(SIZE).log_retention(LogRetention::Node).open().unwrap();
+        let db = Db::builder(folder)
+            .segment_size(SIZE)
+            .log_retention(LogRetention::Node)
+            .blob_bytes(Some(10))
+            .open()
+            .unwrap();
         Self::over(db, config, 0).await
     }
 
