@@ -194,7 +194,7 @@ impl Builder {
         self
     }
 
-    /// Bytes of one table, 32 MiB if not set, of a blob file, twice, and of level 1, eight times that.
+    /// Bytes of one table and of one blob file, 32 MiB if not set, and of level 1, eight times that.
     pub fn table_bytes(mut self, bytes: u64) -> Self {
         self.shape.table_bytes = bytes.max(1);
         self.shape.level1_bytes = bytes.max(1).saturating_mul(8);

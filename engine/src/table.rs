@@ -22,6 +22,7 @@ use seawall_wal::{Lsn, Timestamp};
 
 use crate::file::FileHash;
 
+pub(crate) use checked::Checked;
 pub(crate) use content::{Content, EntryRef, Large};
 pub(crate) use cursor::TableCursor;
 pub(crate) use filter::hash as filter_hash;

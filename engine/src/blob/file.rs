@@ -1,5 +1,5 @@
-//! Reading a blob file: a value is checked whenever it is read, and one that does not check out is an error that says
-//! which file and where, never data.
+//! Reading a blob file: a value is checked when it is first read, and one that does not check out is an error that says which
+//! file and where, never data.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,10 +12,11 @@ use crate::codec::Put;
 use crate::error::{Error, Result, at};
 use crate::file::tail::{self, TAIL_LEN};
 use crate::format::KeyspaceId;
+use crate::table::Checked;
 
 /// Bytes that are asked for ahead when a whole file is read.
 const VERIFY_LEN: usize = 1 << 20;
-/// A value of more pages than one is asked for as a whole, because the map brings one at a time.
+/// What the map brings at a time. A value of more is asked for as a whole.
 const PAGE: usize = 4096;
 
 /// An open blob file.
@@ -24,6 +25,9 @@ pub(crate) struct BlobFile {
     meta: BlobMeta,
     path: PathBuf,
     map: Mapping,
+    /// Pages in which a record begins that was checked. Only records of a page or more are noted, so that no two begin in
+    /// one; comparing others again takes no longer than finding them.
+    checked: Checked,
 }
 
 impl fmt::Debug for BlobFile {
@@ -55,7 +59,8 @@ impl BlobFile {
         if map[..HEADER_LEN] != header.concat() {
             return Err(corrupt(0, "its header is wrong"));
         }
-        Ok(Self { keyspace, meta, path: path.to_owned(), map })
+        let checked = Checked::none(map.len().div_ceil(PAGE));
+        Ok(Self { keyspace, meta, path: path.to_owned(), map, checked })
     }
 
     pub(crate) fn keyspace(&self) -> KeyspaceId {
@@ -73,7 +78,14 @@ impl BlobFile {
     /// A value that a table refers to.
     pub(crate) fn value(&self, at: &Reference) -> Result<&[u8]> {
         self.ask_for(at);
-        let range = record::find(self.records(), self.keyspace, at).map_err(|why| self.corrupt(at.offset, why))?;
+        let is_noted = at.len as usize >= PAGE && at.offset < self.map.len() as u64;
+        let page = is_noted.then_some(at.offset as usize / PAGE);
+        let was_checked = page.is_some_and(|page| self.checked.has(page));
+        let range = record::find(self.records(), self.keyspace, at, was_checked);
+        let range = range.map_err(|why| self.corrupt(at.offset, why))?;
+        if let Some(page) = page.filter(|_| !was_checked) {
+            self.checked.set(page);
+        }
         Ok(&self.map[range])
     }
 
@@ -105,7 +117,7 @@ impl BlobFile {
         // A record says more precisely where.
         let mut offset = HEADER_LEN;
         while offset < self.records().len() {
-            let record = record::open(self.records(), self.keyspace, offset as u64);
+            let record = record::open(self.records(), self.keyspace, offset as u64, false);
             offset = record.map_err(|why| self.corrupt(offset as u64, why))?.value.end;
         }
         Err(self.corrupt(0, "its digest is not its name"))

@@ -74,15 +74,15 @@ fn checksum(keyspace: KeyspaceId, offset: u64, parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
-/// The record at `offset` of a file's records, which end at `end`.
+/// A record in a file.
 pub(super) struct Record {
     pub(super) crc: u32,
     /// Where the value lies in the file.
     pub(super) value: Range<usize>,
 }
 
-/// Checks the record at `offset` against its own checksum.
-pub(super) fn open(file: &[u8], keyspace: KeyspaceId, offset: u64) -> Result<Record, &'static str> {
+/// The record at `offset` of a file's records, checked against its own checksum unless it was before.
+pub(super) fn open(file: &[u8], keyspace: KeyspaceId, offset: u64, was_checked: bool) -> Result<Record, &'static str> {
     let start = usize::try_from(offset).map_err(|_| "its place is outside the file")?;
     let rest = file.get(start..).ok_or("its place is outside the file")?;
     let frame = rest.first_chunk::<FRAME_LEN>().ok_or("its place is outside the file")?;
@@ -91,7 +91,7 @@ pub(super) fn open(file: &[u8], keyspace: KeyspaceId, offset: u64) -> Result<Rec
     let key_len = usize::from(u16::from_le_bytes([frame[16], frame[17]]));
     let len = FRAME_LEN + key_len + value_len;
     let checked = rest.get(4..len).ok_or("it is longer than the file")?;
-    if checksum(keyspace, offset, &[checked]) != crc && !planted(Mutant::BlobValuesNotChecked) {
+    if !was_checked && checksum(keyspace, offset, &[checked]) != crc && !planted(Mutant::BlobValuesNotChecked) {
         return Err("its checksum does not match");
     }
     if frame[18..] != [0, 0] {
@@ -100,9 +100,14 @@ pub(super) fn open(file: &[u8], keyspace: KeyspaceId, offset: u64) -> Result<Rec
     Ok(Record { crc, value: start + FRAME_LEN + key_len..start + len })
 }
 
-/// Where the value lies in a file that a table refers to.
-pub(super) fn find(file: &[u8], keyspace: KeyspaceId, at: &Reference) -> Result<Range<usize>, &'static str> {
-    let Record { crc, value } = open(file, keyspace, at.offset)?;
+/// Where the value lies that a table refers to, in a record that was checked before or is checked now.
+pub(super) fn find(
+    file: &[u8],
+    keyspace: KeyspaceId,
+    at: &Reference,
+    was_checked: bool,
+) -> Result<Range<usize>, &'static str> {
+    let Record { crc, value } = open(file, keyspace, at.offset, was_checked)?;
     if (crc, value.len()) != (at.crc, at.len as usize) && !planted(Mutant::BlobValuesNotChecked) {
         return Err("it is not the record that the table refers to");
     }

@@ -104,6 +104,7 @@ fn a_record_of_another_place_or_file_does_not_pass() {
     refused(Reference { offset: second.offset, ..first });
     refused(Reference { crc: second.crc, ..first });
     refused(Reference { len: 4, ..first });
+    refused(Reference { len: 1 << 20, offset: u64::MAX, ..first });
     for offset in [0, first.offset + 1, meta.size - 64, meta.size - 20, meta.size, u64::MAX] {
         refused(Reference { offset, ..first });
     }

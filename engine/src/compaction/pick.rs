@@ -14,9 +14,6 @@ const DEAR: u64 = 4;
 /// A tier joins a merge of newer ones if it is at most so many times as large as all of them.
 const TIER_GROWTH: u64 = 2;
 
-/// A blob file is full at so many times the bytes of a table.
-const BLOB_TABLES: u64 = 2;
-
 /// When levels are too full, how large tables get, and which values are not in them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
@@ -24,7 +21,7 @@ pub(crate) struct Shape {
     pub(crate) level0_tables: usize,
     /// Bytes of level 1; each deeper level may have ten times as many.
     pub(crate) level1_bytes: u64,
-    /// Bytes of one table.
+    /// Bytes of one table, and of one blob file.
     pub(crate) table_bytes: u64,
     /// Bytes from which on a value goes to a blob file, if any does.
     pub(crate) blob_least: Option<usize>,
@@ -33,7 +30,7 @@ pub(crate) struct Shape {
 impl Shape {
     /// Which values go to blob files.
     pub(crate) fn blob_policy(&self) -> BlobPolicy {
-        BlobPolicy { least: self.blob_least, file_bytes: self.table_bytes.saturating_mul(BLOB_TABLES) }
+        BlobPolicy { least: self.blob_least, file_bytes: self.table_bytes }
     }
 
     /// Bytes a level below level 0 may have.

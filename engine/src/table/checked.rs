@@ -1,26 +1,26 @@
-//! Which blocks of a table were checked since it was opened. A bit says something about bytes that never change, so that
+//! Which blocks of a table, or records of a blob file, were checked since it was opened. A bit says something about bytes that never change, so that
 //! it is read and set without any order; two threads may check the same block.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One bit per block.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(crate) struct Checked {
     words: Box<[AtomicU64]>,
 }
 
 impl Checked {
     /// None of so many blocks.
-    pub(super) fn none(blocks: usize) -> Self {
+    pub(crate) fn none(blocks: usize) -> Self {
         Self { words: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect() }
     }
 
     #[inline]
-    pub(super) fn has(&self, block: usize) -> bool {
+    pub(crate) fn has(&self, block: usize) -> bool {
         self.words[block / 64].load(Ordering::Relaxed) & 1 << (block % 64) != 0
     }
 
-    pub(super) fn set(&self, block: usize) {
+    pub(crate) fn set(&self, block: usize) {
         self.words[block / 64].fetch_or(1 << (block % 64), Ordering::Relaxed);
     }
 }

@@ -504,8 +504,11 @@ fn tables_of_version_1_are_read_and_written_as_ever() {
     }
 }
 
+/// Key, version, value.
+type LargeVersion = (Vec<u8>, Lsn, Vec<u8>);
+
 /// Of the golden table with large values: some end, some are empty, and some are too small to be large.
-fn golden_large() -> Vec<(Vec<u8>, Lsn, Vec<u8>)> {
+fn golden_large() -> Vec<LargeVersion> {
     let lens = [0, 99, 100, 700, 5, 4_000, 300, 20_000, 101, 3];
     let version = |(number, len): (u8, &usize)| {
         (vec![b'k', number / 2], Lsn::new(100 - u64::from(number)), (0..*len).map(|at| at as u8 ^ number).collect())
@@ -561,6 +564,56 @@ fn blob_files_of_version_1_are_read_and_written_as_ever() {
         assert!(walked.unwrap());
     }
     table.blobs().iter().for_each(|blob| blob.file.verify().unwrap());
+}
+
+#[test]
+fn every_flipped_bit_of_a_table_that_refers_to_blob_files_is_detected_or_harmless() {
+    let disk = MemoryDisk::new();
+    let versions = golden_large();
+    let write = |store: &TableStore| {
+        let mut writer = store.writer(KeyspaceId(3), Placement::Top, LARGE_POLICY).unwrap();
+        for (key, lsn, value) in &versions {
+            writer.push(EntryRef { key, lsn: *lsn, content: large_content(*lsn, value) }).unwrap();
+        }
+        store.adopt(writer.finish().unwrap()).unwrap()
+    };
+    let table = write(&store(&disk));
+    let (meta, path) = (table.meta().clone(), table.path().to_owned());
+    let blobs: Vec<_> = table.blobs().iter().map(|blob| *blob.file.meta()).collect();
+    let read = |disk: &MemoryDisk| -> Result<Vec<LargeVersion>> {
+        let store = store(disk);
+        blobs.iter().try_for_each(|blob| store.open_blob(KeyspaceId(3), *blob))?;
+        let mut cursor = TableCursor::first_from(store.open(KeyspaceId(3), meta.clone())?, None)?;
+        let mut found = Vec::new();
+        while let Some(EntryRef { key, lsn, content }) = cursor.entry() {
+            let content = if let Content::Large(large) = content { large.read()? } else { content };
+            assert_eq!(content.expiry().is_some(), lsn.offset() % 3 == 0);
+            found.push((key.to_vec(), lsn, content.value().unwrap().to_vec()));
+            cursor.forward()?;
+        }
+        Ok(found)
+    };
+    assert_eq!(read(&disk).unwrap(), versions);
+    let mut detected = 0;
+    for bit in 0..meta.size * 8 {
+        disk.flip_bit(&path, bit / 8, (bit % 8) as u8);
+        match read(&disk) {
+            Ok(found) => assert_eq!(found, versions, "bit {bit}"),
+            Err(Error::CorruptTable { path: named, .. }) => {
+                assert_eq!(named, path);
+                detected += 1;
+            }
+            Err(other) => panic!("bit {bit}: {other}"),
+        }
+        disk.flip_bit(&path, bit / 8, (bit % 8) as u8);
+    }
+    // A walk needs neither the filter nor what stands between blocks.
+    assert!(detected * 10 > meta.size * 8 * 8, "{detected} of {}", meta.size * 8);
+    // With one of its blob files missing it does not open.
+    let store = store(&disk);
+    store.open_blob(KeyspaceId(3), blobs[0]).unwrap();
+    let error = store.open(KeyspaceId(3), meta.clone()).unwrap_err();
+    assert!(error.to_string().contains("a blob file that the manifest does not have"), "{error}");
 }
 
 #[test]
