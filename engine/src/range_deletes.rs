@@ -1,6 +1,5 @@
-//! Deletes of ranges, cut where one of them begins or ends, so that which of them lie over a key is found by one search.
+//! Deletes of ranges, kept so that which of them lie over a key is found by one search.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -37,22 +36,22 @@ impl Removal {
 }
 
 /// Many of them. Never changes.
+///
+/// The places where one of them begins or ends cut the keys into stretches, over which stands a binary tree. Each of them is
+/// noted at the few nodes that together are its stretches, so that however many lie over each other, all take no more than
+/// they are many, and which lie over a key is seen on the way from its stretch to the root.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RangeDeletes {
+    /// Newest first.
     all: Vec<Removal>,
-    /// By key; they do not overlap.
-    fragments: Vec<Fragment>,
+    /// Where one begins or ends, in order.
+    places: Vec<Bytes>,
+    /// Node 1 is the root, under node `n` are nodes `2n` and `2n + 1`, and the last half of them are stretches, in order. Each
+    /// has the indexes of those that lie over all of it and not over all of what is above it, newest first.
+    nodes: Vec<Vec<u32>>,
 }
 
-#[derive(Clone, Debug)]
-struct Fragment {
-    start: Bytes,
-    end: Bytes,
-    /// Of those that lie over it, newest first. Never empty.
-    lsns: Vec<Lsn>,
-}
-
-/// The newest range delete over a key that a reader sees, and a stretch of keys over which it lies at least.
+/// The newest range delete over a key that a reader sees, and the keys over which it lies.
 #[derive(Clone, Debug)]
 pub(crate) struct Cover {
     pub(crate) lsn: Lsn,
@@ -61,50 +60,59 @@ pub(crate) struct Cover {
 }
 
 impl RangeDeletes {
-    pub(crate) fn new(all: Vec<Removal>) -> Self {
-        // At each place where something begins or ends: what ends there, and what begins.
-        let mut places: BTreeMap<&Bytes, (Vec<Lsn>, Vec<Lsn>)> = BTreeMap::new();
-        for removal in all.iter().filter(|removal| removal.start < removal.end) {
-            places.entry(&removal.start).or_default().1.push(removal.lsn);
-            places.entry(&removal.end).or_default().0.push(removal.lsn);
-        }
-        let mut fragments: Vec<Fragment> = Vec::new();
-        // How many of each LSN lie over the current place: a commit may have overlapping ones.
-        let mut over: BTreeMap<Lsn, usize> = BTreeMap::new();
-        let mut from: Option<&Bytes> = None;
-        for (place, (ends, begins)) in &places {
-            if let Some(start) = from.filter(|_| !over.is_empty()) {
-                let lsns: Vec<Lsn> = over.keys().rev().copied().collect();
-                match fragments.last_mut().filter(|last| last.end == *start && last.lsns == lsns) {
-                    Some(last) => last.end = Bytes::clone(place),
-                    None => fragments.push(Fragment { start: start.clone(), end: Bytes::clone(place), lsns }),
+    pub(crate) fn new(mut all: Vec<Removal>) -> Self {
+        all.retain(|removal| removal.start < removal.end);
+        all.sort_unstable_by(|a, b| b.lsn.cmp(&a.lsn).then_with(|| (&a.start, &a.end).cmp(&(&b.start, &b.end))));
+        all.dedup();
+        let mut places: Vec<Bytes> = all.iter().flat_map(|one| [one.start.clone(), one.end.clone()]).collect();
+        places.sort_unstable();
+        places.dedup();
+        let leaves = places.len().saturating_sub(1).next_power_of_two();
+        let mut nodes = vec![Vec::new(); 2 * leaves];
+        for (index, Removal { start, end, .. }) in (0..).zip(&all) {
+            let place = |key: &Bytes| places.partition_point(|place| place < key);
+            let (mut from, mut to) = (leaves + place(start), leaves + place(end));
+            while from < to {
+                if from % 2 == 1 {
+                    nodes[from].push(index);
+                    from += 1;
                 }
-            }
-            begins.iter().for_each(|lsn| *over.entry(*lsn).or_default() += 1);
-            for lsn in ends {
-                if let Some(count) = over.get_mut(lsn) {
-                    *count -= 1;
+                if to % 2 == 1 {
+                    to -= 1;
+                    nodes[to].push(index);
                 }
+                (from, to) = (from / 2, to / 2);
             }
-            over.retain(|_, count| *count > 0);
-            from = Some(place);
         }
-        Self { all, fragments }
+        Self { all, places, nodes }
     }
 
-    /// As they were given.
+    /// All, newest first, none twice.
     pub(crate) fn all(&self) -> &[Removal] {
         &self.all
     }
 
     /// The newest one over `key` that a reader at `at` sees.
     pub(crate) fn over(&self, key: &[u8], at: Lsn) -> Option<Cover> {
-        let fragment = self.fragments.get(self.fragments.partition_point(|fragment| fragment.end <= key))?;
-        if fragment.start > key {
-            return None;
-        }
-        let lsn = *fragment.lsns.get(fragment.lsns.partition_point(|lsn| *lsn > at))?;
-        Some(Cover { lsn, start: fragment.start.clone(), end: fragment.end.clone() })
+        let Removal { start, end, lsn } = self.newest(self.stretch(key)?, at)?.clone();
+        Some(Cover { lsn, start, end })
+    }
+
+    /// The number of the stretch a key is in.
+    fn stretch(&self, key: &[u8]) -> Option<usize> {
+        let behind = self.places.partition_point(|place| place <= key);
+        (behind < self.places.len()).then_some(behind)?.checked_sub(1)
+    }
+
+    /// The newest one over a stretch that is not newer than `at`.
+    fn newest(&self, stretch: usize, at: Lsn) -> Option<&Removal> {
+        let nodes = std::iter::successors(Some(self.nodes.len() / 2 + stretch), |node| Some(node / 2));
+        let newest = |node: usize| {
+            let indexes = &self.nodes[node];
+            indexes.get(indexes.partition_point(|index| self.all[*index as usize].lsn > at)).copied()
+        };
+        let newest = nodes.take_while(|node| *node > 0).filter_map(newest).min()?;
+        Some(&self.all[newest as usize])
     }
 
     /// Some key between the bounds that one newer than `since` lies over, and its LSN.
@@ -120,33 +128,36 @@ impl RangeDeletes {
             Bound::Included(key) => behind(key),
             Bound::Excluded(key) => key.clone(),
         };
-        let first = self.fragments.partition_point(|fragment| fragment.end <= from);
-        let inside = self.fragments[first..].iter().take_while(|fragment| fragment.start < until && from < until);
-        let newer = inside.filter_map(|fragment| {
-            let lsn = fragment.lsns.first().filter(|lsn| **lsn > since)?;
-            Some((fragment.start.clone().max(from.clone()), *lsn))
-        });
-        newer.max_by_key(|(_, lsn)| *lsn)
+        let mut newer = self.all.iter().take_while(|removal| removal.lsn > since);
+        let met = newer.find(|removal| from < until && removal.start < until && from < removal.end)?;
+        Some((met.start.clone().max(from), met.lsn))
     }
 
-    /// What is left of them for readers at or above `floor`, between two keys. At the bottom nothing lies below, so that
-    /// those at or below the floor have done what they can.
+    /// What is left of them for readers at or above `floor`, between two keys: those above it, and of those at or below it the
+    /// newest over each key. At the bottom nothing lies below, so that these have done what they can.
     pub(crate) fn between(&self, from: &[u8], until: Option<&[u8]>, floor: Lsn, bottom: bool) -> Vec<Removal> {
-        let first = self.fragments.partition_point(|fragment| fragment.end <= from);
-        let mut left = Vec::new();
-        for Fragment { start, end, lsns } in &self.fragments[first..] {
+        let within = |start: &Bytes, end: &Bytes, lsn| {
             let start = if **start < *from { Bytes::copy_from_slice(from) } else { start.clone() };
             let end = match until {
                 Some(until) if until < &**end => Bytes::copy_from_slice(until),
                 _ => end.clone(),
             };
-            if start >= end {
-                break;
+            (start < end).then_some(Removal { start, end, lsn })
+        };
+        let mut left: Vec<Removal> = Vec::new();
+        let stretches = if bottom { &[] } else { &self.places[..] };
+        for (stretch, ends) in stretches.windows(2).enumerate() {
+            let removal = self.newest(stretch, floor).and_then(|newest| within(&ends[0], &ends[1], newest.lsn));
+            match (removal, left.last_mut()) {
+                (Some(more), Some(last)) if last.end == more.start && last.lsn == more.lsn => last.end = more.end,
+                (removal, _) => left.extend(removal),
             }
-            let needed = lsns.partition_point(|lsn| *lsn > floor) + usize::from(!bottom);
-            let needed = lsns.iter().take(needed);
-            left.extend(needed.map(|lsn| Removal { start: start.clone(), end: end.clone(), lsn: *lsn }));
         }
+        let above = self.all.iter().take_while(|removal| removal.lsn > floor);
+        left.extend(above.filter_map(|Removal { start, end, lsn }| within(start, end, *lsn)));
+        // What differed outside may be the same between the keys.
+        left.sort_unstable_by(|a, b| (&a.start, b.lsn, &a.end).cmp(&(&b.start, a.lsn, &b.end)));
+        left.dedup();
         left
     }
 
@@ -212,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_say_what_the_ranges_say() {
+    fn what_is_found_over_a_key_is_what_the_ranges_say() {
         for seed in 0..200 {
             let mut rng = StdRng::seed_from_u64(seed);
             let key = |rng: &mut StdRng| [b'a' + rng.random_range(0..12)].repeat(rng.random_range(1..3));
@@ -247,6 +258,18 @@ mod tests {
     }
 
     #[test]
+    fn many_that_lie_over_each_other_stay_as_many() {
+        let count = 2_000;
+        let nested = (1..=count).map(|lsn| removal("0", &format!("{lsn:04}"), lsn));
+        let deletes = RangeDeletes::new(nested.collect());
+        assert!(deletes.nodes.iter().map(Vec::len).sum::<usize>() < 24 * count as usize);
+        // A reader holds all of them.
+        assert_eq!(deletes.between(&[], None, Lsn::ZERO, false).len(), count as usize);
+        // Nobody needs more than the newest, which lies over all.
+        assert_eq!(deletes.between(&[], None, Lsn::MAX, false).len(), 1);
+    }
+
+    #[test]
     fn bounds_become_the_first_key_in_and_the_first_behind() {
         let own = |key: &[u8]| Bytes::copy_from_slice(key);
         let longest = vec![u8::MAX - 1; KEY_LEN_MAX];
@@ -275,7 +298,7 @@ mod tests {
             deletes.newer_in(&bounds, Lsn::new(since)).map(|(key, lsn)| (key.to_vec(), lsn.offset()))
         };
         use Bound::{Excluded, Included, Unbounded};
-        assert_eq!(newer(Unbounded, Unbounded, 0), Some((b"f".to_vec(), 9)));
+        assert_eq!(newer(Unbounded, Unbounded, 0), Some((b"e".to_vec(), 9)));
         assert_eq!(newer(Unbounded, Included(b"d"), 0), Some((b"c".to_vec(), 5)));
         assert_eq!(newer(Included(b"d"), Included(b"d"), 5), None);
         assert_eq!(newer(Unbounded, Excluded(b"c"), 0), None);
