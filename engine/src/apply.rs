@@ -94,7 +94,7 @@ impl Commits<'_> {
             if commit.expires() {
                 self.state.mark_time(lsn, time, true);
             }
-            let removed_later = commit.deletes_ranges().then(|| removed_later(&commit, lsn));
+            let removed_later = commit.deletes_ranges().then(|| removed_later(&commit));
             let mut removals: BTreeMap<KeyspaceId, Vec<Removal>> = BTreeMap::new();
             for (index, operation) in commit.operations().enumerate() {
                 if removed_later.as_ref().is_some_and(|removed| removed[index]) {
@@ -168,21 +168,24 @@ fn check_keyspaces(catalogue: &Catalogue, commit: &CommitPayload<'_>) -> Result<
 }
 
 /// Which operations of a commit are undone by a delete of a range behind them: they share its LSN, and would not be hidden.
-fn removed_later(commit: &CommitPayload<'_>, lsn: Lsn) -> Vec<bool> {
-    let operations: Vec<_> = commit.operations().collect();
-    let mut behind: BTreeMap<KeyspaceId, RangeDeletes> = BTreeMap::new();
-    let mut removed = vec![false; operations.len()];
-    for (index, Operation { keyspace, key, action }) in operations.into_iter().enumerate().rev() {
-        let deletes = behind.entry(keyspace).or_default();
-        match action {
-            Action::DeleteRange { end } => {
-                let more = deletes.all().iter().cloned().chain([Removal::new(key, end, lsn)]);
-                *deletes = RangeDeletes::new(more.collect());
-            }
-            _ => removed[index] = deletes.over(key, lsn).is_some() && !planted(Mutant::RangeDeletesSpareTheirCommit),
+fn removed_later(commit: &CommitPayload<'_>) -> Vec<bool> {
+    // Here the place of an operation in the commit stands for its LSN.
+    let place = |index: usize| Lsn::new(index as u64 + 1);
+    let mut removals: BTreeMap<KeyspaceId, Vec<Removal>> = BTreeMap::new();
+    for (index, Operation { keyspace, key, action }) in commit.operations().enumerate() {
+        if let Action::DeleteRange { end } = action {
+            removals.entry(keyspace).or_default().push(Removal::new(key, end, place(index)));
         }
     }
-    removed
+    let deletes: BTreeMap<_, _> =
+        removals.into_iter().map(|(keyspace, removals)| (keyspace, RangeDeletes::new(removals))).collect();
+    let is_removed = |(index, Operation { keyspace, key, action }): (usize, Operation<'_>)| {
+        let newest = || deletes.get(&keyspace)?.over(key, Lsn::MAX);
+        !matches!(action, Action::DeleteRange { .. })
+            && newest().is_some_and(|cover| cover.lsn > place(index))
+            && !planted(Mutant::RangeDeletesSpareTheirCommit)
+    };
+    commit.operations().enumerate().map(is_removed).collect()
 }
 
 /// `others` is whether the commit has other operations, which may have been on the same key.
