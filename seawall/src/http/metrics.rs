@@ -9,7 +9,7 @@ use super::api::{NodeRole, NodeState, NodeStats, NodeStatus, ReplicaStatus, Stag
 pub type Metric = (&'static str, &'static str, &'static str);
 
 /// Every metric there is.
-pub const METRICS: [Metric; 57] = [
+pub const METRICS: [Metric; 61] = [
     ("seawall_build_info", "gauge", "1, with the version as a label."),
     ("seawall_node_info", "gauge", "1, with name, role, cluster, I/O path and way of durable writes as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
