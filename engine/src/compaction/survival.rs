@@ -38,6 +38,8 @@ pub(crate) struct Survival<'a> {
     /// Operands at or below the floor whose base was not met yet, newest first.
     waiting: Vec<Operand>,
     waiting_bytes: usize,
+    /// Whether operands of the key at or below the floor went on as they are.
+    let_go: bool,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl<'a> Survival<'a> {
             settled: false,
             waiting: Vec::new(),
             waiting_bytes: 0,
+            let_go: false,
         }
     }
 
@@ -79,6 +82,7 @@ impl<'a> Survival<'a> {
             self.key.clear();
             self.key.extend_from_slice(entry.key);
             self.settled = false;
+            self.let_go = false;
             let cover = self.range_deletes.over(entry.key, self.floor.lsn);
             self.hidden_before = cover.map_or(Lsn::ZERO, |cover| cover.lsn);
         }
@@ -141,7 +145,7 @@ impl<'a> Survival<'a> {
         mut keep: impl FnMut(EntryRef<'_>) -> Result<()>,
     ) -> Result<()> {
         let content = match content.expiry() {
-            // Operands from before its end, which are elsewhere, must find that they ended with it.
+            // Operands from before its end, which are elsewhere or went on, must find that they ended with it.
             Some(expiry) if self.floor.is_past(expiry) && self.meets_operands() => {
                 Content::Expiring { expiry, value: b"" }
             }
@@ -155,7 +159,7 @@ impl<'a> Survival<'a> {
     }
 
     fn meets_operands(&self) -> bool {
-        self.outside.newer_operands && !planted(Mutant::EndsForgottenBelowOperands)
+        (self.outside.newer_operands || self.let_go) && !planted(Mutant::EndsForgottenBelowOperands)
     }
 
     /// Adds an operand, older than all that wait.
@@ -179,6 +183,7 @@ impl<'a> Survival<'a> {
     /// Hands on what waits as it is.
     fn let_go(&mut self, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
         self.waiting_bytes = 0;
+        self.let_go |= !self.waiting.is_empty();
         let Self { waiting, key, .. } = self;
         waiting.drain(..).try_for_each(|operand| keep(EntryRef { key, lsn: operand.lsn, content: operand.content() }))
     }
@@ -316,6 +321,15 @@ mod tests {
         // An operand above, of second 45, makes of it what has ended too; of nothing it would make a value.
         let planted = || survivors_below(true, true, &ended, &[]);
         assert_eq!(with_mutant(Mutant::EndsForgottenBelowOperands, planted), [""; 0], "the bug is seen here");
+    }
+
+    #[test]
+    fn operands_that_did_not_wait_for_a_value_that_ended_end_with_it() {
+        let long = vec![b'x'; WAITING_BYTES_MAX + 1];
+        let versions = [(10, append(40, &long)), (9, append(40, b"b")), (8, until(50, b"a"))];
+        assert_eq!(survivors(true, &versions)[1..], ["9 until 50 "]);
+        let planted = with_mutant(Mutant::EndsForgottenBelowOperands, || survivors(true, &versions));
+        assert_eq!(planted.len(), 1, "the bug is seen here: the operand is a value that does not end");
     }
 
     #[test]
