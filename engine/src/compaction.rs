@@ -56,8 +56,9 @@ pub(crate) struct Merger<'a> {
 impl Merger<'_> {
     /// Does the merge that is needed most in some keyspace, if any is. Says whether it did.
     pub(crate) fn merge_once(&self, visible: Lsn) -> Result<bool> {
+        let limit = self.limit(visible);
         let tables = Arc::clone(&self.state.view().tables);
-        let floor = self.state.readers.could_raise_floor(visible.min(self.durable.redo().lsn));
+        let floor = self.state.readers.could_raise_floor(limit).min(limit);
         let floor = moment(self.state, floor);
         self.settled.lock().retain(|hash| tables.tables().any(|(_, _, table)| table.meta().hash == *hash));
         let needy = tables.keyspaces().filter_map(|(keyspace, levels)| {
@@ -69,7 +70,7 @@ impl Merger<'_> {
         needy.sort_by(|(.., a), (.., b)| b.total_cmp(a));
         let mut corrupt = None;
         for (keyspace, levels, pick, _) in needy {
-            match self.carry_out(keyspace, levels, &pick, visible) {
+            match self.carry_out(keyspace, levels, &pick, limit) {
                 Ok(()) => return Ok(true),
                 // One damaged table must not keep other keyspaces from being merged.
                 Err(error @ Error::CorruptTable { .. }) => {
@@ -81,12 +82,19 @@ impl Merger<'_> {
         corrupt.map_or(Ok(false), Err)
     }
 
+    /// How high the floor of a merge may be of tables that are looked at after this: they have all up to here. Elsewhere it may be
+    /// higher already, while operands that end with what the merge would drop are on their way to a table.
+    fn limit(&self, visible: Lsn) -> Lsn {
+        visible.min(self.durable.redo().lsn)
+    }
+
     /// Merges all tables of each keyspace into one level, and drops everything no reader needs.
     pub(crate) fn merge_all(&self, visible: Lsn) -> Result<()> {
+        let limit = self.limit(visible);
         let tables = Arc::clone(&self.state.view().tables);
         for (keyspace, levels) in tables.keyspaces() {
             if let Some(pick) = pick_all(&metas(levels)) {
-                self.carry_out(keyspace, levels, &pick, visible)?;
+                self.carry_out(keyspace, levels, &pick, limit)?;
             }
         }
         Ok(())
@@ -116,14 +124,14 @@ impl Merger<'_> {
         Some(renew::in_place(metas, level, index))
     }
 
-    fn carry_out(&self, keyspace: KeyspaceId, levels: &Levels, pick: &Pick, visible: Lsn) -> Result<()> {
+    fn carry_out(&self, keyspace: KeyspaceId, levels: &Levels, pick: &Pick, limit: Lsn) -> Result<()> {
         let mut inputs: Vec<(usize, Vec<Arc<Table>>)> = Vec::new();
         for (level, indexes) in &pick.inputs {
             let tables = levels.level(*level);
             inputs.push((*level, indexes.iter().map(|index| Arc::clone(&tables[*index])).collect()));
         }
         match pick.way {
-            Way::Merge => self.merge(keyspace, levels, pick, inputs, visible),
+            Way::Merge => self.merge(keyspace, levels, pick, inputs, limit),
             Way::Move => self.relocate(keyspace, pick, inputs),
         }
     }
@@ -134,12 +142,11 @@ impl Merger<'_> {
         levels: &Levels,
         pick: &Pick,
         inputs: Vec<(usize, Vec<Arc<Table>>)>,
-        visible: Lsn,
+        limit: Lsn,
     ) -> Result<()> {
         let Self { state, durable, shapes, parts, pace, stop, settled } = *self;
         let shape = shapes.of(state, keyspace);
-        // The tables hold nothing above redo, so a floor above it means no more than redo does.
-        let floor = raise_floor(state, visible.min(durable.redo().lsn));
+        let floor = moment(state, raise_floor(state, limit).lsn.min(limit));
         let metas = metas(levels);
         let cuts = pick::cuts(&metas, pick, parts, 2 * shape.table_bytes);
         let newer = |level, index: usize| levels.level(level)[index].has_operands();
