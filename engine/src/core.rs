@@ -355,14 +355,16 @@ impl Core {
     }
 
     fn update_debt(&self) {
-        let view = self.state.view();
-        let (mut level0, mut bytes) = (0.0_f64, 0);
-        for (keyspace, levels) in view.tables.keyspaces() {
-            let shape = self.settings.shapes.of(&self.state, keyspace);
-            level0 = level0.max(levels.level(0).len() as f64 / shape.level0_tables as f64);
-            bytes += debt_bytes(&metas(levels), &shape);
-        }
-        self.gate.set_debt(view.frozen.len(), level0, bytes);
+        self.gate.update_debt(|| {
+            let view = self.state.view();
+            let (mut level0, mut bytes) = (0.0_f64, 0);
+            for (keyspace, levels) in view.tables.keyspaces() {
+                let shape = self.settings.shapes.of(&self.state, keyspace);
+                level0 = level0.max(levels.level(0).len() as f64 / shape.level0_tables as f64);
+                bytes += debt_bytes(&metas(levels), &shape);
+            }
+            (view.frozen.len(), level0, bytes)
+        });
     }
 
     /// How full the memtables are that take commits.

@@ -161,9 +161,12 @@ impl Gate {
         Error::Backpressure(Backpressure { reason: reason.to_owned(), subject, retry_after })
     }
 
-    /// What now waits to be written out or merged: sets of memtables, and the other two of [`Debt`].
-    pub(crate) fn set_debt(&self, frozen: usize, level0: f64, bytes: u64) {
+    /// Has somebody look at what waits to be written out or merged: sets of memtables, and the other two of [`Debt`]. Looks
+    /// follow each other, so that what is believed is never older than the last one: after the last set was written out nobody
+    /// would look again, and writers would wait for nothing.
+    pub(crate) fn update_debt(&self, look: impl FnOnce() -> (usize, f64, u64)) {
         let state = self.state.lock();
+        let (frozen, level0, bytes) = look();
         self.frozen.store(frozen, Ordering::Relaxed);
         self.level0.store(level0.to_bits(), Ordering::Relaxed);
         self.bytes.store(bytes, Ordering::Relaxed);
@@ -252,6 +255,9 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
     use crate::mutant::with_mutant;
 
@@ -263,7 +269,7 @@ mod tests {
     fn a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once() {
         let gate = gate();
         let slowed_at = |frozen| {
-            gate.set_debt(frozen, 0.0, 0);
+            gate.update_debt(|| (frozen, 0.0, 0));
             let before = gate.waits().slowed_for;
             (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
             gate.waits().slowed_for - before
@@ -280,7 +286,7 @@ mod tests {
     fn a_gate_that_slows_nobody_is_noticed() {
         let slowed_for = || {
             let gate = gate();
-            gate.set_debt(3, 0.0, 0);
+            gate.update_debt(|| (3, 0.0, 0));
             (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
             gate.waits().slowed_for
         };
@@ -289,9 +295,28 @@ mod tests {
     }
 
     #[test]
+    fn a_look_that_took_long_does_not_undo_a_later_one() {
+        let gate = gate();
+        let looking = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                gate.update_debt(|| {
+                    looking.wait();
+                    // The other one comes meanwhile.
+                    thread::sleep(Duration::from_millis(100));
+                    (4, 0.0, 0)
+                });
+            });
+            looking.wait();
+            gate.update_debt(|| (0, 0.0, 0));
+        });
+        gate.pass(None, Duration::ZERO).expect("nothing waits to be written out");
+    }
+
+    #[test]
     fn a_deadline_that_comes_before_the_turn_is_backpressure_at_once() {
         let gate = gate();
-        gate.set_debt(0, LEVEL0_MAX, 0);
+        gate.update_debt(|| (0, LEVEL0_MAX, 0));
         gate.slow(1 << 20, || 0.0, None).unwrap();
         let refused = gate.slow(1, || 0.0, Some(Instant::now())).unwrap_err();
         assert!(matches!(refused, Error::Backpressure(_)), "{refused}");
@@ -300,7 +325,7 @@ mod tests {
     #[test]
     fn one_large_batch_does_not_make_the_next_writer_wait_long() {
         let gate = gate();
-        gate.set_debt(0, LEVEL0_MAX, 0);
+        gate.update_debt(|| (0, LEVEL0_MAX, 0));
         gate.slow(16 << 20, || 0.0, None).unwrap();
         let started = Instant::now();
         gate.slow(1, || 0.0, None).unwrap();

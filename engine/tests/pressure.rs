@@ -195,7 +195,8 @@ fn close_on_a_silent_disk(operation: FaultyOperation, write: impl Fn(&Db, &Keysp
     while storage.count(operation) != std::mem::replace(&mut count, storage.count(operation)) {
         thread::sleep(Duration::from_millis(100));
     }
-    (0..2).for_each(|nth| storage.fail(operation, nth, Fault::Delay(SILENCE)));
+    // The log renames as well, once or twice.
+    (0..4).for_each(|nth| storage.fail(operation, nth, Fault::Delay(SILENCE)));
     write(&db, &keys);
     drop(keys);
     let began = Instant::now();
