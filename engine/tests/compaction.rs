@@ -6,11 +6,11 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use common::{all, inline, threaded};
+use common::{all, crashed_keeping_all, inline, threaded};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use seawall_engine::{CommitLevel, Db, Error, Keyspace, Tuning};
-use seawall_wal::storage::{CrashChoice, JournalEntry, MemoryDisk, Storage};
+use seawall_wal::storage::{JournalEntry, MemoryDisk, Storage};
 
 const KEYS: u32 = 120;
 
@@ -103,13 +103,10 @@ fn power_lost_while_parts_of_a_merge_are_written_loses_nothing() {
         if index % 2 == 1 {
             continue;
         }
-        let kept = index % 4 == 0;
-        let crashed = replayed.crashed(|choice| match (kept, choice) {
-            (false, _) => 0,
-            (true, CrashChoice::Sector { versions }) => versions,
-            (true, CrashChoice::Directory { operations }) => operations,
-            (true, CrashChoice::Length) => 1,
-        });
+        let crashed = match index % 4 == 0 {
+            true => crashed_keeping_all(&replayed),
+            false => replayed.crashed_losing_all(),
+        };
         let db = inline(&crashed).open().unwrap_or_else(|error| panic!("operation {index}: {error}"));
         let count = commits_in(&db);
         assert!(count >= acknowledged, "operation {index}: {count} of {acknowledged}");

@@ -7,15 +7,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{all, inline};
+use common::{all, crashed_keeping_all, crashed_somehow, inline};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use seawall_engine::mutant::{Mutant, with_mutant};
 use seawall_engine::{CommitLevel, Db, Error};
 use seawall_wal::Lsn;
-use seawall_wal::storage::{
-    Access, CrashChoice, Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk, Storage,
-};
+use seawall_wal::storage::{Access, Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk, Storage};
 
 /// What the workload's n-th commit writes: some keys of two keyspaces, some removed again.
 fn commit(db: &Db, number: u32, level: CommitLevel) -> Result<Lsn, Error> {
@@ -91,15 +89,11 @@ fn lose_power_at_any_operation() {
             continue;
         }
         for variant in 0..3 {
-            let crashed = replayed.crashed(|choice| match (variant, choice) {
-                (0, _) => 0,
-                (1, CrashChoice::Sector { versions }) => versions,
-                (1, CrashChoice::Directory { operations }) => operations,
-                (1, CrashChoice::Length) => 1,
-                (_, CrashChoice::Sector { versions }) => random.random_range(0..=versions),
-                (_, CrashChoice::Directory { operations }) => random.random_range(0..=operations),
-                (_, CrashChoice::Length) => random.random_range(0..=1),
-            });
+            let crashed = match variant {
+                0 => replayed.crashed_losing_all(),
+                1 => crashed_keeping_all(&replayed),
+                _ => crashed_somehow(&replayed, &mut random),
+            };
             let db =
                 inline(&crashed).open().unwrap_or_else(|error| panic!("operation {index}, variant {variant}: {error}"));
             let count = commits_in(&db);
@@ -134,11 +128,7 @@ fn power_lost_during_recovery_loses_nothing_either() {
     let mut random = StdRng::seed_from_u64(2);
     for (index, entry) in journal.iter().enumerate() {
         base.replay(entry);
-        let crashed = base.crashed(|choice| match choice {
-            CrashChoice::Sector { versions } => random.random_range(0..=versions),
-            CrashChoice::Directory { operations } => random.random_range(0..=operations),
-            CrashChoice::Length => random.random_range(0..=1),
-        });
+        let crashed = crashed_somehow(&base, &mut random);
         let db = inline(&crashed)
             .memtable_bytes(4 << 10)
             .open()
@@ -179,14 +169,7 @@ fn every_call_of_the_disk_fails_once_and_nothing_acknowledged_is_lost() {
             storage.fail(operation, nth, Fault::Error(5));
             let (acknowledged, sent, _) = workload(&storage);
             faults += storage.hits();
-            for disk in [
-                disk.crashed_losing_all(),
-                disk.crashed(|choice| match choice {
-                    CrashChoice::Sector { versions } => versions,
-                    CrashChoice::Directory { operations } => operations,
-                    CrashChoice::Length => 1,
-                }),
-            ] {
+            for disk in [disk.crashed_losing_all(), crashed_keeping_all(&disk)] {
                 let db = inline(&disk).open().unwrap_or_else(|error| panic!("{operation:?} {nth}: {error}"));
                 let count = commits_in(&db);
                 assert!(

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{all, inline, threaded};
+use common::{all, crashed_somehow, inline, threaded};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use seawall_engine::{Builder, CommitLevel, Db};
 use seawall_wal::Lsn;
 use seawall_wal::mutant::{Mutant, with_mutant};
-use seawall_wal::storage::{CrashChoice, JournalEntry, MemoryDisk};
+use seawall_wal::storage::{JournalEntry, MemoryDisk};
 
 const WRITERS: [CommitLevel; 4] =
     [CommitLevel::Local, CommitLevel::Buffered, CommitLevel::Local, CommitLevel::Buffered];
@@ -98,11 +98,7 @@ fn crash(written: &Written) -> Result<Seen, String> {
         }
         let crashed = match random.random_bool(0.5) {
             true => replayed.crashed_losing_all(),
-            false => replayed.crashed(|choice| match choice {
-                CrashChoice::Sector { versions } => random.random_range(0..=versions),
-                CrashChoice::Directory { operations } => random.random_range(0..=operations),
-                CrashChoice::Length => random.random_range(0..=1),
-            }),
+            false => crashed_somehow(&replayed, &mut random),
         };
         let db = inline(&crashed).open().map_err(|error| format!("it does not open: {error}"))?;
         let there = db.applied().0.lsn;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Entries, all_at, inline, threaded};
+use common::{Entries, all_at, crashed_somehow, inline, threaded};
 use map::{Action, Change, Incarnation, Map, Reads, Span, Value, act};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -25,7 +25,7 @@ use seawall_engine::{
     Background, Builder, Commit, CommitLevel, Db, Error, Keyspace, MergeOperator, Snapshot, Transaction,
 };
 use seawall_wal::clock::ManualClock;
-use seawall_wal::storage::{CrashChoice, MemoryDisk, Storage};
+use seawall_wal::storage::{MemoryDisk, Storage};
 use seawall_wal::{Clock, Lsn, Timestamp};
 
 const NAMES: [&str; 3] = ["users", "orders", "x"];
@@ -597,12 +597,7 @@ impl Run {
     }
 
     fn crash(&mut self) {
-        let random = &mut self.random;
-        let crashed = self.disk.crashed(|choice| match choice {
-            CrashChoice::Sector { versions } => random.random_range(0..=versions),
-            CrashChoice::Directory { operations } => random.random_range(0..=operations),
-            CrashChoice::Length => random.random_range(0..=1),
-        });
+        let crashed = crashed_somehow(&self.disk, &mut self.random);
         self.let_go();
         self.db = None;
         self.disk = crashed;

@@ -261,4 +261,4 @@ pub(crate) fn cuts(levels: &Metas<'_>, pick: &Pick, parts: usize, least_bytes: u
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -98,7 +98,7 @@ mod tests {
     use seawall_wal::Timestamp;
 
     use super::*;
-    use crate::manifest::LEVELS;
+    use crate::compaction::pick::tests::levels;
 
     fn meta(min: &str, max: &str, lsns: (u64, u64)) -> TableMeta {
         TableMeta {
@@ -115,12 +115,6 @@ mod tests {
             max_key: max.into(),
             max_key_excluded: false,
         }
-    }
-
-    fn levels(metas: &[Vec<TableMeta>]) -> Vec<Vec<&TableMeta>> {
-        let mut levels: Vec<Vec<&TableMeta>> = metas.iter().map(|level| level.iter().collect()).collect();
-        levels.resize(LEVELS, Vec::new());
-        levels
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn meta(min: &str, max: &str, size: u64) -> TableMeta {
     }
 }
 
-fn levels(metas: &[Vec<TableMeta>]) -> Vec<Vec<&TableMeta>> {
+pub(in crate::compaction) fn levels(metas: &[Vec<TableMeta>]) -> Vec<Vec<&TableMeta>> {
     let mut levels: Vec<Vec<&TableMeta>> = metas.iter().map(|level| level.iter().collect()).collect();
     levels.resize(LEVELS, Vec::new());
     levels
