@@ -9,7 +9,7 @@ use super::api::{NodeRole, NodeState, NodeStats, NodeStatus, ReplicaStatus, Stag
 pub type Metric = (&'static str, &'static str, &'static str);
 
 /// Every metric there is.
-pub const METRICS: [Metric; 61] = [
+pub const METRICS: &[Metric] = &[
     ("seawall_build_info", "gauge", "1, with the version as a label."),
     ("seawall_node_info", "gauge", "1, with name, role, cluster, I/O path and way of durable writes as labels."),
     ("seawall_node_state", "gauge", "1 for the state the node is in, 0 for the others."),
@@ -302,7 +302,7 @@ mod tests {
         assert_eq!(names.len(), METRICS.len());
         for (name, kind, help) in METRICS {
             assert!(name.starts_with("seawall_") && help.ends_with('.'), "{name}");
-            assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+            assert_eq!(name.ends_with("_total"), *kind == "counter", "{name}");
         }
     }
 
