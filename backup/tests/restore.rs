@@ -274,15 +274,16 @@ async fn an_upload_that_was_on_its_way_when_the_archiver_was_lost_is_no_gap() {
     life.archive_all(&store.archive).await;
     let chunks = || store.memory.keys().iter().filter(|key| key.starts_with("wal/")).count();
     let archived = chunks();
-    store.faulty.fail_next_under(Operation::Put, "wal/", Fault::Hang);
+    let before = life.db.log().flushed().value();
+    let first = format!("wal/00000001/{:016x}", before.offset());
+    store.faulty.fail_next_under(Operation::Put, &first, Fault::Hang);
     let config = seawall_backup::ArchiverConfig { call_timeout: Duration::from_secs(60), ..support::hasty() };
     let archiver = life.archiver_with(&store.archive, config);
-    let before = life.db.log().flushed().value();
     life.write(60);
     support::until("later uploads are stored", || chunks() >= archived + 2).await;
     drop(archiver);
     let plan = store.archive.plan_restore(&RestoreTarget::Latest, None).await.unwrap();
-    assert!(plan.target <= before, "nothing beyond the hole was ever confirmed");
+    assert!(plan.target <= before, "{} is beyond the hole at {before}", plan.target);
     let report = store.archive.verify(&VerifyOptions::new(VerifyDepth::Content)).await.unwrap();
     assert!(report.is_sound(), "{report:?}");
     // If the node comes back after all, it fills the hole.
