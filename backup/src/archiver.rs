@@ -296,7 +296,7 @@ impl Worker {
     }
 
     /// Finds where to go on, however often the store fails meanwhile.
-    async fn resume(&mut self) -> Result<Cursor> {
+    async fn resume(&self) -> Result<Cursor> {
         let mut tries = upload::Backoff::new(self.shared.config.backoff_max);
         loop {
             let resumed = tokio::time::timeout(self.shared.config.call_timeout, resume::resume(&self.shared)).await;
@@ -310,13 +310,7 @@ impl Worker {
                 Err(_) => format!("{} does not answer", self.shared.archive.location()),
             };
             self.shared.progress.failing(&error);
-            tokio::select! {
-                () = tries.pause() => {}
-                Ok(()) = self.stopping.changed() => {
-                    let end = self.shared.log().flushed().value();
-                    return Err(Error::Unfinished { archived: self.shared.progress.archived_lsn(), end });
-                }
-            }
+            tries.pause().await;
         }
     }
 }

@@ -448,3 +448,12 @@ async fn stopping_uploads_what_is_flushed_or_says_what_remained() {
     let Error::Unfinished { archived, end } = error else { panic!("{error:?}") };
     assert_eq!((archived, end), (before.lsn, node.log.end().lsn));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_waits_for_a_store_that_failed_when_archiving_began() {
+    let (store, node) = (Store::new().await, Node::new(1));
+    node.commit(1, 10);
+    (0..5).for_each(|_| store.faulty.fail_next(Operation::Get, Fault::Internal));
+    let archiver = store.archiver(&node);
+    assert_eq!(archiver.stop(Duration::from_secs(20)).await.unwrap(), node.log.end());
+}
