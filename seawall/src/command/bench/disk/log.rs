@@ -78,12 +78,13 @@ pub(super) fn commits(log: &Log, committers: Committers, slice: Duration) -> Res
 fn by_threads(log: &Log, count: usize, slice: Duration) -> Result<u64> {
     let (stop, commits) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        let committer = || {
-            while !stop.load(Ordering::Relaxed) {
-                log.append(RecordKind::Commit, &PAYLOAD)?.wait()?;
-                commits.fetch_add(1, Ordering::Relaxed);
+        // Each at least once: a thread may not run at all before a short slice is over.
+        let committer = || loop {
+            log.append(RecordKind::Commit, &PAYLOAD)?.wait()?;
+            commits.fetch_add(1, Ordering::Relaxed);
+            if stop.load(Ordering::Relaxed) {
+                return Ok(());
             }
-            Ok(())
         };
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(committer)).collect();
         std::thread::sleep(slice);
