@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -183,8 +184,12 @@ fn a_disk_that_does_not_answer_keeps_nobody_longer_than_they_want_and_is_seen() 
 }
 
 /// What closing says, and how long it took, of a database with a commit that is not flushed, on a disk that is silent for a
-/// while when it is asked for `operation`; and what is there once the disk has answered.
-fn close_on_a_silent_disk(operation: FaultyOperation, write: impl Fn(&Db, &Keyspace)) -> (Error, Duration, usize) {
+/// while when it is asked for `operation` in a folder; and what is there once the disk has answered.
+fn close_on_a_silent_disk(
+    folder: &str,
+    operation: FaultyOperation,
+    write: impl Fn(&Db, &Keyspace),
+) -> (Error, Duration, usize) {
     let disk = MemoryDisk::new();
     let storage = FaultyStorage::new(Arc::new(disk.clone()));
     let builder = || threaded(&disk).storage(Arc::new(storage.clone())).memtable_bytes(64 << 10);
@@ -195,8 +200,8 @@ fn close_on_a_silent_disk(operation: FaultyOperation, write: impl Fn(&Db, &Keysp
     while storage.count(operation) != std::mem::replace(&mut count, storage.count(operation)) {
         thread::sleep(Duration::from_millis(100));
     }
-    // The log renames as well, once or twice.
-    (0..4).for_each(|nth| storage.fail(operation, nth, Fault::Delay(SILENCE)));
+    let folder = Path::new("/data").join(folder);
+    (0..4).for_each(|nth| storage.fail_under(&folder, operation, nth, Fault::Delay(SILENCE)));
     write(&db, &keys);
     drop(keys);
     let began = Instant::now();
@@ -217,7 +222,7 @@ fn close_on_a_silent_disk(operation: FaultyOperation, write: impl Fn(&Db, &Keysp
 
 #[test]
 fn closing_does_not_wait_for_ever_for_a_disk_that_does_not_answer_the_log() {
-    let (stalled, took, there) = close_on_a_silent_disk(FaultyOperation::Sync, |db, keys| {
+    let (stalled, took, there) = close_on_a_silent_disk("wal", FaultyOperation::Sync, |db, keys| {
         let mut batch = db.batch();
         batch.put(keys, "buffered", "1");
         batch.commit_with(CommitLevel::Buffered).unwrap();
@@ -230,7 +235,7 @@ fn closing_does_not_wait_for_ever_for_a_disk_that_does_not_answer_the_log() {
 
 #[test]
 fn closing_does_not_wait_for_ever_for_a_disk_that_does_not_answer_a_table() {
-    let (stalled, took, there) = close_on_a_silent_disk(FaultyOperation::Rename, |db, keys| {
+    let (stalled, took, there) = close_on_a_silent_disk("tables", FaultyOperation::Rename, |db, keys| {
         for number in 0..20 {
             keys.insert(format!("{number:02}"), vec![7; 4_000]).unwrap();
         }
@@ -305,8 +310,8 @@ fn a_failed_sync_of_the_log_is_final_until_reopened() {
     assert_eq!(db.existing_keyspace("k").unwrap().get("a").unwrap().unwrap(), "1");
 }
 
-/// Commits while the nth call of the disk panics, in whatever thread. Says which work ended so, as far as writers were told.
-fn commit_while_a_thread_panics(operation: FaultyOperation, nth: u64) -> Option<String> {
+/// Commits while the nth call of the disk in a folder panics, in whatever thread. Says which work ended so, as far as writers were told.
+fn commit_while_a_thread_panics(folder: &str, operation: FaultyOperation, nth: u64) -> Option<String> {
     let disk = MemoryDisk::new();
     let storage = FaultyStorage::new(Arc::new(disk.clone()));
     let db = threaded(&disk)
@@ -317,7 +322,7 @@ fn commit_while_a_thread_panics(operation: FaultyOperation, nth: u64) -> Option<
         .unwrap();
     let keys = db.keyspace("k").unwrap();
     keys.insert("first", "1").unwrap();
-    storage.fail(operation, nth, Fault::Panic);
+    storage.fail_under(&Path::new("/data").join(folder), operation, nth, Fault::Panic);
     let started = Instant::now();
     let mut acknowledged = 0_u32;
     let refused = loop {
@@ -346,17 +351,14 @@ fn commit_while_a_thread_panics(operation: FaultyOperation, nth: u64) -> Option<
 
 #[test]
 fn a_thread_that_panics_is_not_waited_for_and_nothing_acknowledged_is_lost() {
-    let mut told = String::new();
-    for operation in [FaultyOperation::Rename, FaultyOperation::Sync, FaultyOperation::Create] {
-        for nth in 0..8 {
-            told += &commit_while_a_thread_panics(operation, nth).unwrap_or_default();
-        }
-    }
-    for work in ["writes memtables out", "prepares the log's segments", "flushes the log"] {
-        assert!(
-            told.contains(&format!("what {work} met something that cannot be (a storage was asked to panic)")),
-            "{told}"
-        );
+    for (folder, operation, work) in [
+        ("tables", FaultyOperation::Rename, "writes memtables out"),
+        ("wal", FaultyOperation::Create, "prepares the log's segments"),
+        ("wal", FaultyOperation::Sync, "flushes the log"),
+    ] {
+        let told: String = (0..8).filter_map(|nth| commit_while_a_thread_panics(folder, operation, nth)).collect();
+        let expected = format!("what {work} met something that cannot be (a storage was asked to panic)");
+        assert!(told.contains(&expected), "{folder} {operation:?}: {told}");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,9 +73,18 @@ const PANIC: &str = "a storage was asked to panic";
 #[derive(Default)]
 struct Plan {
     counts: std::collections::BTreeMap<Operation, u64>,
-    faults: Vec<(Operation, u64, Fault)>,
+    waiting: Vec<Waiting>,
     fail_next_sync: Option<i32>,
     hits: u64,
+}
+
+/// A fault that has not struck yet.
+struct Waiting {
+    operation: Operation,
+    under: PathBuf,
+    /// Operations that pass before it.
+    left: u64,
+    fault: Fault,
 }
 
 /// The wrapper. Clones share the plan.
@@ -93,9 +102,13 @@ impl FaultyStorage {
 
     /// The `nth` operation of this kind from now on, counted from 0, meets `fault`.
     pub fn fail(&self, operation: Operation, nth: u64, fault: Fault) {
-        let mut plan = self.plan.lock();
-        let at = plan.counts.get(&operation).copied().unwrap_or(0) + nth;
-        plan.faults.push((operation, at, fault));
+        self.fail_under(Path::new(""), operation, nth, fault);
+    }
+
+    /// As [`fail`](Self::fail), of the operations on this path and what is in it. Where several threads work at once, who
+    /// comes n-th is chance; a folder is one's own.
+    pub fn fail_under(&self, under: &Path, operation: Operation, nth: u64, fault: Fault) {
+        self.plan.lock().waiting.push(Waiting { operation, under: under.to_owned(), left: nth, fault });
     }
 
     /// How many operations of a kind have passed.
@@ -108,18 +121,26 @@ impl FaultyStorage {
         self.plan.lock().hits
     }
 
-    fn next(&self, operation: Operation) -> Option<Fault> {
-        let mut plan = self.plan.lock();
-        let count = plan.counts.entry(operation).or_default();
-        let at = *count;
-        *count += 1;
-        let index = plan.faults.iter().position(|(kind, nth, _)| *kind == operation && *nth == at)?;
+    fn next(&self, operation: Operation, path: &Path) -> Option<Fault> {
+        let plan = &mut *self.plan.lock();
+        *plan.counts.entry(operation).or_default() += 1;
+        let mut strikes = None;
+        for (index, waiting) in plan.waiting.iter_mut().enumerate() {
+            if waiting.operation != operation || !path.starts_with(&waiting.under) {
+                continue;
+            }
+            match waiting.left {
+                0 => strikes = strikes.or(Some(index)),
+                _ => waiting.left -= 1,
+            }
+        }
+        let waiting = plan.waiting.remove(strikes?);
         plan.hits += 1;
-        Some(plan.faults.swap_remove(index).2)
+        Some(waiting.fault)
     }
 
-    fn pass(&self, operation: Operation) -> io::Result<()> {
-        match self.next(operation) {
+    fn pass(&self, operation: Operation, path: &Path) -> io::Result<()> {
+        match self.next(operation, path) {
             Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Fault::Delay(time)) => {
                 std::thread::sleep(time);
@@ -139,9 +160,10 @@ impl fmt::Debug for FaultyStorage {
 
 impl Storage for FaultyStorage {
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn File>> {
-        self.pass(if access == Access::CreateNew { Operation::Create } else { Operation::Open })?;
+        let operation = if access == Access::CreateNew { Operation::Create } else { Operation::Open };
+        self.pass(operation, path)?;
         let inner = self.inner.open(path, access)?;
-        Ok(Arc::new(FaultyFile { inner, storage: self.clone() }))
+        Ok(Arc::new(FaultyFile { inner, path: path.to_owned(), storage: self.clone() }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -149,27 +171,27 @@ impl Storage for FaultyStorage {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.pass(Operation::Rename)?;
+        self.pass(Operation::Rename, from)?;
         self.inner.rename(from, to)
     }
 
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.pass(Operation::Link)?;
+        self.pass(Operation::Link, from)?;
         self.inner.hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.pass(Operation::Remove)?;
+        self.pass(Operation::Remove, path)?;
         self.inner.remove(path)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        self.pass(Operation::List)?;
+        self.pass(Operation::List, path)?;
         self.inner.list(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.pass(Operation::SyncDir)?;
+        self.pass(Operation::SyncDir, path)?;
         self.inner.sync_dir(path)
     }
 
@@ -188,12 +210,13 @@ impl Storage for FaultyStorage {
 
 struct FaultyFile {
     inner: Arc<dyn File>,
+    path: PathBuf,
     storage: FaultyStorage,
 }
 
 impl File for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        match self.storage.next(Operation::Read) {
+        match self.storage.next(Operation::Read, &self.path) {
             Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Fault::Short) => {
                 let count = buffer.len().min(1);
@@ -209,7 +232,7 @@ impl File for FaultyFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        match self.storage.next(Operation::Write) {
+        match self.storage.next(Operation::Write, &self.path) {
             Some(Fault::Error(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Fault::DropAndFailSync(code)) => {
                 self.storage.plan.lock().fail_next_sync = Some(code);
@@ -229,7 +252,7 @@ impl File for FaultyFile {
         if let Some(code) = self.storage.plan.lock().fail_next_sync.take() {
             return Err(io::Error::from_raw_os_error(code));
         }
-        self.storage.pass(Operation::Sync)?;
+        self.storage.pass(Operation::Sync, &self.path)?;
         self.inner.sync_data()
     }
 
