@@ -15,6 +15,12 @@ pub(crate) struct Histogram {
     max: Duration,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Histogram {
     /// With nothing in it.
     pub(crate) fn new() -> Self {

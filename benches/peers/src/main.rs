@@ -13,6 +13,7 @@ mod mixed;
 mod report;
 mod rounds;
 mod rows;
+mod standstill;
 mod statistics;
 mod store;
 mod stores;

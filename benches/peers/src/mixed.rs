@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::cpu::wait_until_quiet;
 use crate::histogram::Histogram;
+use crate::standstill::{Standstills, Watch};
 use crate::store::{Durability, Kind, Settings, Store, fill};
 use crate::workload::{KEY_LEN, Random, VALUE_LEN, key, pair};
 
@@ -86,18 +87,62 @@ pub(crate) fn run(arguments: &MixedArguments) -> Result<()> {
     let with = phase(arguments, &dir, &settings, keys, seconds)?;
     print!("\nas usual\n{with}");
     for (what, before, after) in [("put", &without.puts, &with.puts), ("get", &without.gets, &with.gets)] {
-        let ratio = after.quantile(0.999).as_secs_f64() / before.quantile(0.999).as_secs_f64();
-        println!("{what} p99.9 as usual / with nothing written out: {ratio:.2}");
+        let tail = |waits: &Waits, moving| waits.histogram(moving).quantile(0.999).as_secs_f64();
+        let all = tail(after, None) / tail(before, None);
+        let moving = tail(after, Some(&with.standstills)) / tail(before, Some(&without.standstills));
+        println!("{what} p99.9 as usual / with nothing written out: {all:.2}; while the machine ran: {moving:.2}");
     }
     Ok(())
+}
+
+/// How long the callers of one operation waited.
+#[derive(Default)]
+struct Waits {
+    quick: Histogram,
+    /// From when to when each of the others lasted; those beyond the most that are kept count as if they had been quick.
+    slow: Vec<(Instant, Instant)>,
+}
+
+/// From here on it is remembered when it was.
+const SLOW: Duration = Duration::from_millis(2);
+const SLOW_MAX: usize = 1 << 20;
+
+impl Waits {
+    fn add(&mut self, began: Instant) {
+        let now = Instant::now();
+        if now - began >= SLOW && self.slow.len() < SLOW_MAX {
+            self.slow.push((began, now));
+        } else {
+            self.quick.add(now - began);
+        }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.quick.merge(&other.quick);
+        self.slow.extend(other.slow);
+    }
+
+    /// Of all; without the time in which the machine stood still, if it is given.
+    fn histogram(&self, standstills: Option<&Standstills>) -> Histogram {
+        let mut all = self.quick.clone();
+        for (began, ended) in &self.slow {
+            all.add(*ended - *began - standstills.map_or(Duration::ZERO, |all| all.within(*began, *ended)));
+        }
+        all
+    }
+
+    fn count(&self) -> u64 {
+        self.quick.count() + self.slow.len() as u64
+    }
 }
 
 /// What a phase gave.
 struct Outcome {
     elapsed: Duration,
-    puts: Histogram,
-    gets: Histogram,
-    scans: Histogram,
+    puts: Waits,
+    gets: Waits,
+    scans: Waits,
+    standstills: Standstills,
     /// Bytes this process gave to the device, the log included, after the store was done.
     written_bytes: u64,
     /// Bytes of tables, if the store counts them.
@@ -127,7 +172,7 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
         Ok(())
     };
     let scan = |random: &mut Random, _: u64| store.scan(&key(random.below(keys)), SCAN).map(drop);
-    let threads = |count: u64, rate: Option<f64>, operation: Operation<'_>| -> Result<Histogram> {
+    let threads = |count: u64, rate: Option<f64>, operation: Operation<'_>| -> Result<Waits> {
         std::thread::scope(|scope| {
             let each = rate.map(|rate| Duration::from_secs_f64(count as f64 / rate));
             let running: Vec<_> = (0..count)
@@ -137,14 +182,15 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
                     scope.spawn(move || worker(operation, seed, each, done))
                 })
                 .collect();
-            let mut all = Histogram::new();
+            let mut all = Waits::default();
             for thread in running {
-                all.merge(&thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??);
+                all.merge(thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??);
             }
             Ok(all)
         })
     };
     let per_second = |rate: Option<u64>, threads: u64| rate.map(|rate| (rate * threads) as f64);
+    let watch = Watch::start()?;
     let (puts, gets, scans) = std::thread::scope(|scope| -> Result<_> {
         let puts = scope.spawn(|| threads(arguments.writers, per_second(arguments.rate, 1), &put));
         let gets = scope.spawn(|| threads(arguments.readers, per_second(arguments.read_rate, arguments.readers), &get));
@@ -155,12 +201,12 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
             memory.fetch_max(memory_bytes(), Ordering::Relaxed);
         }
         done.store(true, Ordering::Release);
-        let outcome = |thread: std::thread::ScopedJoinHandle<'_, Result<Histogram>>| {
+        let outcome = |thread: std::thread::ScopedJoinHandle<'_, Result<Waits>>| {
             thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
         };
         Ok((outcome(puts)?, outcome(gets)?, outcome(scans)?))
     })?;
-    let elapsed = began.elapsed();
+    let (elapsed, standstills) = (began.elapsed(), watch.stop());
     store.sync()?;
     // Between two merges a store is quiet for a moment.
     for _ in 0..QUIET_LOOKS {
@@ -172,6 +218,7 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
         puts,
         gets,
         scans,
+        standstills,
         written_bytes: written_bytes()? - io,
         table_bytes,
         memory_bytes: memory.into_inner(),
@@ -180,8 +227,8 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
 }
 
 /// Does the operation over and over until told to stop; on a schedule if there is one, and timed from it then.
-fn worker(operation: Operation<'_>, seed: u64, each: Option<Duration>, done: &AtomicBool) -> Result<Histogram> {
-    let (mut random, mut latencies, mut turn) = (Random::new(seed), Histogram::new(), seed);
+fn worker(operation: Operation<'_>, seed: u64, each: Option<Duration>, done: &AtomicBool) -> Result<Waits> {
+    let (mut random, mut waits, mut turn) = (Random::new(seed), Waits::default(), seed);
     let mut due = Instant::now();
     while !done.load(Ordering::Acquire) {
         let began = match each {
@@ -194,22 +241,31 @@ fn worker(operation: Operation<'_>, seed: u64, each: Option<Duration>, done: &At
             None => Instant::now(),
         };
         operation(&mut random, turn)?;
-        latencies.add(began.elapsed());
+        waits.add(began);
         turn += 1;
     }
-    Ok(latencies)
+    Ok(waits)
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.elapsed.as_secs_f64();
         writeln!(f, "{:<6}{:>12}{:>12}{:>12}{:>12}{:>12}{:>12}", "", "per s", "p50", "p99", "p99.9", "max", ">100 ms")?;
-        for (name, latencies) in [("put", &self.puts), ("get", &self.gets), ("scan", &self.scans)] {
-            let micros = |latency: Duration| format!("{:.1} us", latency.as_nanos() as f64 / 1e3);
-            let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| micros(latencies.quantile(share)));
-            let (rate, max) = (latencies.count() as f64 / seconds, micros(latencies.max()));
-            writeln!(f, "{name:<6}{rate:>12.0}{p50:>12}{p99:>12}{p999:>12}{max:>12}{:>12}", latencies.above(STALL))?;
+        for standstills in [None, Some(&self.standstills)] {
+            if standstills.is_some() {
+                writeln!(f, "while the machine ran:")?;
+            }
+            for (name, waits) in [("put", &self.puts), ("get", &self.gets), ("scan", &self.scans)] {
+                let latencies = waits.histogram(standstills);
+                let micros = |latency: Duration| format!("{:.1} us", latency.as_nanos() as f64 / 1e3);
+                let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| micros(latencies.quantile(share)));
+                let (rate, max) = (latencies.count() as f64 / seconds, micros(latencies.max()));
+                writeln!(f, "{name:<6}{rate:>12.0}{p50:>12}{p99:>12}{p999:>12}{max:>12}{:>12}", latencies.above(STALL))?;
+            }
         }
+        let still = &self.standstills;
+        let (count, total, longest) = (still.count(), still.total(), still.longest());
+        writeln!(f, "the machine stood still {count} times, {total:.1?} in all, {longest:.1?} at most")?;
         let put = (self.puts.count() * (KEY_LEN + VALUE_LEN) as u64).max(1) as f64;
         let tables =
             self.table_bytes.map_or_else(|| String::from("not counted"), |bytes| format!("{:.2}", bytes as f64 / put));
