@@ -280,7 +280,11 @@ impl Preparer {
             None => self.zero_written()?,
         };
         let path = self.dir.join(wanted.file_name());
-        self.storage.rename(&spare, &path).map_err(|error| Error::io("rename", &spare, error))?;
+        if let Err(error) = self.storage.rename(&spare, &path) {
+            // For the next attempt, which would write another one otherwise.
+            self.state.lock().spares.push(spare.clone());
+            return Err(Error::io("rename", spare, error));
+        }
         self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
         let file = self.storage.open(&path, Access::WriteDirect).map_err(|error| Error::io("open", path, error))?;
         let mut state = self.state.lock();
@@ -306,7 +310,11 @@ impl Preparer {
             write_all_at(&*file, &AlignedBuffer::zeroed(BLOCK_SIZE), 0)?;
             file.sync_data()
         };
-        wipe().map_err(|error| Error::io("recycle", &spare, error))?;
+        if let Err(error) = wipe() {
+            // Nobody knows of it any more.
+            let _ = self.storage.remove(&spare);
+            return Err(Error::io("recycle", spare, error));
+        }
         Ok(spare)
     }
 

@@ -283,7 +283,8 @@ pub fn read_file(storage: &dyn Storage, path: &Path, limit: u64) -> io::Result<V
     Ok(bytes)
 }
 
-/// Makes `bytes` the content of `path`, wholly or not at all: a synced temporary file, renamed, folder synced.
+/// Makes `bytes` the content of `path`, wholly or not at all: a synced temporary file, renamed, folder synced. If it fails
+/// the temporary file is removed again, which may fail as well.
 pub fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mut temporary = path.as_os_str().to_owned();
@@ -294,8 +295,7 @@ pub fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Res
         _ => {}
     }
     let file = storage.open(temporary, Access::CreateNew)?;
-    write_all_at(&*file, bytes, 0)?;
-    file.sync_data()?;
-    storage.rename(temporary, path)?;
+    let written = write_all_at(&*file, bytes, 0).and_then(|()| file.sync_data());
+    written.and_then(|()| storage.rename(temporary, path)).inspect_err(|_| drop(storage.remove(temporary)))?;
     storage.sync_dir(folder)
 }
