@@ -7,7 +7,7 @@ pub(crate) mod tail;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-pub(crate) use new::NewFile;
+pub(crate) use new::{NewFile, Temporary};
 
 /// The folder of these files in a data directory.
 pub(crate) const TABLES_FOLDER: &str = "tables";

@@ -18,14 +18,14 @@ fn path() -> &'static Path {
 /// A file with values of these, and where they lie in it.
 fn written(disk: &MemoryDisk, values: &[&[u8]]) -> (BlobMeta, Vec<Reference>) {
     disk.create_dir_all(Path::new("/d")).unwrap();
-    let mut writer = BlobWriter::create(Arc::new(disk.clone()), path(), KEYSPACE).unwrap();
+    let mut writer = BlobWriter::create(Arc::new(disk.clone()), Path::new("/d/1.tmp"), KEYSPACE).unwrap();
     let references = values.iter().enumerate().map(|(number, value)| {
         let (offset, crc) = writer.push(&[b'k', number as u8], Lsn::new(number as u64 + 1), value).unwrap();
         Reference { blob: 0, offset, len: value.len() as u32, crc, expiry: 0 }
     });
     let references = references.collect();
     let finished = writer.finish().unwrap();
-    assert_eq!(finished.temporary, path());
+    finished.temporary.rename(path()).unwrap();
     (finished.meta, references)
 }
 

@@ -1,6 +1,6 @@
 //! Writing a blob file: values come in any order, a synced file under a temporary name comes out.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::Lsn;
@@ -9,7 +9,7 @@ use seawall_wal::storage::Storage;
 use super::{BLOB_VERSION, BlobMeta, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, file, record};
 use crate::codec::Put;
 use crate::error::Result;
-use crate::file::{FileHash, NewFile};
+use crate::file::{FileHash, NewFile, Temporary};
 use crate::format::KeyspaceId;
 use crate::mutant::{Mutant, planted};
 
@@ -21,11 +21,11 @@ pub(crate) struct BlobWriter {
     bytes: u64,
 }
 
-/// A blob file that is whole and synced under a temporary name.
+/// A blob file that is whole and synced under a temporary name. Dropped before it is adopted, it is removed.
 #[derive(Debug)]
 pub(crate) struct FinishedBlob {
     pub(crate) meta: BlobMeta,
-    pub(crate) temporary: PathBuf,
+    pub(crate) temporary: Temporary,
 }
 
 impl BlobWriter {

@@ -12,12 +12,10 @@ use crate::error::{Result, at};
 /// Bytes written at once.
 const BUFFER_LEN: usize = 1 << 20;
 
-/// A file under a temporary name. Dropped before it is [done](Self::done), it is removed.
+/// A file in the making. Dropped before it is [done](Self::done), it is removed.
 pub(crate) struct NewFile {
-    storage: Arc<dyn Storage>,
-    path: PathBuf,
+    temporary: Temporary,
     file: Arc<dyn File>,
-    unfinished: bool,
     buffer: Vec<u8>,
     /// Bytes given to the file; the buffer follows.
     written: u64,
@@ -28,8 +26,8 @@ impl NewFile {
     /// The file `path`, which must not exist.
     pub(crate) fn create(storage: Arc<dyn Storage>, path: &Path) -> Result<Self> {
         let file = storage.open(path, Access::CreateNew).map_err(at("create", path))?;
-        let (path, buffer) = (path.to_owned(), Vec::new());
-        Ok(Self { storage, path, file, unfinished: true, buffer, written: 0, digest: blake3::Hasher::new() })
+        let temporary = Temporary { storage, path: path.to_owned(), named: false };
+        Ok(Self { temporary, file, buffer: Vec::new(), written: 0, digest: blake3::Hasher::new() })
     }
 
     /// Where the next byte goes.
@@ -49,7 +47,7 @@ impl NewFile {
 
     fn write(&mut self) -> Result<()> {
         self.digest.update(&self.buffer);
-        write_all_at(&*self.file, &self.buffer, self.written).map_err(at("write", &self.path))?;
+        write_all_at(&*self.file, &self.buffer, self.written).map_err(at("write", &self.temporary.path))?;
         // A step at a time, so that no flush of the log waits behind a whole file.
         self.file.hand_over(self.written, self.buffer.len() as u64);
         self.written += self.buffer.len() as u64;
@@ -60,20 +58,36 @@ impl NewFile {
     /// Makes what was added survive power loss; the name does not yet.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.write()?;
-        self.file.sync_data().map_err(at("sync", &self.path))
+        self.file.sync_data().map_err(at("sync", &self.temporary.path))
     }
 
     /// Nothing more comes: gives the digest of all bytes and the temporary name. It was synced before.
-    pub(crate) fn done(mut self) -> Result<(FileHash, PathBuf)> {
+    pub(crate) fn done(mut self) -> Result<(FileHash, Temporary)> {
         self.write()?;
-        self.unfinished = false;
-        Ok((FileHash::from_bytes(*self.digest.finalize().as_bytes()), self.path.clone()))
+        Ok((FileHash::from_bytes(*self.digest.finalize().as_bytes()), self.temporary))
     }
 }
 
-impl Drop for NewFile {
+/// The name of a file that has no other yet. Dropped before it is [renamed](Self::rename), the file is removed.
+#[derive(Debug)]
+pub(crate) struct Temporary {
+    storage: Arc<dyn Storage>,
+    path: PathBuf,
+    named: bool,
+}
+
+impl Temporary {
+    /// Gives the file its name.
+    pub(crate) fn rename(mut self, to: &Path) -> Result<()> {
+        self.storage.rename(&self.path, to).map_err(at("rename", &self.path))?;
+        self.named = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary {
     fn drop(&mut self) {
-        if self.unfinished {
+        if !self.named {
             // What cannot be removed now is removed at the next open.
             let _ = self.storage.remove(&self.path);
         }

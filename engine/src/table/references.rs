@@ -170,12 +170,3 @@ impl References {
         std::mem::take(&mut self.finished)
     }
 }
-
-impl Drop for References {
-    fn drop(&mut self) {
-        for blob in &self.finished {
-            // What cannot be removed now is removed at the next open.
-            let _ = self.storage.remove(&blob.temporary);
-        }
-    }
-}

@@ -111,7 +111,8 @@ impl TableStore {
         TableWriter::create(Arc::clone(&self.storage), &path, keyspace, placement, policy)
     }
 
-    /// Gives a finished table and its blob files their names and opens them. The folder is not synced yet.
+    /// Gives a finished table and its blob files their names and opens them. The folder is not synced yet. If it fails, none
+    /// of the files stays, or not for longer than until the next look at what is [not used](Self::collect).
     pub(crate) fn adopt(&self, finished: FinishedTable) -> Result<Arc<Table>> {
         let mut open = self.open.lock();
         let FinishedTable { keyspace, meta, temporary, blobs } = finished;
@@ -119,22 +120,21 @@ impl TableStore {
         blobs.into_iter().try_for_each(|blob| self.adopt_blob(&mut open, keyspace, blob))?;
         if let Some(table) = open.tables.get(&meta.hash).cloned() {
             open.obsolete.remove(&meta.hash);
-            self.storage.remove(&temporary).map_err(at("remove", &temporary))?;
             return Ok(table);
         }
-        let path = self.path(FileKind::Table, &meta.hash);
-        self.storage.rename(&temporary, &path).map_err(at("rename", &temporary))?;
-        self.open_in(&mut open, keyspace, meta)
+        let hash = meta.hash;
+        temporary.rename(&self.path(FileKind::Table, &hash))?;
+        // Nothing else names a file that is not open.
+        self.open_in(&mut open, keyspace, meta).inspect_err(|_| self.remove(FileKind::Table, &hash))
     }
 
     fn adopt_blob(&self, open: &mut Open, keyspace: KeyspaceId, finished: FinishedBlob) -> Result<()> {
         let FinishedBlob { meta, temporary } = finished;
         if open.blobs.contains_key(&meta.hash) {
-            return self.storage.remove(&temporary).map_err(at("remove", &temporary));
+            return Ok(());
         }
-        let path = self.path(FileKind::Blob, &meta.hash);
-        self.storage.rename(&temporary, &path).map_err(at("rename", &temporary))?;
-        self.open_blob_in(open, keyspace, meta)
+        temporary.rename(&self.path(FileKind::Blob, &meta.hash))?;
+        self.open_blob_in(open, keyspace, meta).inspect_err(|_| self.remove(FileKind::Blob, &meta.hash))
     }
 
     /// Opens a blob file that the manifest names, for the tables that refer to it.

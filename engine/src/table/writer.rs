@@ -1,7 +1,7 @@
 //! Writing a table: versions come in order, a synced file under a temporary name comes out. Giving it its name is the
 //! store's business, so that a name is never given and taken away at once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::storage::Storage;
@@ -19,7 +19,7 @@ use super::{Codec, FOOTER_LEN, HEADER_LEN, HEADER_MAGIC, Placement, TABLE_VERSIO
 use crate::blob::{BlobPolicy, FinishedBlob};
 use crate::codec::{Put, len_u32};
 use crate::error::Result;
-use crate::file::{FileHash, NewFile};
+use crate::file::{FileHash, NewFile, Temporary};
 use crate::format::KeyspaceId;
 
 /// A data block with its frame is at most so long, unless one entry is longer: a page, and what zstd has enough of.
@@ -63,12 +63,12 @@ pub(crate) struct TableWriter {
     max_expiry: u64,
 }
 
-/// A table that is whole and synced under a temporary name.
+/// A table that is whole and synced under a temporary name. Dropped before it is adopted, its files are removed.
 #[derive(Debug)]
 pub(crate) struct FinishedTable {
     pub(crate) keyspace: KeyspaceId,
     pub(crate) meta: TableMeta,
-    pub(crate) temporary: PathBuf,
+    pub(crate) temporary: Temporary,
     /// The blob files that were written with it.
     pub(crate) blobs: Vec<FinishedBlob>,
 }
