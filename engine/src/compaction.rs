@@ -181,7 +181,8 @@ impl Merger<'_> {
         };
         let (outputs, written) = rewrite.run(&cuts)?;
         if !outputs.is_empty() {
-            state.store.sync()?;
+            let synced = state.store.sync();
+            synced.inspect_err(|_| state.store.release(outputs.iter().map(|table| table.meta().hash)))?;
         }
         tracing::debug!(%keyspace, to = pick.to, parts = cuts.len() + 1, inputs = gone.len(), outputs = outputs.len(), "tables merged");
         let still_over = outputs.iter().filter(|table| renew::is_over(table.meta(), table.expiring(), floor));

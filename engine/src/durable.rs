@@ -68,7 +68,8 @@ impl Durable {
     /// Changes the set of tables: `edit` changes the manifest's fields and the tables, then all is made durable, then
     /// readers see it, then what it replaced is let go. `flushed` raises the watermark by the way.
     ///
-    /// If it fails nothing has changed for readers, and the old and the new files are both still there.
+    /// If it fails nothing has changed for readers, and the old files are still there; the new ones too if the control file
+    /// may name them.
     pub(crate) fn install(
         &self,
         state: &State,
@@ -87,13 +88,21 @@ impl Durable {
         manifest.blobs = tables.blob_entries();
         current.next_number += 1;
         current.stale.push(manifest.number);
-        let digest = manifest.write(&*self.storage, &self.folder)?;
-        self.control.update(|control| {
+        let (before, after) = (old.hashes(), tables.hashes());
+        let added = || after.difference(&before).copied();
+        let written = manifest.write(&*self.storage, &self.folder);
+        let digest = written.inspect_err(|_| state.store.release(added()))?;
+        let updated = self.control.update(|control| {
             control.manifest_number = manifest.number;
             control.manifest_digest = digest;
             control.watermark = control.watermark.max(flushed);
+        });
+        updated.inspect_err(|_| {
+            state.store.hold(added());
+            state.store.release(added());
         })?;
-        let gone: Vec<_> = old.hashes().difference(&tables.hashes()).copied().collect();
+        state.store.settle(&after);
+        let gone: Vec<_> = before.difference(&after).copied().collect();
         state.change_view(|view| {
             view.tables = Arc::new(tables);
             view.floor = view.floor.max(manifest.floor);

@@ -1,5 +1,7 @@
 //! Writing frozen memtables out as tables of level 0, and moving the redo position behind them.
 
+use std::sync::Arc;
+
 use seawall_wal::{Lsn, Position, TimelineId};
 
 use crate::compaction::{Outside, Shapes, Survival};
@@ -10,7 +12,7 @@ use crate::memtable::FrozenSet;
 use crate::mutant::{Mutant, planted};
 use crate::range_deletes::Removal;
 use crate::state::State;
-use crate::table::{Content, EntryRef, Placement};
+use crate::table::{Content, EntryRef, Placement, Table};
 
 /// Bytes between two looks at the pace.
 const STEP_BYTES: u64 = 256 << 10;
@@ -38,6 +40,41 @@ pub(crate) fn flush_set(
 ) -> Result<()> {
     assert!(frozen.end.lsn <= place.flushed, "a table holds nothing that is not flushed");
     let mut tables = Vec::new();
+    let written = write_tables(state, shapes, frozen, floor, pace, &mut tables);
+    let bytes = written.inspect_err(|_| state.store.release(tables.iter().map(|table| table.meta().hash)))?;
+    let count = tables.len();
+    durable.install(
+        state,
+        place.flushed,
+        |manifest, set| {
+            manifest.floor = manifest.floor.max(floor.lsn);
+            manifest.redo = frozen.end;
+            manifest.redo_time = frozen.time;
+            manifest.timeline = place.timeline;
+            manifest.log_start = place.log_start;
+            manifest.next_keyspace = frozen.next_keyspace;
+            // A keyspace that was forgotten since has nothing in this set: it was dropped below an earlier redo.
+            manifest.keyspaces = frozen.keyspaces.clone();
+            manifest.keyspaces.retain(|entry| state.with_catalogue(|catalogue| catalogue.get(entry.id).is_some()));
+            tables.into_iter().for_each(|table| set.add(0, table));
+        },
+        |view| view.frozen.retain(|other| !std::ptr::eq(&**other, frozen)),
+    )?;
+    state.tally.flushed(bytes);
+    tracing::debug!(tables = count, redo = %frozen.end.lsn, "memtables written out");
+    Ok(())
+}
+
+/// Writes the tables of a set, and says how many bytes that took. Those that are written already when it fails are in
+/// `tables` too.
+fn write_tables(
+    state: &State,
+    shapes: &Shapes,
+    frozen: &FrozenSet,
+    floor: Moment,
+    pace: &dyn Fn(u64),
+    tables: &mut Vec<Arc<Table>>,
+) -> Result<u64> {
     let mut bytes = 0;
     for (keyspace, memtable) in frozen.set.tables() {
         if memtable.is_empty() {
@@ -75,25 +112,5 @@ pub(crate) fn flush_set(
     if !tables.is_empty() {
         state.store.sync()?;
     }
-    let count = tables.len();
-    durable.install(
-        state,
-        place.flushed,
-        |manifest, set| {
-            manifest.floor = manifest.floor.max(floor.lsn);
-            manifest.redo = frozen.end;
-            manifest.redo_time = frozen.time;
-            manifest.timeline = place.timeline;
-            manifest.log_start = place.log_start;
-            manifest.next_keyspace = frozen.next_keyspace;
-            // A keyspace that was forgotten since has nothing in this set: it was dropped below an earlier redo.
-            manifest.keyspaces = frozen.keyspaces.clone();
-            manifest.keyspaces.retain(|entry| state.with_catalogue(|catalogue| catalogue.get(entry.id).is_some()));
-            tables.into_iter().for_each(|table| set.add(0, table));
-        },
-        |view| view.frozen.retain(|other| !std::ptr::eq(&**other, frozen)),
-    )?;
-    state.tally.flushed(bytes);
-    tracing::debug!(tables = count, redo = %frozen.end.lsn, "memtables written out");
-    Ok(())
+    Ok(bytes)
 }

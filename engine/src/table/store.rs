@@ -84,6 +84,8 @@ struct Open {
     tables: HashMap<FileHash, Arc<Table>>,
     /// Open tables that no current version uses.
     obsolete: HashSet<FileHash>,
+    /// Open tables that no version here uses, and that the next opening may find current all the same.
+    held: HashSet<FileHash>,
     /// Those that open tables refer to, and those whose last one was closed since files were removed.
     blobs: HashMap<FileHash, Arc<BlobFile>>,
 }
@@ -179,11 +181,27 @@ impl TableStore {
         self.open.lock().obsolete.extend(tables);
     }
 
+    /// Writing down a version with these tables failed half-way: it may or may not be the current one at the next opening.
+    /// Whoever releases them, their files stay until that is [settled](Self::settle).
+    pub(crate) fn hold(&self, tables: impl IntoIterator<Item = FileHash>) {
+        self.open.lock().held.extend(tables);
+    }
+
+    /// A version with `current` tables was written down, so nothing else can be current: all others that were held go.
+    pub(crate) fn settle(&self, current: &HashSet<FileHash>) {
+        let mut open = self.open.lock();
+        let held = std::mem::take(&mut open.held);
+        open.obsolete.extend(held.difference(current));
+    }
+
     /// Removes the files of obsolete tables that nobody reads, and blob files that no other table refers to. Says how many obsolete ones are left.
     pub(crate) fn collect(&self) -> usize {
         let mut open = self.open.lock();
         let open = &mut *open;
         open.obsolete.retain(|hash| {
+            if open.held.contains(hash) {
+                return true;
+            }
             // Only the store's own reference is left, and new ones come from the store alone, which is locked.
             let unused = open.tables.get(hash).is_none_or(|table| Arc::strong_count(table) == 1);
             if unused {
