@@ -113,7 +113,8 @@ impl Db {
 
     /// Copies the database as it is now into `folder`, which must be empty or not there: tables by hard links where
     /// possible, and the log that belongs to them. The copy is read-only until it is promoted, so that it cannot be
-    /// mistaken for this node. Returns up to where it goes.
+    /// mistaken for this node. Returns up to where it goes. If it fails the folder is empty again, as far as the disk
+    /// lets it, and it can be tried again.
     pub fn checkpoint(&self, folder: impl AsRef<Path>) -> Result<Lsn> {
         let core = self.core();
         let builder = self.builder_of_copy(folder.as_ref());
@@ -122,19 +123,31 @@ impl Db {
         let _one = core.flushing.lock();
         let checkpoint = self.pin_checkpoint(false)?;
         let copy = Installation::begin(&builder, checkpoint.manifest_bytes(), checkpoint.history())?;
+        let at = match self.fill_copy(&copy, &checkpoint) {
+            Ok(at) => at,
+            Err(error) => {
+                copy.give_up();
+                return Err(error);
+            }
+        };
+        let time = copy.log_time();
+        let from = format!("checkpoint of {}", self.path().display());
+        let from = from.chars().take(crate::control::ROLE_TEXT_LEN_MAX / 4).collect();
+        copy.finish(Role::ReadOnlyRestored { at, time, from })?;
+        Ok(at)
+    }
+
+    /// Adds files and log, and says up to where.
+    fn fill_copy(&self, copy: &Installation, checkpoint: &PinnedCheckpoint) -> Result<Lsn> {
         for file in checkpoint.files() {
             copy.link_file(&file.hash, &file.path)?;
         }
         let mut at = copy.log_end().lsn;
         while at < checkpoint.flushed()
-            && let Some(log) = core.log.read(at, COPY_BYTES)?
+            && let Some(log) = self.log().read(at, COPY_BYTES)?
         {
             at = copy.receive(&log)?.lsn;
         }
-        let time = copy.log_time();
-        let from = format!("checkpoint of {}", self.path().display());
-        let from = from.chars().take(crate::control::ROLE_TEXT_LEN_MAX / 4).collect();
-        copy.finish(Role::ReadOnlyRestored { at, time, from })?;
         Ok(at)
     }
 

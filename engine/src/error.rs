@@ -249,7 +249,7 @@ pub enum Error {
         /// What stands against it.
         actual: String,
     },
-    /// What was handed over to build a data directory from does not fit together.
+    /// What was handed over to build a data directory from does not fit together, or its log could not be written.
     #[error("cannot install {}: {why}", path.display())]
     Install {
         /// The directory to be built.

@@ -11,13 +11,16 @@ use parking_lot::Mutex;
 use seawall_wal::storage::{Access, Storage, read_file, write_all_at};
 use seawall_wal::{Log, LogBytes, LogMode, NodeId, OpenAt, Position, SegmentSize, TimelineHistory, Timestamp};
 
-use crate::control::{Control, ControlFile, ROLE_TEXT_LEN_MAX, Role};
+use crate::control::{CONTROL_NAME, Control, ControlFile, ROLE_TEXT_LEN_MAX, Role};
 use crate::core::LockGuard;
 use crate::error::{Error, Result, at};
 use crate::file::{FileHash, FileKind, TABLES_FOLDER};
 use crate::manifest::{Manifest, manifest_path};
 use crate::open::{LOG_FOLDER, lock, log_options, make_folder};
 use crate::options::Builder;
+
+/// Names the file by which a directory is locked on a real disk.
+const LOCK_NAME: &str = "LOCK";
 
 /// Whoever can hand over tables and blob files by their digest: an archive, a primary. Blocking.
 pub trait TableSource: Send + Sync + fmt::Debug {
@@ -79,7 +82,8 @@ impl Installation {
             &start,
             LogMode::Receive,
             |_| Ok(()),
-        )?;
+        )
+        .inspect_err(|_| remove_left(&*storage, &path))?;
         let missing = manifest.files().map(|(kind, hash, size)| (hash, (kind, size))).collect();
         let (missing, history) = (Mutex::new(missing), history.clone());
         Ok(Self { storage, path, manifest, history, segment_size, node, missing, log, _lock: lock })
@@ -151,10 +155,11 @@ impl Installation {
 
     /// Adds log: whole records that continue what is here.
     pub fn receive(&self, log: &LogBytes) -> Result<Position> {
-        self.log.receive(log, |_| Ok::<_, Error>(()))
+        self.log.receive(log, |_| Ok::<_, Error>(())).map_err(|error| self.own(error))
     }
 
-    /// Makes everything durable, and then the directory one that can be opened, in `role`.
+    /// Makes everything durable, and then the directory one that can be opened, in `role`. If it fails, what there is is
+    /// removed, as far as the disk lets it: nothing of it could be used.
     ///
     /// # Errors
     /// [`Error::Install`] if a file is missing, or if the log ends before the tables do, unless a standby's, which gets
@@ -166,28 +171,38 @@ impl Installation {
         if matches!(&role, Role::ReadOnlyRestored { from, .. } if from.len() > ROLE_TEXT_LEN_MAX) {
             return Err(self.refuse(format!("where it is from is said in more than {ROLE_TEXT_LEN_MAX} bytes")));
         }
-        let end = self.log.flush_received()?;
+        let end = match self.log.flush_received() {
+            Ok(end) => end,
+            Err(error) => {
+                let error = self.own(error.into());
+                self.give_up();
+                return Err(error);
+            }
+        };
         if end < self.manifest.redo.lsn && role != Role::Standby {
             let redo = self.manifest.redo.lsn;
             return Err(self.refuse(format!("the log ends at {end}, and the tables need it up to {redo}")));
         }
-        let Self { storage, path, manifest, history, segment_size, node, log, .. } = self;
+        let Self { storage, path, manifest, history, segment_size, node, log, _lock, .. } = self;
         log.close()?;
-        let tables = path.join(TABLES_FOLDER);
-        storage.sync_dir(&tables).map_err(at("sync", &tables))?;
-        let manifest_digest = manifest.write(&*storage, &path)?;
-        let control = Control {
-            cluster: manifest.cluster,
-            node,
-            segment_size,
-            history,
-            watermark: end,
-            clean_shutdown: true,
-            manifest_number: manifest.number,
-            manifest_digest,
-            role,
+        let make_openable = || {
+            let tables = path.join(TABLES_FOLDER);
+            storage.sync_dir(&tables).map_err(at("sync", &tables))?;
+            let manifest_digest = manifest.write(&*storage, &path)?;
+            let control = Control {
+                cluster: manifest.cluster,
+                node,
+                segment_size,
+                history,
+                watermark: end,
+                clean_shutdown: true,
+                manifest_number: manifest.number,
+                manifest_digest,
+                role,
+            };
+            ControlFile::create(&*storage, &path, control).map(drop)
         };
-        ControlFile::create(&*storage, &path, control).map(drop)
+        make_openable().inspect_err(|_| remove_left(&*storage, &path))
     }
 
     /// Gives the installation up: removes what it made, and leaves an empty directory.
@@ -197,13 +212,15 @@ impl Installation {
     pub fn abandon(self) -> Result<()> {
         let Self { storage, path, log, _lock, .. } = self;
         log.close()?;
-        for folder in [path.join(TABLES_FOLDER), path.join(LOG_FOLDER)] {
-            for name in storage.list(&folder).map_err(at("list", &folder))? {
-                let file = folder.join(name);
-                storage.remove(&file).map_err(at("remove", &file))?;
-            }
-        }
-        Ok(())
+        remove_all(&*storage, &path)
+    }
+
+    /// As [`abandon`](Self::abandon), for those who have an error to tell that matters more than what is left behind.
+    pub(crate) fn give_up(self) {
+        let Self { storage, path, log, _lock, .. } = self;
+        // It may be the log that failed.
+        drop(log);
+        remove_left(&*storage, &path);
     }
 
     fn check_known(&self, hash: &FileHash) -> Result<()> {
@@ -213,8 +230,39 @@ impl Installation {
         }
     }
 
+    /// The log that failed is that of the installation, not of the database it is made from.
+    fn own(&self, error: Error) -> Error {
+        match error {
+            Error::Poisoned { cause } => self.refuse(cause.to_string()),
+            other => other,
+        }
+    }
+
     fn refuse(&self, why: String) -> Error {
         Error::Install { path: self.path.clone(), why }
+    }
+}
+
+/// Removes every file of an installation. The control file goes first, for good, so that nothing less than a whole
+/// database can ever be opened.
+fn remove_all(storage: &dyn Storage, path: &Path) -> Result<()> {
+    for folder in [path.to_owned(), path.join(TABLES_FOLDER), path.join(LOG_FOLDER)] {
+        let mut names = storage.list(&folder).map_err(at("list", &folder))?;
+        names.retain(|name| name != LOCK_NAME);
+        names.sort_by_key(|name| name != CONTROL_NAME);
+        for name in names {
+            let file = folder.join(name);
+            storage.remove(&file).map_err(at("remove", &file))?;
+        }
+        storage.sync_dir(&folder).map_err(at("sync", &folder))?;
+    }
+    Ok(())
+}
+
+/// The same for those who have an error to tell already.
+fn remove_left(storage: &dyn Storage, path: &Path) {
+    if let Err(error) = remove_all(storage, path) {
+        tracing::warn!(%error, path = %path.display(), "an unfinished copy is left behind");
     }
 }
 
@@ -225,7 +273,7 @@ fn refuse_full(storage: &dyn Storage, path: &Path) -> Result<()> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(at("list", &folder)(error)),
         };
-        if names.iter().any(|name| name != "LOCK") {
+        if names.iter().any(|name| name != LOCK_NAME) {
             return Err(Error::NotEmpty { path: path.to_owned() });
         }
     }
