@@ -257,7 +257,10 @@ pub(crate) fn purge_dropped(state: &State, durable: &Durable, visible: Lsn) -> R
     if oldest_drop.is_none_or(|dropped| dropped > redo) {
         return Ok(0);
     }
-    let floor = state.readers.raise_floor(|| visible.min(redo));
+    // The floor may be higher already, because of a set that is being written out. What was dropped there may have keys in
+    // it, and no manifest may have a floor above its redo position.
+    let limit = visible.min(redo);
+    let floor = state.readers.raise_floor(|| limit).min(limit);
     let gone: Vec<KeyspaceId> = state.with_catalogue(|catalogue| {
         catalogue.iter().filter(|keyspace| keyspace.dropped() <= floor).map(|keyspace| keyspace.id).collect()
     });
@@ -276,4 +279,41 @@ pub(crate) fn purge_dropped(state: &State, durable: &Durable, visible: Lsn) -> R
     )?;
     state.change_catalogue(|catalogue| gone.iter().for_each(|id| catalogue.forget(*id)));
     Ok(gone.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use seawall_wal::SegmentSize;
+    use seawall_wal::storage::MemoryDisk;
+
+    use super::*;
+    use crate::{Background, Db};
+
+    /// A flush raises the floor before it moves the redo position, and a purge can come between.
+    #[test]
+    fn a_keyspace_dropped_above_the_redo_position_is_not_forgotten_however_high_the_floor_is() {
+        let disk = Arc::new(MemoryDisk::new());
+        let open = |disk: MemoryDisk| {
+            let builder = Db::builder("/d").storage(Arc::new(disk)).segment_size(SegmentSize::MIN);
+            builder.background(Background::Inline).open()
+        };
+        let db = open(MemoryDisk::clone(&disk)).unwrap();
+        let make_and_drop = |name: &str| {
+            db.keyspace(name).unwrap().insert("key", "value").unwrap();
+            db.drop_keyspace(name).unwrap();
+        };
+        make_and_drop("first");
+        db.flush().unwrap();
+        make_and_drop("second");
+        let core = db.core();
+        assert_eq!(core.state.readers.raise_floor(|| core.visible()), core.visible());
+        assert_eq!(purge_dropped(&core.state, &core.durable, core.visible()).unwrap(), 1);
+        open(disk.crashed_losing_all()).unwrap();
+        db.flush().unwrap();
+        open(disk.crashed_losing_all()).unwrap();
+        assert_eq!(purge_dropped(&core.state, &core.durable, core.visible()).unwrap(), 1);
+        open(disk.crashed_losing_all()).unwrap();
+    }
 }
