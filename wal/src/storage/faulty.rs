@@ -63,6 +63,8 @@ pub enum Fault {
     DropAndFailSync(i32),
     /// It is done after a while.
     Delay(Duration),
+    /// It is done once the storage is told to [answer](FaultyStorage::answer), however long that takes.
+    Silence,
     /// The thread that asks for it panics.
     Panic,
 }
@@ -76,6 +78,8 @@ struct Plan {
     waiting: Vec<Waiting>,
     fail_next_sync: Option<i32>,
     hits: u64,
+    /// Whether nothing is silent any more.
+    answers: bool,
 }
 
 /// A fault that has not struck yet.
@@ -111,6 +115,17 @@ impl FaultyStorage {
         self.plan.lock().waiting.push(Waiting { operation, under: under.to_owned(), left: nth, fault });
     }
 
+    /// Ends all [silence](Fault::Silence), also that to come.
+    pub fn answer(&self) {
+        self.plan.lock().answers = true;
+    }
+
+    fn await_answer(&self) {
+        while !self.plan.lock().answers {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// How many operations of a kind have passed.
     pub fn count(&self, operation: Operation) -> u64 {
         self.plan.lock().counts.get(&operation).copied().unwrap_or(0)
@@ -144,6 +159,10 @@ impl FaultyStorage {
             Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Fault::Delay(time)) => {
                 std::thread::sleep(time);
+                Ok(())
+            }
+            Some(Fault::Silence) => {
+                self.await_answer();
                 Ok(())
             }
             Some(Fault::Panic) => panic!("{PANIC}"),
@@ -226,6 +245,10 @@ impl File for FaultyFile {
                 std::thread::sleep(time);
                 self.inner.read_at(buffer, offset)
             }
+            Some(Fault::Silence) => {
+                self.storage.await_answer();
+                self.inner.read_at(buffer, offset)
+            }
             Some(Fault::Panic) => panic!("{PANIC}"),
             None => self.inner.read_at(buffer, offset),
         }
@@ -241,6 +264,10 @@ impl File for FaultyFile {
             Some(Fault::Short) => self.inner.write_at(&bytes[..bytes.len().min(1)], offset),
             Some(Fault::Delay(time)) => {
                 std::thread::sleep(time);
+                self.inner.write_at(bytes, offset)
+            }
+            Some(Fault::Silence) => {
+                self.storage.await_answer();
                 self.inner.write_at(bytes, offset)
             }
             Some(Fault::Panic) => panic!("{PANIC}"),
