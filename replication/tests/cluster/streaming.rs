@@ -90,7 +90,8 @@ async fn a_delayed_standby_has_the_log_at_once_and_shows_it_later() {
     let primary = Primary::start(folders[0].path(), RegistryConfig::default()).await;
     primary.put(0, 100);
     let standby = make_standby(folders[1].path(), &primary.address()).await;
-    let delay = Duration::from_millis(700);
+    // Much longer than flushing takes on a busy machine.
+    let delay = Duration::from_secs(4);
     let config = client_config(&standby, "s", Some(&primary.address()));
     let client = start(seawall_replication::driver::ClientConfig { delay: Some(delay), ..config }, &standby, None);
     assert_same(&standby, &primary.db, primary.db.sync().unwrap()).await;
@@ -104,8 +105,7 @@ async fn a_delayed_standby_has_the_log_at_once_and_shows_it_later() {
     let lag = primary.registry.report()[0].lag;
     assert!(lag.replay.bytes > 0 && lag.flush.bytes == 0, "{lag:?}");
     assert_same(&standby, &primary.db, lsn).await;
-    let took = written.elapsed();
-    assert!(took >= delay && took < delay * 2, "{took:?}");
+    assert!(written.elapsed() >= delay, "{:?}", written.elapsed());
     // Without the delay it applies what is left and goes on.
     client.stop().await.unwrap();
     let _client = follow(&standby, "s", &primary.address());
@@ -132,11 +132,14 @@ async fn remote_levels_answer_when_enough_standbys_have_it_and_never_before() {
     let primary = Primary::start(folders[0].path(), RegistryConfig { policy, ..RegistryConfig::default() }).await;
     let confirmations = std::sync::Arc::new(NodeConfirmations::new(primary.registry.clone()));
     primary.db.set_confirmations(Some(confirmations));
-    let commit = |level| {
+    let wait = |level, patience| {
         let mut batch = primary.db.batch();
         batch.put(&primary.db.keyspace("k").unwrap(), "key", "value");
-        batch.commit_ticket_with(level).unwrap().wait_until(Instant::now() + Duration::from_millis(300))
+        batch.commit_ticket_with(level).unwrap().wait_until(Instant::now() + patience)
     };
+    // Those that cannot be answered need no patience, and those that can have all they need.
+    let commit = |level| wait(level, Duration::from_millis(300));
+    let commit_patiently = |level| wait(level, Duration::from_secs(20));
     assert!(matches!(commit(CommitLevel::RemoteFlush(1)), Err(Error::Indeterminate { .. })));
     assert!(matches!(commit(CommitLevel::RemoteFlush(3)), Err(Error::LevelUnavailable { .. })));
     assert!(matches!(commit(CommitLevel::Archived), Err(Error::LevelUnavailable { .. })));
@@ -144,7 +147,7 @@ async fn remote_levels_answer_when_enough_standbys_have_it_and_never_before() {
     let client = follow(&standby, "s", &primary.address());
     until_status(&client, "it follows", |status| status.state == ClientState::Streaming).await;
     for level in [CommitLevel::RemoteWrite(1), CommitLevel::RemoteFlush(1), CommitLevel::RemoteReplay(1)] {
-        let lsn = tokio::task::block_in_place(|| commit(level)).unwrap().lsn;
+        let lsn = tokio::task::block_in_place(|| commit_patiently(level)).unwrap().lsn;
         assert!(standby.log().end().lsn >= lsn, "{level}");
         if level != CommitLevel::RemoteWrite(1) {
             assert!(standby.log().flushed().value() >= lsn, "{level}");
