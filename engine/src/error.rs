@@ -146,8 +146,8 @@ pub enum Error {
     },
     /// Data to be loaded in bulk did not come in ascending order of its keys.
     #[error(
-        "key `{}` comes after {entries} others and is not greater than the one before; sort the entries, each key once. Those before it may have been loaded",
-        shown(key)
+        "key `{}`, entry number {}, is not greater than the one before; sort the entries, each key once. Those before it may have been loaded",
+        shown(key), entries + 1
     )]
     Unsorted {
         /// The key.

@@ -358,6 +358,10 @@ fn bulk_data_that_is_not_sorted_is_refused_by_its_first_key_out_of_order() {
     for wrong in ["b", "a"] {
         let refused = db.bulk_load(&keys, [("a", "1"), ("b", "2"), (wrong, "3"), ("d", "4")]).unwrap_err();
         assert!(matches!(&refused, Error::Unsorted { key, entries: 2 } if key == wrong), "{refused}");
+        assert!(
+            refused.to_string().starts_with(&format!("key `{wrong}`, entry number 3, is not greater")),
+            "{refused}"
+        );
         assert!(refused.to_string().contains("sort the entries"), "{refused}");
     }
     assert_eq!(keys.get("d").unwrap(), None);
