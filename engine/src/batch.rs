@@ -24,6 +24,10 @@ const PUT_OVERHEAD: usize = 1 + 4 + 2 + 4;
 
 /// Operations to be committed as one. The last operation on a key wins. What is wrong with an operation is said by
 /// `commit`, which then writes nothing.
+///
+/// A key has 1 to [`KEY_LEN_MAX`](crate::format::KEY_LEN_MAX) bytes, 65,535; a value may be empty. Keys and values of a batch have at
+/// most `min(16 MiB, S/4)` bytes together, with segments of S bytes, less 56 and 11 for each put: 16 MiB with segments of the usual
+/// size. That bounds a value, too. What is larger is [`Error::TooLarge`].
 #[derive(Debug)]
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {

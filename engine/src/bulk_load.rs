@@ -29,6 +29,15 @@ impl Db {
     /// It is not one transaction: others see entries as they come, in order, and after an error, or a crash, those before
     /// it stay. Loading the same entries again is harmless.
     ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let numbers = db.keyspace("numbers")?;
+    /// let squares = (0..1_000_000_u64).map(|number| (number.to_be_bytes(), (number * number).to_string()));
+    /// let loaded = db.bulk_load(&numbers, squares)?;
+    /// println!("{} entries, up to {}", loaded.entries, loaded.lsn);
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Unsorted`] names the first key out of order; [`Error::TooLarge`] what a put would refuse.
     pub fn bulk_load<K: AsRef<[u8]>, V: AsRef<[u8]>>(

@@ -113,8 +113,20 @@ impl Db {
 
     /// Copies the database as it is now into `folder`, which must be empty or not there: tables by hard links where
     /// possible, and the log that belongs to them. The copy is read-only until it is promoted, so that it cannot be
-    /// mistaken for this node. Returns up to where it goes. If it fails the folder is empty again, as far as the disk
-    /// lets it, and it can be tried again.
+    /// mistaken for this node; [`Builder::open_detached`](crate::Builder::open_detached) makes it a database of its own
+    /// that takes writes. Returns up to where it goes. If it fails the folder is empty again, as far as the disk lets
+    /// it, and it can be tried again.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let lsn = db.checkpoint("copy")?;
+    /// let copy = seawall_engine::Db::open("copy")?;
+    /// assert_eq!(copy.visible(), lsn);
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::NotEmpty`](crate::Error::NotEmpty) if there is anything in `folder`.
     pub fn checkpoint(&self, folder: impl AsRef<Path>) -> Result<Lsn> {
         let core = self.core();
         let builder = self.builder_of_copy(folder.as_ref());

@@ -21,7 +21,8 @@ use crate::resolve::Value;
 use crate::version::View;
 
 /// A handle of a keyspace; cheap to clone. Reads see everything durable at their moment. Writes are batches of one
-/// operation, and return when it is durable here; [`Db::batch`] does more at once, or waits for other levels.
+/// operation, and return when it is durable here; [`Db::batch`] does more at once, or waits for other levels. How large
+/// keys and values may be is said at [`Batch`](crate::Batch).
 #[derive(Clone, Debug)]
 pub struct Keyspace {
     db: Db,
@@ -120,7 +121,22 @@ impl Keyspace {
         self.range_now(bounds::<&[u8]>(&..))
     }
 
-    /// The keys of a range with their values, in order.
+    /// The keys of a range with their values, in order. It walks from both ends, and is empty if its bounds cross.
+    ///
+    /// ```no_run
+    /// # let orders = seawall_engine::Db::open("data")?.keyspace("orders")?;
+    /// for pair in orders.range("2024-01".."2024-02").rev().take(10) {
+    ///     let (key, value) = pair?;
+    ///     println!("{} has {} bytes", String::from_utf8_lossy(&key), value.len());
+    /// }
+    /// let mut bytes = 0;
+    /// let mut all = orders.range::<&str>(..);
+    /// while let Some(pair) = all.next_borrowed() {
+    ///     let (_, value) = pair?;
+    ///     bytes += value.len();
+    /// }
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
     pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Range {
         self.range_now(bounds(&range))
     }

@@ -210,6 +210,12 @@ impl Builder {
 
     /// What the keyspace `name` is mostly used for, whether it exists yet or not; [`Tuning::Balanced`] if not set. It is
     /// asked for at each opening and may differ between nodes.
+    ///
+    /// ```no_run
+    /// use seawall_engine::{Db, Tuning};
+    /// let db = Db::builder("data").tune("events", Tuning::WriteHeavy).tune("users", Tuning::ReadHeavy).open()?;
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
     pub fn tune(mut self, name: impl Into<String>, tuning: Tuning) -> Self {
         self.tuned.insert(name.into(), tuning);
         self

@@ -120,6 +120,15 @@ impl Stats {
 
 impl Db {
     /// Figures as of now.
+    ///
+    /// ```no_run
+    /// # let db = seawall_engine::Db::open("data")?;
+    /// let stats = db.stats();
+    /// let tables: u64 = stats.levels.iter().map(|level| level.bytes).sum();
+    /// println!("{} bytes in tables, {} in blob files, {} in memory", tables, stats.blobs.bytes, stats.memtable_bytes);
+    /// println!("commits were held up for {:?} in all, {:?} at once", stats.stalled + stats.slowed_for, stats.stall_longest);
+    /// # Ok::<(), seawall_engine::Error>(())
+    /// ```
     pub fn stats(&self) -> Stats {
         let core = self.core();
         let view = core.state.view();
