@@ -13,11 +13,15 @@
 
 pub use bytes::Bytes;
 pub use seawall_engine::{
-    Admission, Backpressure, Batch, BlobStats, Builder, BulkLoad, Commit, CommitLevel, CommitTicket, Confirmations,
-    Create, Db, Error, Keyspace, LevelStats, MergeOperator, Permit, Range, Result, Snapshot, Stats, Transaction,
-    TransactionRange, Tuning,
+    Admission, Background, Backpressure, Batch, BlobStats, Builder, BulkLoad, CacheStats, Commit, CommitLevel,
+    CommitTicket, Confirmations, Create, Db, Error, Keyspace, KeyspaceDigest, KeyspaceId, LevelStats, LogRetention,
+    MergeOperator, OpenAs, Permit, PinnedCheckpoint, Range, Result, Role, Snapshot, StateDigest, StateFile, Stats,
+    Transaction, TransactionRange, Tuning, WaitCounts,
 };
-pub use seawall_wal::{Clock, ClusterId, Lsn, NodeId, SegmentSize, SystemClock, TimelineId, Timestamp};
+pub use seawall_wal::storage::IoPath;
+pub use seawall_wal::{
+    Clock, ClusterId, LogStats, Lsn, NodeId, Position, Recovery, SegmentSize, SystemClock, TimelineId, Timestamp,
+};
 #[cfg(feature = "node")]
 pub use {seawall_backup as backup, seawall_replication as replication};
 

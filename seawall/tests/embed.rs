@@ -40,6 +40,25 @@ fn the_embedding_example_does_what_it_says_twice() {
     assert_eq!(users.get("ann/session").unwrap().as_deref(), Some(&b"token"[..]));
 }
 
+#[test]
+fn what_a_database_takes_and_hands_out_has_a_name_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = Db::builder(dir.path().join("data")).background(seawall::Background::Inline);
+    let db = builder.log_retention(seawall::LogRetention::Engine).open_as(seawall::OpenAs::Recorded).open().unwrap();
+    let id: seawall::KeyspaceId = db.keyspace("users").unwrap().id();
+    let seawall::Stats { cache, waits, io_path, log, .. } = db.stats();
+    let _: (seawall::CacheStats, seawall::WaitCounts, seawall::IoPath, seawall::LogStats) =
+        (cache, waits, io_path, log);
+    let redo: seawall::Position = db.redo();
+    let _: (&seawall::Recovery, seawall::Role) = (db.recovery(), db.role());
+    let pinned: seawall::PinnedCheckpoint = db.pin_checkpoint(true).unwrap();
+    let files: Vec<seawall::StateFile> = pinned.files();
+    assert!(files.is_empty() && pinned.redo().lsn >= redo.lsn);
+    let digest: seawall::StateDigest = db.snapshot().unwrap().digest().unwrap();
+    let keyspaces: Vec<seawall::KeyspaceDigest> = digest.keyspaces;
+    assert_eq!(keyspaces.iter().map(|keyspace| keyspace.id).collect::<Vec<_>>(), [id]);
+}
+
 #[cfg(feature = "node")]
 #[test]
 fn the_replicated_example_does_what_it_says() {
