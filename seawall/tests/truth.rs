@@ -407,6 +407,17 @@ fn the_tests_that_run_are_the_ones_the_readme_names() {
 }
 
 #[test]
+fn every_bench_stands_in_the_table_of_their_readme() {
+    let readme = read(&root().join("benches/README.md"));
+    let benches = files(&root().join("benches/benches"), "rs");
+    assert!(!benches.is_empty(), "benches have gone missing");
+    for bench in benches {
+        let row = format!("| `{}` |", bench.file_stem().unwrap().to_string_lossy());
+        assert!(readme.lines().any(|line| line.starts_with(&row)), "benches/README.md has no row {row}");
+    }
+}
+
+#[test]
 fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
     let false_names = [
         ("`seawall frobnicate`", "no command frobnicate"),
