@@ -196,8 +196,12 @@ impl From<seawall_engine::Error> for Failure {
             E::Indeterminate { .. } => Kind::Indeterminate,
             E::DiskFull { .. } => Kind::DiskFull,
             E::Closed | E::Stalled { .. } => Kind::Unavailable,
-            // A file that must be there and is not is damage.
-            E::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Kind::VerificationFailed,
+            // A file that must be there and is not is damage; a place where nothing can be made is none.
+            E::Io { operation, source, .. }
+                if *operation != "create" && source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Kind::VerificationFailed
+            }
             E::Log(seawall_wal::Error::Foreign { .. }) => Kind::VerificationFailed,
             E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {
                 Kind::VerificationFailed
@@ -247,6 +251,18 @@ mod tests {
             assert!((400..600).contains(&status), "{name}");
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
         }
+    }
+
+    #[test]
+    fn what_is_missing_is_damage_and_what_cannot_be_made_is_not() {
+        let not_found = |operation| seawall_engine::Error::Io {
+            operation,
+            path: std::path::PathBuf::from("/data/tables/x"),
+            source: std::sync::Arc::new(std::io::ErrorKind::NotFound.into()),
+        };
+        let (read, create) = (Failure::from(not_found("read")), Failure::from(not_found("create")));
+        assert_eq!((read.kind, read.hint.is_some()), (Kind::VerificationFailed, true));
+        assert_eq!((create.kind, create.hint), (Kind::Failed, None));
     }
 
     #[test]
