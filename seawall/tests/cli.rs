@@ -215,6 +215,15 @@ fn a_directory_that_a_process_has_open_is_locked_for_every_other() {
 }
 
 #[test]
+fn inspect_leaves_nothing_in_a_directory_that_holds_no_database() {
+    let cli = Cli::new();
+    let folder = cli.path("data");
+    std::fs::create_dir_all(&folder).unwrap();
+    assert_eq!(cli.fails(10, &["inspect"])["kind"], "not_found");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
 fn inspect_tells_damage_from_the_end_of_the_log() {
     let cli = Cli::made();
     cli.ok(&["put", "a", "1"]);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use seawall_engine::control::ControlFile;
+use seawall_engine::control::{CONTROL_NAME, ControlFile};
 use seawall_engine::manifest::Manifest;
 use seawall_engine::{Control, Role};
 use seawall_wal::format::{
@@ -105,13 +105,17 @@ pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failur
     if !dir.is_dir() {
         return Err(Failure::new(Kind::NotFound, format!("there is no directory {}", dir.display())));
     }
+    let nothing = || Failure::new(Kind::NotFound, format!("{} holds no database", dir.display()));
+    // Locking leaves a file behind, which somebody else's directory must not get.
+    if !dir.join(CONTROL_NAME).exists() {
+        return Err(nothing());
+    }
     let _lock = storage.lock(&dir).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Failure::from(seawall_engine::Error::Locked { path: dir.clone() })
             .hint("stop the node, or ask it: seawall status"),
         _ => failed("lock", &dir, &error),
     })?;
-    let (control, damaged) = ControlFile::read(&storage, &dir)?
-        .ok_or_else(|| Failure::new(Kind::NotFound, format!("{} holds no database", dir.display())))?;
+    let (control, damaged) = ControlFile::read(&storage, &dir)?.ok_or_else(nothing)?;
     let (manifest, _) = Manifest::read(&storage, &dir, control.manifest_number, &control.manifest_digest)?;
     let mut records = Records { from: arguments.from.unwrap_or_default(), left: arguments.records, shown: Vec::new() };
     let segments = segments(&storage, &dir.join("wal"), &control, &mut records)?;
