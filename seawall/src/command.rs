@@ -231,7 +231,7 @@ async fn open_archive(config: &Config) -> Result<seawall_backup::Archive, Failur
     let repository = config.archive.repository().map_err(|error| Failure::new(Kind::Config, error.to_string()))?;
     let Some(repository) = repository else {
         let failure = Failure::new(Kind::Config, "the settings name no archive");
-        return Err(failure.hint("set archive.url: --set archive.url=s3://bucket/prefix"));
+        return Err(failure.hint("set archive.url: --set archive.url=s3://bucket/prefix, or file:///path"));
     };
     let opened = repository.open().await.map_err(crate::node::Error::from)?;
     Ok(seawall_backup::Archive::open(opened).await.map_err(crate::node::Error::from)?)
