@@ -94,7 +94,10 @@ fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
             listener.set_nonblocking(true)?;
             Ok((listener.local_addr()?, listener))
         });
-        bound.map_err(|error| Failure::new(Kind::Failed, format!("cannot listen on {listen}: {error}")))
+        bound.map_err(|error| {
+            Failure::new(Kind::Failed, format!("cannot listen on {listen}: {error}"))
+                .hint("http.listen, or --http, says where the HTTP API is")
+        })
     });
     let listener = listener.transpose()?;
     let advertise = listener.as_ref().map(|(address, _)| format!("http://{address}")).unwrap_or_default();
