@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::failure::{Failure, Kind};
 use crate::http::api::{BackupEvent, BackupSummary, Problem};
+use crate::kv::PAGE_BYTES_MAX;
 
 /// To establish a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,8 +23,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the next line of an answer that comes in lines; the server sends one every few seconds.
 const LINE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of an answer.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Of an answer. The longest is a page of a scan, which goes beyond its bytes by one entry; and six bytes of JSON stand for one
+/// where it is a control character.
+const ANSWER_BYTES_MAX: usize = 6 * 2 * PAGE_BYTES_MAX + (1 << 20);
 /// Characters of what is not ours in a message.
 const SHOWN_MAX: usize = 200;
 
@@ -185,6 +187,11 @@ impl Client {
         Failure::new(kind, format!("http://{} answers {status}{said}", self.authority))
     }
 
+    fn too_long(&self) -> Failure {
+        let message = format!("http://{} gives an answer of more than {ANSWER_BYTES_MAX} bytes", self.authority);
+        Failure::new(Kind::TooLarge, message).hint("is it a seawall node of this version?")
+    }
+
     fn unreachable(&self, why: impl std::fmt::Display) -> Failure {
         Failure::new(Kind::Unreachable, format!("no node answers at http://{}: {why}", self.authority))
             .hint("`seawall serve` runs one; --url says where it is")
@@ -193,7 +200,11 @@ impl Client {
 
 async fn collect(answer: Response<Incoming>, client: &Client) -> Result<Bytes, Failure> {
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-    Ok(body.map_err(|error| client.unreachable(error))?.to_bytes())
+    let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+        true => client.too_long(),
+        false => client.unreachable(error),
+    })?;
+    Ok(body.to_bytes())
 }
 
 #[cfg(test)]

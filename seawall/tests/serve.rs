@@ -227,6 +227,24 @@ fn what_is_put_for_a_time_is_gone_on_the_standby_at_the_same_position() {
 }
 
 #[test]
+fn a_page_that_grows_sixfold_in_json_is_exported_over_http() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(&dir.path().join("data"), &dir.path().join("archive"), &["--listen", "127.0.0.1:0"]);
+    let (zeros, copies) = (dir.path().join("zeros"), dir.path().join("copies"));
+    std::fs::create_dir(&zeros).unwrap();
+    // 16 MB, which is one page, and 96 MB of JSON.
+    for number in 0..64 {
+        std::fs::write(zeros.join(number.to_string()), vec![0; 250_000]).unwrap();
+    }
+    ok(&["import", text(&zeros), "--url", &node.url]);
+    ok(&["export", text(&copies), "--format", "dir", "--url", &node.url]);
+    for number in 0..64 {
+        assert_eq!(std::fs::read(copies.join(number.to_string())).unwrap(), vec![0; 250_000]);
+    }
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
 fn a_node_that_cannot_start_says_why_and_with_which_code() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
