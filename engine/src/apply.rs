@@ -230,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::manifest::{Manifest, TimeMark};
+    use crate::memtable::ChunkPool;
     use crate::operator::MergeOperator;
     use crate::payload::CommitBuilder;
     use crate::table::TableStore;
@@ -237,7 +238,7 @@ mod tests {
     fn state() -> State {
         let store = TableStore::new(Arc::new(MemoryDisk::new()), Path::new("/db"), 1 << 20);
         let manifest = Manifest::empty(ClusterId::from_bytes([1; 16]));
-        State::open(store, &manifest, Path::new("/db/manifest"), 1 << 20).unwrap()
+        State::open(store, &manifest, Path::new("/db/manifest"), ChunkPool::new(1 << 20, false)).unwrap()
     }
 
     fn commit(number: u32) -> Vec<u8> {

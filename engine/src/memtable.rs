@@ -1,9 +1,10 @@
 //! What was committed and is not in tables yet: one ordered map per keyspace, frozen together at one LSN. One writer at
 //! a time; any number of readers, who take no lock.
 //!
-//! The maps of a set share an arena (`arena`, of `chunk`s), and each is a tree in it (`tree`, of `node`s). Nothing is
+//! The maps of a set share an arena (`arena`, of `chunk`s, which are got `ahead`), and each is a tree in it (`tree`, of `node`s). Nothing is
 //! freed before the whole set is, so readers and cursors (`cursor`) refer to versions where they lie.
 
+mod ahead;
 mod arena;
 mod chunk;
 mod cursor;

@@ -22,6 +22,7 @@ use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Bands, Gate};
 use crate::manifest::{Manifest, manifest_path};
 use crate::marks::Moment;
+use crate::memtable::ChunkPool;
 use crate::options::{Background, Builder, Create, OpenAs};
 use crate::state::State;
 use crate::table::TableStore;
@@ -54,7 +55,8 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         return Err(mismatch(&manifest_path(&path, manifest.number), "cluster", manifest.cluster, recorded.cluster));
     }
     let store = TableStore::new(Arc::clone(&storage), &path, builder.cache_bytes);
-    let state = State::open(store, &manifest, &manifest_path(&path, manifest.number), builder.memtable_bytes)?;
+    let pool = ChunkPool::new(builder.memtable_bytes, builder.background == Background::Threads);
+    let state = State::open(store, &manifest, &manifest_path(&path, manifest.number), pool)?;
     control.settle()?;
     sweep(&*storage, &path, &state, manifest.number)?;
     let at = OpenAt {

@@ -48,11 +48,10 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state that a manifest describes, with its tables open. It is meant to have so many bytes in the active memtables
-    /// at most, and keeps memory for as many.
-    /// `path` is the manifest's.
-    pub(crate) fn open(store: TableStore, manifest: &Manifest, path: &Path, memtable_bytes: u64) -> Result<Self> {
-        let pool = Arc::new(ChunkPool::new(memtable_bytes));
+    /// The state that a manifest describes, with its tables open. It is meant to have no more in the active memtables than
+    /// the pool is for. `path` is the manifest's.
+    pub(crate) fn open(store: TableStore, manifest: &Manifest, path: &Path, pool: ChunkPool) -> Result<Self> {
+        let pool = Arc::new(pool);
         let mut tables = TableSet::default();
         for BlobEntry { keyspace, meta } in &manifest.blobs {
             store.open_blob(*keyspace, *meta)?;

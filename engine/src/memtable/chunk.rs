@@ -7,9 +7,12 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::ahead::Ahead;
 
 /// The size of chunks: a part of what memtables may take, so that the last one, which is not full, is little of it.
 const CHUNKS_PER_MEMTABLE: u64 = 32;
@@ -17,6 +20,8 @@ const CHUNK_BYTES_MIN: u64 = 16 << 10;
 const CHUNK_BYTES_MAX: u64 = HUGE_PAGE as u64;
 /// Of most processors. Where it is another size, chunks are as good as others.
 const HUGE_PAGE: usize = 2 << 20;
+/// No page is smaller.
+const PAGE: usize = 4096;
 /// Of a cache line.
 pub(super) const ALIGN: usize = 64;
 
@@ -39,6 +44,14 @@ impl Chunk {
             _ => NonNull::new(unsafe { alloc(layout) }),
         };
         Self { start: start.unwrap_or_else(|| handle_alloc_error(layout)), bytes }
+    }
+
+    /// Has the system give all its pages now.
+    pub(super) fn touch(&mut self) {
+        for at in (0..self.bytes).step_by(PAGE) {
+            // SAFETY: the byte is the chunk's, which nobody else has yet.
+            unsafe { self.start.add(at).write_volatile(0) };
+        }
     }
 
     pub(super) fn start(&self) -> NonNull<u8> {
@@ -92,11 +105,14 @@ unsafe fn unmap(start: *mut u8, bytes: usize) {
 
 /// Chunks that were in use and will be again: the operating system gave their pages already, and that is most of what
 /// fresh memory costs. It keeps at most what one set of memtables takes, and is emptied before anything is allocated,
-/// so that memtables and pool together take no more than memtables alone could.
+/// so that memtables and pool together take no more than memtables alone could, and what is got ahead.
 pub(crate) struct ChunkPool {
     chunk_bytes: usize,
     kept_max: usize,
     kept: Mutex<Vec<Chunk>>,
+    threads: bool,
+    /// Since huge pages were asked for first.
+    ahead: OnceLock<Ahead>,
 }
 
 impl fmt::Debug for ChunkPool {
@@ -106,12 +122,12 @@ impl fmt::Debug for ChunkPool {
 }
 
 impl ChunkPool {
-    /// For sets of memtables of so many bytes each.
-    pub(crate) fn new(memtable_bytes: u64) -> Self {
+    /// For sets of memtables of so many bytes each. With `threads`, huge pages are got ahead by one.
+    pub(crate) fn new(memtable_bytes: u64, threads: bool) -> Self {
         let chunk_bytes = (memtable_bytes / CHUNKS_PER_MEMTABLE).clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX);
         let kept_max = usize::try_from(memtable_bytes / chunk_bytes).unwrap_or(usize::MAX);
         let chunk_bytes = (chunk_bytes as usize).next_multiple_of(ALIGN);
-        Self { chunk_bytes, kept_max, kept: Mutex::default() }
+        Self { chunk_bytes, kept_max, kept: Mutex::default(), threads, ahead: OnceLock::new() }
     }
 
     #[cfg(test)]
@@ -130,7 +146,12 @@ impl ChunkPool {
 
     pub(super) fn take(&self) -> Chunk {
         let kept = self.kept.lock().pop();
-        kept.unwrap_or_else(|| Chunk::new(self.chunk_bytes))
+        kept.or_else(|| self.ahead()?.take()).unwrap_or_else(|| Chunk::new(self.chunk_bytes))
+    }
+
+    fn ahead(&self) -> Option<&Ahead> {
+        let worth_it = self.threads && self.chunk_bytes == HUGE_PAGE;
+        worth_it.then(|| self.ahead.get_or_init(|| Ahead::start(self.chunk_bytes)))
     }
 
     pub(super) fn give_back(&self, chunks: &mut Vec<Chunk>) {
@@ -146,7 +167,7 @@ mod tests {
 
     #[test]
     fn chunks_of_large_memtables_lie_as_huge_pages_do_and_are_used_to_their_end() {
-        let pool = ChunkPool::new(64 << 20);
+        let pool = ChunkPool::new(64 << 20, true);
         let chunks = [pool.take(), pool.take(), pool.take()];
         for (number, chunk) in chunks.iter().enumerate() {
             assert_eq!(chunk.bytes(), 2 << 20);

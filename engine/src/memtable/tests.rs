@@ -17,7 +17,7 @@ type Model = BTreeMap<(Vec<u8>, std::cmp::Reverse<u64>), Option<Vec<u8>>>;
 type Version = (Vec<u8>, u64, Option<Vec<u8>>);
 
 fn set(memtable_bytes: u64) -> MemtableSet {
-    MemtableSet::new(&Arc::new(ChunkPool::new(memtable_bytes)))
+    MemtableSet::new(&Arc::new(ChunkPool::new(memtable_bytes, false)))
 }
 
 fn lsn(lsn: u64) -> Lsn {
@@ -175,7 +175,7 @@ fn keyspaces_of_a_set_do_not_mix() {
 
 #[test]
 fn bytes_are_what_was_taken_and_chunks_go_round_within_their_bound() {
-    let pool = Arc::new(ChunkPool::new(4 << 20));
+    let pool = Arc::new(ChunkPool::new(4 << 20, false));
     let fill = |entries: u32| {
         let set = MemtableSet::new(&pool);
         assert_eq!(set.bytes(), 0);
