@@ -260,7 +260,11 @@ impl fmt::Display for Outcome {
                 let micros = |latency: Duration| format!("{:.1} us", latency.as_nanos() as f64 / 1e3);
                 let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| micros(latencies.quantile(share)));
                 let (rate, max) = (latencies.count() as f64 / seconds, micros(latencies.max()));
-                writeln!(f, "{name:<6}{rate:>12.0}{p50:>12}{p99:>12}{p999:>12}{max:>12}{:>12}", latencies.above(STALL))?;
+                writeln!(
+                    f,
+                    "{name:<6}{rate:>12.0}{p50:>12}{p99:>12}{p999:>12}{max:>12}{:>12}",
+                    latencies.above(STALL)
+                )?;
             }
         }
         let still = &self.standstills;

@@ -71,7 +71,11 @@ fn common(one: &[Span], other: &[Span]) -> Vec<Span> {
         if span.0 < span.1 {
             all.push(span);
         }
-        if a.1 < b.1 { left.next() } else { right.next() };
+        if a.1 < b.1 {
+            left.next()
+        } else {
+            right.next()
+        };
     }
     all
 }

@@ -73,7 +73,9 @@ pub(super) fn measure(context: &Context) -> Result<Vec<Row>> {
     let row = Row::new("crash recovery, 144 B records", RECOVERY, interleave(cells, &context.plan, &context.device));
     Ok(vec![
         row.note(format!("{records} records, from open to the first get; figures are records a second"))
-            .note(format!("{MEMORY_PER_RECORD} bytes of memory for each record are touched and freed before each opening"))
+            .note(format!(
+                "{MEMORY_PER_RECORD} bytes of memory for each record are touched and freed before each opening"
+            ))
             .note("RocksDB also writes what it recovered into a table before it is open: that is how it comes"),
     ])
 }
