@@ -1,5 +1,6 @@
 //! Walking the versions in a table in either direction. Who walks is soon where nothing was read yet: the blocks ahead
-//! are asked for early, more of them the longer the walk.
+//! are asked for early, more of them the longer the walk. Asking costs a call that waits for whoever changes the memory map
+//! of the process, as merges do, so a short walk over blocks that were read before does not ask.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,6 +18,8 @@ use crate::error::Result;
 /// Bytes that are asked for ahead when a walk leaves its first block, and at most. They double with each asking.
 const AHEAD_MIN: u64 = 32 << 10;
 const AHEAD_MAX: u64 = 512 << 10;
+/// A walk over so many blocks asks, whatever it met so far: some may have been put out of memory since they were read.
+const LONG: u32 = 16;
 
 /// A place among the versions of a table.
 pub(crate) struct TableCursor {
@@ -47,18 +50,26 @@ impl Place {
     }
 }
 
-/// What was asked for: all from the second block of a walk up to here, or nothing yet.
+/// What was asked for: all from some block of a walk up to here, or nothing yet.
 #[derive(Clone, Copy, Debug, Default)]
 struct Ahead {
+    /// Blocks behind the first one.
+    entered: u32,
     until: Option<u64>,
     /// Bytes asked for last.
     len: u64,
 }
 
 impl Ahead {
+    /// Whether a walk that comes to its next block has reason to ask: that one is not `at_hand`, or there were many.
+    fn has_reason(&mut self, at_hand: bool) -> bool {
+        self.entered = self.entered.saturating_add(1);
+        !at_hand || self.entered >= LONG
+    }
+
     /// What to ask for when a walk forward comes to `offset`: when half of what was asked for last is behind it.
-    fn forward(&mut self, offset: u64) -> Option<Range<u64>> {
-        if self.until.is_some_and(|until| offset + self.len / 2 < until) {
+    fn forward(&mut self, offset: u64, at_hand: bool) -> Option<Range<u64>> {
+        if !self.has_reason(at_hand) || self.until.is_some_and(|until| offset + self.len / 2 < until) {
             return None;
         }
         self.len = (self.len * 2).clamp(AHEAD_MIN, AHEAD_MAX);
@@ -68,8 +79,8 @@ impl Ahead {
     }
 
     /// As much on the way back, when it comes to a block that ends at `end`.
-    fn back(&mut self, end: u64) -> Option<Range<u64>> {
-        if self.until.is_some_and(|until| until == 0 || end > until + self.len / 2) {
+    fn back(&mut self, end: u64, at_hand: bool) -> Option<Range<u64>> {
+        if !self.has_reason(at_hand) || self.until.is_some_and(|until| until == 0 || end > until + self.len / 2) {
             return None;
         }
         self.len = (self.len * 2).clamp(AHEAD_MIN, AHEAD_MAX);
@@ -186,14 +197,20 @@ impl TableCursor {
         Ok(())
     }
 
+    /// The next block of the walk; asks for what is ahead of it before it is read.
+    fn enter(&mut self, at: &BlockPlace, ask: impl Fn(&mut Ahead, bool) -> Option<Range<u64>>) -> Result<Block> {
+        let kept = self.table.kept(at)?;
+        if let Some(range) = ask(&mut self.ahead, kept.is_some()) {
+            self.table.will_need(range);
+        }
+        kept.map_or_else(|| self.table.block(at), Ok)
+    }
+
     /// To the first entry of the block behind, or nowhere.
     fn enter_after(&mut self, at: &BlockPlace) -> Result<()> {
         self.place = None;
         if let Some(at) = self.table.numbered(at.number + 1)? {
-            if let Some(range) = self.ahead.forward(at.offset) {
-                self.table.will_need(range);
-            }
-            let block = self.table.block(&at)?;
+            let block = self.enter(&at, |ahead, at_hand| ahead.forward(at.offset, at_hand))?;
             let entries = Sorted::new(block.bytes());
             let spot = entries.run(0);
             entries.key_at(spot, &mut self.key);
@@ -207,10 +224,7 @@ impl TableCursor {
         self.place = None;
         let Some(number) = number.checked_sub(1) else { return Ok(()) };
         if let Some(at) = self.table.numbered(number)? {
-            if let Some(range) = self.ahead.back(at.offset + at.len as u64) {
-                self.table.will_need(range);
-            }
-            let block = self.table.block(&at)?;
+            let block = self.enter(&at, |ahead, at_hand| ahead.back(at.offset + at.len as u64, at_hand))?;
             let end = Sorted::new(block.bytes()).end();
             self.step_back(at, block, end)?;
         }
@@ -226,7 +240,7 @@ mod tests {
     fn a_walk_asks_for_all_ahead_once_and_for_more_the_longer_it_is() {
         let (mut ahead, mut asked) = (Ahead::default(), Vec::new());
         for offset in (100_000..3_000_000).step_by(4_000) {
-            asked.extend(ahead.forward(offset));
+            asked.extend(ahead.forward(offset, false));
             assert!(asked.iter().any(|range| range.contains(&offset)));
         }
         assert!(asked.windows(2).all(|pair| pair[0].end == pair[1].start && pair[0].start < pair[1].start));
@@ -234,9 +248,21 @@ mod tests {
         assert!(asked.len() < 14 && asked.iter().all(|range| range.end - range.start <= AHEAD_MAX), "{asked:?}");
         let (mut ahead, mut behind) = (Ahead::default(), Vec::new());
         for end in (100_000..3_000_000).rev().step_by(4_000) {
-            behind.extend(ahead.back(end));
+            behind.extend(ahead.back(end, false));
             assert!(behind.iter().any(|range| range.contains(&(end - 1))));
         }
         assert!(behind.len() < 14 && behind.windows(2).all(|pair| pair[0].start == pair[1].end), "{behind:?}");
+    }
+
+    #[test]
+    fn a_short_walk_over_what_was_read_before_asks_for_nothing_and_a_long_one_does() {
+        let offsets = || (100_000..).step_by(4_000);
+        let (mut ahead, mut behind) = (Ahead::default(), Ahead::default());
+        for offset in offsets().take(LONG as usize - 1) {
+            assert_eq!((ahead.forward(offset, true), behind.back(1_000_000 - offset, true)), (None, None));
+        }
+        assert!(ahead.forward(200_000, true).is_some() && behind.back(800_000, true).is_some());
+        let mut ahead = Ahead::default();
+        assert_eq!((ahead.forward(100_000, true), ahead.forward(104_000, false)), (None, Some(104_000..136_768)));
     }
 }

@@ -263,7 +263,7 @@ impl Table {
     }
 
     /// A data block that was checked and can be used at once.
-    fn kept(&self, place: &BlockPlace) -> Result<Option<Block>> {
+    pub(super) fn kept(&self, place: &BlockPlace) -> Result<Option<Block>> {
         Ok(match self.footer.codec {
             Codec::None => {
                 let checked = self.index()?.blocks.has(place.number);
