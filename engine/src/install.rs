@@ -158,8 +158,8 @@ impl Installation {
         self.log.receive(log, |_| Ok::<_, Error>(())).map_err(|error| self.own(error))
     }
 
-    /// Makes everything durable, and then the directory one that can be opened, in `role`. If it fails, what there is is
-    /// removed, as far as the disk lets it: nothing of it could be used.
+    /// Makes everything durable, and then the directory one that can be opened, in `role`. If the disk fails meanwhile, what
+    /// there is is removed, as far as the disk lets it: nothing of it could be used.
     ///
     /// # Errors
     /// [`Error::Install`] if a file is missing, or if the log ends before the tables do, unless a standby's, which gets
@@ -184,8 +184,8 @@ impl Installation {
             return Err(self.refuse(format!("the log ends at {end}, and the tables need it up to {redo}")));
         }
         let Self { storage, path, manifest, history, segment_size, node, log, _lock, .. } = self;
-        log.close()?;
         let make_openable = || {
+            log.close()?;
             let tables = path.join(TABLES_FOLDER);
             storage.sync_dir(&tables).map_err(at("sync", &tables))?;
             let manifest_digest = manifest.write(&*storage, &path)?;
