@@ -47,6 +47,22 @@ impl Ahead {
         taken
     }
 
+    /// Waits until as many as promised are ready.
+    #[cfg(test)]
+    pub(super) fn await_ready(&self) {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while self.ready() < READY {
+            assert!(std::time::Instant::now() < until, "{} are ready", self.ready());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Where the one lies that is taken next.
+    #[cfg(test)]
+    pub(super) fn next_start(&self) -> Option<std::num::NonZero<usize>> {
+        self.shared.stock.lock().ready.last().map(|chunk| chunk.start().addr())
+    }
+
     #[cfg(test)]
     fn ready(&self) -> usize {
         self.shared.stock.lock().ready.len()
@@ -84,7 +100,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -92,11 +108,7 @@ mod tests {
     fn as_many_as_promised_are_ready_again_after_some_were_taken() {
         let ahead = Ahead::start(1 << 20);
         for _ in 0..3 {
-            let until = Instant::now() + Duration::from_secs(60);
-            while ahead.ready() < READY {
-                assert!(Instant::now() < until, "{} are ready", ahead.ready());
-                std::thread::yield_now();
-            }
+            ahead.await_ready();
             let taken: Vec<_> = std::iter::from_fn(|| ahead.take()).take(READY).collect();
             assert_eq!(taken.iter().map(Chunk::bytes).collect::<Vec<_>>(), [1 << 20; READY]);
         }

@@ -182,4 +182,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn huge_pages_that_were_got_ahead_are_the_ones_that_are_used() {
+        let without = [ChunkPool::new(64 << 20, false), ChunkPool::new(1 << 20, true)];
+        without.iter().for_each(|pool| drop(pool.take()));
+        assert!(without.iter().all(|pool| pool.ahead.get().is_none()), "no thread, and none for small chunks");
+        let pool = ChunkPool::new(64 << 20, true);
+        drop(pool.take());
+        let ahead = pool.ahead.get().expect("it began with the first one");
+        ahead.await_ready();
+        let next = ahead.next_start();
+        assert_eq!(Some(pool.take().start().addr()), next);
+    }
 }
