@@ -1,4 +1,4 @@
-//! A storage that fails on purpose: the n-th operation of a kind returns an error, moves fewer bytes, waits, or panics.
+//! A storage that fails on purpose: the n-th operation of a kind returns an error, moves fewer bytes, falls silent, or panics.
 //! It wraps any other storage and counts what passes, so that a test can fail every call of a run once.
 
 use std::fmt;
@@ -61,8 +61,6 @@ pub enum Fault {
     Short,
     /// A write loses its bytes yet the following sync answers with this `errno`: a page dropped after a write-back error.
     DropAndFailSync(i32),
-    /// It is done after a while.
-    Delay(Duration),
     /// It is done once the storage is told to [answer](FaultyStorage::answer), however long that takes.
     Silence,
     /// The thread that asks for it panics.
@@ -157,10 +155,6 @@ impl FaultyStorage {
     fn pass(&self, operation: Operation, path: &Path) -> io::Result<()> {
         match self.next(operation, path) {
             Some(Fault::Error(code) | Fault::DropAndFailSync(code)) => Err(io::Error::from_raw_os_error(code)),
-            Some(Fault::Delay(time)) => {
-                std::thread::sleep(time);
-                Ok(())
-            }
             Some(Fault::Silence) => {
                 self.await_answer();
                 Ok(())
@@ -241,10 +235,6 @@ impl File for FaultyFile {
                 let count = buffer.len().min(1);
                 self.inner.read_at(&mut buffer[..count], offset)
             }
-            Some(Fault::Delay(time)) => {
-                std::thread::sleep(time);
-                self.inner.read_at(buffer, offset)
-            }
             Some(Fault::Silence) => {
                 self.storage.await_answer();
                 self.inner.read_at(buffer, offset)
@@ -262,10 +252,6 @@ impl File for FaultyFile {
                 Ok(bytes.len())
             }
             Some(Fault::Short) => self.inner.write_at(&bytes[..bytes.len().min(1)], offset),
-            Some(Fault::Delay(time)) => {
-                std::thread::sleep(time);
-                self.inner.write_at(bytes, offset)
-            }
             Some(Fault::Silence) => {
                 self.storage.await_answer();
                 self.inner.write_at(bytes, offset)
