@@ -30,7 +30,7 @@ use crate::version::Levels;
 use renew::BlobFacts;
 use rewrite::Rewrite;
 
-pub(crate) use pace::Pace;
+pub(crate) use pace::{Pace, STEP_BYTES};
 pub(crate) use pick::{Metas, Pick, Shape, Way, debt_bytes, fullest, pick, pick_all};
 pub(crate) use survival::{Outside, Survival};
 pub(crate) use tally::Tally;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use seawall_wal::{Lsn, Position, TimelineId};
 
-use crate::compaction::{Outside, Shapes, Survival};
+use crate::compaction::{Outside, STEP_BYTES, Shapes, Survival};
 use crate::durable::Durable;
 use crate::error::Result;
 use crate::marks::Moment;
@@ -13,9 +13,6 @@ use crate::mutant::{Mutant, planted};
 use crate::range_deletes::Removal;
 use crate::state::State;
 use crate::table::{Content, EntryRef, Placement, Table};
-
-/// Bytes between two looks at the pace.
-const STEP_BYTES: u64 = 256 << 10;
 
 /// Where a frozen set ends in the log, as the manifest wants to know it.
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use super::pace::STEP_BYTES;
 use super::survival::{Outside, Survival};
 use crate::blob::BlobPolicy;
 use crate::error::{Error, Result};
@@ -17,9 +18,8 @@ use crate::mutant::{Mutant, planted};
 use crate::range_deletes::{RangeDeletes, Removal};
 use crate::table::{Content, EntryRef, Placement, Table, TableStore, TableWriter};
 
-/// Versions between two looks at whether to stop, and bytes between two looks at the pace.
+/// Versions between two looks at whether to stop.
 const STEP: u64 = 1024;
-const STEP_BYTES: u64 = 256 << 10;
 
 /// A merge, ready to be carried out.
 pub(super) struct Rewrite<'a> {

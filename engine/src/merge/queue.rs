@@ -1,5 +1,6 @@
 //! Sources in the order of what they have next, as a heap: the one whose turn it is stands first, and when it has moved on,
 //! finding the next takes as many comparisons as the number of sources has binary digits, or two if it stays the first.
+//! Most are of numbers that stand in the heap: to look at a key is to follow its source to a block.
 
 use std::cmp::Ordering;
 
@@ -22,9 +23,32 @@ pub(super) enum Way {
 #[derive(Debug)]
 pub(super) struct Queue {
     sources: Vec<Source>,
-    /// Numbers of the sources that have something left. None comes before the one it stands under: under place `n` are places `2n + 1` and `2n + 2`.
-    heap: Vec<usize>,
+    /// The sources that have something left. None comes before the one it stands under: under place `n` are places `2n + 1` and `2n + 2`.
+    heap: Vec<Head>,
     way: Way,
+}
+
+/// A source that has something left.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    /// Of the key it has next.
+    word: u128,
+    number: usize,
+}
+
+impl Head {
+    fn of(sources: &[Source], number: usize) -> Option<Self> {
+        sources[number].place().map(|(key, _)| Self { word: word(key), number })
+    }
+}
+
+/// The first bytes as a number that does not fall while keys rise, zeros behind fewer: keys with the same one are compared.
+fn word(key: &[u8]) -> u128 {
+    let first = match key.first_chunk() {
+        Some(first) => *first,
+        None => std::array::from_fn(|at| key.get(at).copied().unwrap_or(0)),
+    };
+    u128::from_le_bytes(first).swap_bytes()
 }
 
 impl Queue {
@@ -36,24 +60,26 @@ impl Queue {
 
     /// What comes next.
     pub(super) fn entry(&self) -> Option<EntryRef<'_>> {
-        self.heap.first().and_then(|first| self.sources[*first].entry())
+        self.heap.first().and_then(|first| self.sources[first.number].entry())
     }
 
     /// Key and LSN of what comes next.
     pub(super) fn place(&self) -> Option<(&[u8], Lsn)> {
-        self.heap.first().and_then(|first| self.sources[*first].place())
+        self.heap.first().and_then(|first| self.sources[first.number].place())
     }
 
     /// Goes on to what comes after it.
     pub(super) fn step(&mut self) -> Result<()> {
-        let Some(first) = self.heap.first() else { return Ok(()) };
-        let source = &mut self.sources[*first];
+        let Some(Head { number, .. }) = self.heap.first().copied() else { return Ok(()) };
         match self.way {
-            Way::Forward => source.forward()?,
-            Way::Backward => source.back()?,
+            Way::Forward => self.sources[number].forward()?,
+            Way::Backward => self.sources[number].back()?,
         }
-        if source.place().is_none() {
-            self.heap.swap_remove(0);
+        match Head::of(&self.sources, number) {
+            Some(head) => self.heap[0] = head,
+            None => {
+                self.heap.swap_remove(0);
+            }
         }
         self.sink(0);
         Ok(())
@@ -61,7 +87,7 @@ impl Queue {
 
     /// Whether this holds for a source.
     pub(super) fn any(&self, holds: impl Fn(&Source) -> bool) -> bool {
-        self.heap.iter().any(|number| holds(&self.sources[*number]))
+        self.heap.iter().any(|head| holds(&self.sources[head.number]))
     }
 
     /// Moves sources to other places, in the direction of the walk.
@@ -73,7 +99,7 @@ impl Queue {
 
     fn build(&mut self) {
         self.heap.clear();
-        self.heap.extend((0..self.sources.len()).filter(|number| self.sources[*number].place().is_some()));
+        self.heap.extend((0..self.sources.len()).filter_map(|number| Head::of(&self.sources, number)));
         for place in (0..self.heap.len() / 2).rev() {
             self.sink(place);
         }
@@ -99,11 +125,28 @@ impl Queue {
 
     /// Whether what the source at place `a` of the heap has comes before what the one at `b` has.
     fn is_before(&self, a: usize, b: usize) -> bool {
-        let place = |at: usize| self.sources[self.heap[at]].place().expect("it has something left");
-        version_order(place(a), place(b))
+        let (a, b) = (&self.heap[a], &self.heap[b]);
+        let place = |head: &Head| self.sources[head.number].place().expect("it has something left");
+        let order = a.word.cmp(&b.word).then_with(|| version_order(place(a), place(b)));
+        order
             == match self.way {
                 Way::Forward => Ordering::Less,
                 Way::Backward => Ordering::Greater,
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_never_contradict_the_keys() {
+        let keys: [&[u8]; 9] =
+            [b"", b"\0", b"\0\0", b"a", b"a\0", b"abcdefghijklmno", b"abcdefghijklmnop", b"abcdefghijklmnopq", b"\xff"];
+        for pair in keys.windows(2) {
+            assert!(pair[0] < pair[1] && word(pair[0]) <= word(pair[1]), "{pair:?}");
+        }
+        assert!(word(b"a") < word(b"abcdefghijklmno") && word(b"abcdefghijklmno") < word(b"abcdefghijklmnop"));
     }
 }
