@@ -21,6 +21,7 @@ mod sandbox;
 mod scan;
 mod serve;
 mod status;
+mod torture;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,6 +109,8 @@ enum Verb {
     /// Measure
     #[command(subcommand)]
     Bench(bench::Verb),
+    /// Try to make the database lose or damage what it acknowledged
+    Torture(torture::Arguments),
     /// Primary, two standbys, an archive, an accident and a restore, on this machine and real input
     Sandbox(sandbox::Arguments),
     /// Print a shell's completions
@@ -169,6 +172,7 @@ fn run(verb: Verb, context: &Context) -> Result<ExitCode, Failure> {
         Verb::Inspect(arguments) => inspect::run(&arguments, context),
         Verb::Config(verb) => config::run(&verb, context),
         Verb::Bench(verb) => bench::run(&verb, context),
+        Verb::Torture(arguments) => torture::run(&arguments, context),
         Verb::Sandbox(arguments) => return sandbox::run(&arguments, context),
         Verb::Completions(arguments) => completions::run(&arguments),
         Verb::Man(arguments) => man::run(&arguments),

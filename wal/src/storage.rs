@@ -3,9 +3,9 @@
 
 mod aligned;
 mod disk;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "simulated"))]
 mod faulty;
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "simulated"))]
 mod memory;
 #[cfg(target_os = "linux")]
 mod uring;
@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 pub use aligned::AlignedBuffer;
 pub use disk::{Disk, IoPath};
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "simulated"))]
 pub use faulty::{Fault, FaultyStorage, Operation as FaultyOperation};
-#[cfg(any(test, feature = "testing"))]
+#[cfg(any(test, feature = "simulated"))]
 pub use memory::{CrashChoice, JournalEntry, MemoryDisk};
 
 /// The unit a disk writes or does not write, by the fault model of FORMAT.md.

@@ -1,0 +1,2 @@
+//! Disks that fail, for tests of the real program: what the in-memory disk of `seawall-wal` is for code that runs in the
+//! test's own process.
