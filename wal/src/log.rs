@@ -23,6 +23,7 @@ use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::panic::caught;
 use crate::recent::Recent;
+use crate::repair::Damages;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
 use crate::ticket::Ticket;
@@ -161,6 +162,8 @@ pub(crate) struct Shared {
     /// How groups are written; the preparer finds out what is fastest once that matters.
     pub(crate) way: RwLock<DurableWrite>,
     pub(crate) counters: Counters,
+    /// What readers met that does not check out.
+    pub(crate) damages: Mutex<Damages>,
     opened: Instant,
 }
 
@@ -236,6 +239,7 @@ impl Log {
             preparer,
             way: RwLock::default(),
             counters: Counters::default(),
+            damages: Mutex::default(),
             opened: Instant::now(),
         });
         let mut threads = Vec::new();

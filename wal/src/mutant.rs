@@ -14,6 +14,10 @@ pub enum Mutant {
     NoSalt,
     /// Recovery does not look at flush stamps.
     IgnoreStamp,
+    /// A repaired segment gets its name before its bytes survive power loss.
+    RepairNotSynced,
+    /// A repair takes what it gets without looking whether it belongs there.
+    RepairUnproven,
 }
 
 #[cfg(any(test, feature = "testing"))]

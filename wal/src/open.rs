@@ -14,6 +14,7 @@ use crate::format::{
     FORMAT_VERSION, NotARecord, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
 };
 use crate::handover::{Gone, handover};
+use crate::kept::{kept_path, sync_kept};
 use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
@@ -36,9 +37,6 @@ pub struct OpenAt {
     /// W: this far the log is known to have been flushed here.
     pub watermark: Lsn,
 }
-
-/// Tail cuts kept aside; older ones are removed.
-const CUTS_MAX: usize = 16;
 
 impl Log {
     /// Opens the log in `dir`, making the folder if it is not there, and hands every record after `at.start` to
@@ -481,26 +479,12 @@ impl<'a> Pass<'a> {
     }
 
     fn keep_aside(&self, bytes: &[u8]) -> Result<PathBuf> {
-        let dir = self.dir.join("cut");
         let io = |operation, path: &Path, error| Error::io(operation, path, error);
-        self.storage.create_dir_all(&dir).map_err(|error| io("create", &dir, error))?;
-        let mut known = self.storage.list(&dir).map_err(|error| io("list", &dir, error))?;
-        let mut number = 0;
-        let path = loop {
-            let path = dir.join(format!("{:016x}-{number:04}.cut", self.end.lsn.offset()));
-            if !known.iter().any(|name| path.ends_with(name)) {
-                break path;
-            }
-            number += 1;
-        };
-        while known.len() >= CUTS_MAX {
-            let oldest = dir.join(known.remove(0));
-            self.storage.remove(&oldest).map_err(|error| io("remove", &oldest, error))?;
-        }
+        let path = kept_path(self.storage, self.dir, self.end.lsn, "cut")?;
         let file = self.storage.open(&path, Access::CreateNew).map_err(|error| io("create", &path, error))?;
         write_all_at(&*file, bytes, 0).map_err(|error| io("write", &path, error))?;
         file.sync_data().map_err(|error| io("sync", &path, error))?;
-        self.storage.sync_dir(&dir).map_err(|error| io("sync", &dir, error))?;
+        sync_kept(self.storage, &path)?;
         Ok(path)
     }
 

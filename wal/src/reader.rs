@@ -246,6 +246,7 @@ impl Shared {
     /// The error for a bad record: damage, unless the segment was recycled while it was read.
     fn damaged(&self, at: Lsn, requested: Lsn, header: &SegmentHeader) -> Error {
         if self.segments.read().contains_key(&header.segment) {
+            self.damages.lock().entry(header.segment).and_modify(|known| *known = at.min(*known)).or_insert(at);
             Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
         } else {
             self.removed(requested)

@@ -19,6 +19,8 @@ use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Stor
 const SUFFIX: &str = ".wal";
 const SPARE_PREFIX: &str = "spare-";
 const SPARE_SUFFIX: &str = ".tmp";
+/// A file that is to take a damaged segment's place has the name of a spare: left over, it is removed like one.
+pub(crate) const SPARE_FOR_REPAIR: &str = "spare-repair.tmp";
 /// Zeros are written in pieces of this size; a flush that comes at the same time waits for no more than one of them.
 const ZERO_CHUNK: usize = 256 << 10;
 

@@ -1,0 +1,320 @@
+//! Putting a damaged segment in order: its records are taken from another copy of the log and proven to be the ones that
+//! belong there, what of the damaged file follows on them is kept, and the damaged file is put aside. FORMAT.md, "Repair".
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::{Position, Record, RecordHeader, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader};
+use crate::identity::ClusterId;
+use crate::kept::{kept_path, sync_kept};
+use crate::log::{Log, Shared};
+use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::mutant::{Mutant, planted};
+use crate::scan::{SegmentScan, read_segment_header};
+use crate::segment::{SPARE_FOR_REPAIR, SegmentId};
+use crate::source::SegmentSource;
+use crate::storage::{Access, AlignedBuffer, Storage, read_exact_at, write_all_at};
+use crate::timeline::TimelineHistory;
+
+/// Where damage was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damage {
+    /// The segment.
+    pub segment: SegmentNumber,
+    /// The first position in it from which nothing valid follows.
+    pub at: Lsn,
+}
+
+/// What was done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repaired {
+    /// The segment's file.
+    pub path: PathBuf,
+    /// Up to here its records are those of the other copy.
+    pub to: Lsn,
+    /// Where the damaged file is kept; `None` if there was none.
+    pub kept: Option<PathBuf>,
+}
+
+/// A folder of segments of one history.
+#[derive(Clone, Copy, Debug)]
+pub struct LogPlace<'a> {
+    /// Where it lies.
+    pub storage: &'a dyn Storage,
+    /// The folder.
+    pub dir: &'a Path,
+    /// Whose log it is.
+    pub cluster: ClusterId,
+    /// Of its segments.
+    pub segment_size: SegmentSize,
+    /// Its timelines.
+    pub history: &'a TimelineHistory,
+}
+
+impl LogPlace<'_> {
+    /// Puts a segment in order that nobody has open for writing. Holds one segment in memory.
+    ///
+    /// # Errors
+    /// [`Error::Source`] if the source has nothing beyond the damage, [`Error::CorruptRecord`] or [`Error::Foreign`] if
+    /// what it has is damaged too or of another history: then nothing was changed. [`Error::Io`] from the disk.
+    pub fn repair(&self, damage: Damage, source: &dyn SegmentSource) -> Result<Repaired> {
+        let mended = self.mend(damage, source)?;
+        self.put_in_place(&mended)
+    }
+
+    /// Makes the file that is to be.
+    fn mend(&self, damage: Damage, source: &dyn SegmentSource) -> Result<Mended> {
+        let entry = self.history.of_segment(damage.segment, self.segment_size);
+        let id = SegmentId { number: damage.segment, timeline: entry.id };
+        let bytes = self.fetch(id, source)?;
+        let end = self.prove(id, &bytes, source.name())?;
+        if end.lsn <= damage.at {
+            let why =
+                format!("it has segment {} up to {} only, and the damage begins at {}", id.number, end.lsn, damage.at);
+            return Err(Error::Source { source_name: source.name().to_owned(), at: damage.at, why });
+        }
+        let path = self.dir.join(id.file_name());
+        let damaged = self.damaged_file(&path)?;
+        let mut image = AlignedBuffer::zeroed(self.segment_size.bytes() as usize);
+        image[..bytes.len()].copy_from_slice(&bytes);
+        if let Some(damaged) = &damaged {
+            image[bytes.len()..].copy_from_slice(&damaged[bytes.len()..]);
+        }
+        let temporary = self.dir.join(SPARE_FOR_REPAIR);
+        match self.storage.remove(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &temporary, error));
+            }
+            _ => {}
+        }
+        let file =
+            self.storage.open(&temporary, Access::CreateNew).map_err(|error| Error::io("create", &temporary, error))?;
+        write_all_at(&*file, &image, 0).map_err(|error| Error::io("write", &temporary, error))?;
+        if !planted(Mutant::RepairNotSynced) {
+            file.sync_data().map_err(|error| Error::io("sync", &temporary, error))?;
+        }
+        Ok(Mended { id, temporary, path, to: end.lsn, was_there: damaged.is_some() })
+    }
+
+    /// The segment's bytes from the source, its header first: as many as it has.
+    fn fetch(&self, id: SegmentId, source: &dyn SegmentSource) -> Result<Vec<u8>> {
+        let (start, end) = (self.segment_size.start_of(id.number), self.segment_size.end_of(id.number));
+        let end = end.min(self.history.end_of(id.timeline));
+        let mut bytes = Vec::new();
+        loop {
+            let from = start.advance(bytes.len() as u64);
+            if from >= end {
+                return Ok(bytes);
+            }
+            let Some(log) = source.fetch(id.timeline, from)? else { return Ok(bytes) };
+            if log.start != from
+                || log.timeline != id.timeline
+                || log.bytes.is_empty()
+                || log.end() > self.segment_size.end_of(id.number)
+            {
+                let why = format!(
+                    "it answered with {} bytes of timeline {} from {}",
+                    log.bytes.len(),
+                    log.timeline,
+                    log.start
+                );
+                return Err(Error::Source { source_name: source.name().to_owned(), at: from, why });
+            }
+            bytes.extend_from_slice(&log.bytes);
+        }
+    }
+
+    /// Where the fetched records end, once they are proven to be those of this history at this place: every record is whole
+    /// and continues the one before, and the headers of this segment, as far as it can be read, and of the next say the same.
+    fn prove(&self, id: SegmentId, bytes: &[u8], source: &str) -> Result<Position> {
+        let start = self.segment_size.start_of(id.number);
+        let nothing = || Error::Source {
+            source_name: source.to_owned(),
+            at: start,
+            why: String::from("it does not have this segment"),
+        };
+        let head = bytes.first_chunk::<SEGMENT_HEADER_SIZE>().ok_or_else(nothing)?;
+        let corrupt = |at| Error::CorruptRecord { at, segment: id.number, timeline: id.timeline };
+        let UnverifiedSegmentHeader::Parsed(header) = UnverifiedSegmentHeader::parse(head) else {
+            return Err(corrupt(start));
+        };
+        self.check_header(id, &header)?;
+        let (mut end, mut place) = (header.previous, header.first_record());
+        let mut rest = &bytes[SEGMENT_HEADER_SIZE..];
+        while !rest.is_empty() {
+            let record = Record::parse(rest, place, header.salt, header.size).map_err(|_| corrupt(place))?;
+            if !record.header.continues(end.chain) {
+                return Err(corrupt(place));
+            }
+            rest = rest.get(record.lsn.distance_from(place) as usize..).ok_or_else(|| corrupt(place))?;
+            (end, place) = (record.position(), record.lsn);
+        }
+        if !planted(Mutant::RepairUnproven) {
+            self.compare(id, bytes, end)?;
+        }
+        Ok(end)
+    }
+
+    /// Whether the proven bytes are of the history that is here, as far as anything of it is left: every record of the
+    /// damaged segment that is whole is the same in them, and the next segment goes on where they end.
+    fn compare(&self, id: SegmentId, bytes: &[u8], end: Position) -> Result<()> {
+        let path = self.dir.join(id.file_name());
+        let next = self.known_header(SegmentId { number: id.number.next(), ..id });
+        if let Some(next) = next.filter(|next| end.lsn >= next.previous.lsn && end != next.previous) {
+            let (found, expected) = (end.to_string(), next.previous.to_string());
+            return Err(self.foreign(id, "position before the next segment", found, expected));
+        }
+        let Some(known) = self.known_header(id) else { return Ok(()) };
+        let io = |error| Error::io("read", &path, error);
+        let file = self.storage.open(&path, Access::ReadDirect).map_err(io)?;
+        let mut differs = None;
+        let scan = SegmentScan::new(file, known, Lsn::ZERO);
+        let searched = scan.search(|header, _| {
+            let place = self.segment_size.offset_in_segment(header.start) as usize;
+            let theirs =
+                bytes.get(place..).map(|theirs| RecordHeader::parse(theirs, header.start, known.salt, known.size));
+            if header.start < end.lsn && !theirs.is_some_and(|theirs| theirs.is_ok_and(|theirs| theirs == *header)) {
+                differs.get_or_insert(header.start);
+            }
+        });
+        // What cannot be read says nothing.
+        drop(searched);
+        match differs {
+            Some(at) => {
+                Err(self.foreign(id, "record", format!("another one at {at}"), String::from("the one that is here")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_header(&self, id: SegmentId, header: &SegmentHeader) -> Result<()> {
+        let entry = self.history.of_segment(id.number, self.segment_size);
+        let fields: [(&'static str, String, String); 5] = [
+            ("cluster", header.cluster.to_string(), self.cluster.to_string()),
+            ("timeline", header.timeline.to_string(), id.timeline.to_string()),
+            ("timeline nonce", header.nonce.to_string(), entry.nonce.to_string()),
+            ("segment size", header.size.bytes().to_string(), self.segment_size.bytes().to_string()),
+            ("segment number", header.segment.to_string(), id.number.to_string()),
+        ];
+        if let Some((field, found, expected)) = fields.into_iter().find(|(_, found, expected)| found != expected) {
+            return Err(self.foreign(id, field, found, expected));
+        }
+        match self.known_header(id) {
+            Some(known) if known != *header => {
+                Err(self.foreign(id, "header", format!("{header:?}"), format!("{known:?}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The header of a segment here, if it can be read.
+    fn known_header(&self, id: SegmentId) -> Option<SegmentHeader> {
+        let file = self.storage.open(&self.dir.join(id.file_name()), Access::ReadDirect).ok()?;
+        match read_segment_header(&*file).ok()? {
+            UnverifiedSegmentHeader::Parsed(header) => Some(header),
+            _ => None,
+        }
+    }
+
+    fn foreign(&self, id: SegmentId, field: &'static str, found: String, expected: String) -> Error {
+        Error::Foreign { path: self.dir.join(id.file_name()), field, found, expected }
+    }
+
+    /// The bytes of the damaged file; `None` if there is none, or none of the right size. What cannot be read of it is lost
+    /// here, which is what the other copy is for: those parts are zeros.
+    fn damaged_file(&self, path: &Path) -> Result<Option<AlignedBuffer>> {
+        const PART: usize = 64 << 10;
+        let file = match self.storage.open(path, Access::ReadDirect) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io("open", path, error)),
+        };
+        let size = self.segment_size.bytes() as usize;
+        if file.len().map_err(|error| Error::io("read", path, error))? != size as u64 {
+            return Ok(None);
+        }
+        let mut bytes = AlignedBuffer::zeroed(size);
+        for (number, part) in bytes.chunks_mut(PART).enumerate() {
+            if read_exact_at(&*file, part, (number * PART) as u64).is_err() {
+                part.fill(0);
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Gives the new file the segment's name, and the damaged one another.
+    fn put_in_place(&self, mended: &Mended) -> Result<Repaired> {
+        let kept = match mended.was_there {
+            true => Some(self.keep(mended)?),
+            false => None,
+        };
+        self.storage
+            .rename(&mended.temporary, &mended.path)
+            .map_err(|error| Error::io("rename", &mended.temporary, error))?;
+        self.storage.sync_dir(self.dir).map_err(|error| Error::io("sync", self.dir, error))?;
+        Ok(Repaired { path: mended.path.clone(), to: mended.to, kept })
+    }
+
+    fn keep(&self, mended: &Mended) -> Result<PathBuf> {
+        let path = kept_path(self.storage, self.dir, self.segment_size.start_of(mended.id.number), "damaged")?;
+        self.storage.hard_link(&mended.path, &path).map_err(|error| Error::io("link", &path, error))?;
+        sync_kept(self.storage, &path)?;
+        Ok(path)
+    }
+}
+
+/// A file that is to take a segment's name.
+struct Mended {
+    id: SegmentId,
+    temporary: PathBuf,
+    path: PathBuf,
+    to: Lsn,
+    was_there: bool,
+}
+
+/// What readers of an open log met, until it is repaired.
+pub(crate) type Damages = BTreeMap<SegmentNumber, Lsn>;
+
+impl Log {
+    /// Damage that readers of this log have met since it was opened and that was not repaired.
+    pub fn damages(&self) -> Vec<Damage> {
+        self.shared.damages.lock().iter().map(|(segment, at)| Damage { segment: *segment, at: *at }).collect()
+    }
+
+    /// Puts a sealed segment in order while the log is open; see [`LogPlace::repair`].
+    ///
+    /// # Errors
+    /// As there, and [`Error::WrongMode`] for the segment that is being written.
+    pub fn repair(&self, damage: Damage, source: &dyn SegmentSource) -> Result<Repaired> {
+        let shared = &self.shared;
+        let active = shared.tail.lock().active.as_ref().map(|active| active.header.segment);
+        if active.is_none_or(|active| active <= damage.segment) {
+            return Err(Error::WrongMode { operation: "repair the segment it writes", actual: "open" });
+        }
+        let history = shared.history.read().clone();
+        let place = shared.place(&history);
+        let mended = place.mend(damage, source)?;
+        // Held, so that the segment cannot become a spare meanwhile.
+        let segments = shared.segments.read();
+        let repaired = match segments.contains_key(&damage.segment) {
+            true => place.put_in_place(&mended)?,
+            false => return Err(Error::Removed { requested: damage.at, oldest: self.oldest() }),
+        };
+        shared.damages.lock().remove(&damage.segment);
+        Ok(repaired)
+    }
+}
+
+impl Shared {
+    fn place<'a>(self: &'a Arc<Self>, history: &'a TimelineHistory) -> LogPlace<'a> {
+        LogPlace {
+            storage: &*self.storage,
+            dir: &self.dir,
+            cluster: self.options.cluster,
+            segment_size: self.options.segment_size,
+            history,
+        }
+    }
+}
