@@ -266,8 +266,8 @@ fn power_is_lost_at_each_operation_of_a_repair() {
     repair(&repairing, damage, &source).unwrap();
     let journal = repairing.journal();
     assert!(journal.len() > 5, "{} operations", journal.len());
-    for index in 0..journal.len() {
-        base.replay(&journal[index]);
+    for (index, entry) in journal.iter().enumerate() {
+        base.replay(entry);
         for kept in 0..2 {
             let after = base.crashed(|choice| match choice {
                 CrashChoice::Sector { versions } => versions * kept,
