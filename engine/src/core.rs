@@ -72,7 +72,7 @@ pub(crate) struct Core {
     pub(crate) compact_bell: Bell,
     /// One flush of memtables at a time, and one merge.
     pub(crate) flushing: Mutex<()>,
-    compacting: Mutex<()>,
+    pub(crate) compacting: Mutex<()>,
     settled: Mutex<HashSet<FileHash>>,
     /// Of writing memtables out, and of merges: neither is to wait for the other's turn.
     flush_pace: Pace,

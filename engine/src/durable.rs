@@ -10,6 +10,7 @@ use seawall_wal::{Lsn, Position};
 
 use crate::control::ControlFile;
 use crate::error::Result;
+use crate::file::{FileHash, FileKind};
 use crate::manifest::{Manifest, manifest_path};
 use crate::state::State;
 use crate::version::{TableSet, View};
@@ -63,6 +64,15 @@ impl Durable {
     pub(crate) fn current(&self, state: &State) -> (Manifest, Arc<[u8]>, Arc<TableSet>) {
         let current = self.current.lock();
         (current.manifest.clone(), Arc::clone(&current.bytes), Arc::clone(&state.view().tables))
+    }
+
+    /// Readers from now on see a file that was written again.
+    pub(crate) fn reopen(&self, state: &State, kind: FileKind, hash: &FileHash) -> Result<()> {
+        // Nobody changes the set of tables meanwhile.
+        let _current = self.current.lock();
+        let tables = state.store.reopen(kind, hash)?;
+        state.change_view(|view| Arc::make_mut(&mut view.tables).exchange(&tables));
+        Ok(())
     }
 
     /// Changes the set of tables: `edit` changes the manifest's fields and the tables, then all is made durable, then

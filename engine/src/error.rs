@@ -71,6 +71,15 @@ pub enum Error {
         /// What is wrong.
         why: &'static str,
     },
+    /// Something is damaged, and no other copy of it helps. Nothing was changed.
+    #[error("{damage}; it could not be repaired from another copy: {why}")]
+    Irreparable {
+        /// What is damaged.
+        #[source]
+        damage: Box<Error>,
+        /// Why no copy helps.
+        why: Box<Error>,
+    },
     /// A record passed the log's checksums, but the engine cannot understand it.
     #[error("the record that ends at {lsn} is not understood ({why}); it was written by another version or program")]
     CorruptPayload {

@@ -46,6 +46,13 @@ impl FileKind {
         format!("{hash}{}", self.ending())
     }
 
+    /// What the file with this name is, if it is one of these.
+    pub(crate) fn of_file_name(name: &str) -> Option<(Self, FileHash)> {
+        let (kind, hex) = Self::ALL.into_iter().find_map(|kind| Some((kind, name.strip_suffix(kind.ending())?)))?;
+        let hash = blake3::Hash::from_hex(hex).ok()?;
+        Some((kind, FileHash(*hash.as_bytes())))
+    }
+
     /// Where such a file lies in a data directory.
     pub fn path_in(self, folder: &Path, hash: &FileHash) -> PathBuf {
         folder.join(TABLES_FOLDER).join(self.file_name(hash))

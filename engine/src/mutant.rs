@@ -76,6 +76,8 @@ pub enum Mutant {
     BlobsNotSynced,
     /// A merge copies references to blob files as they are, whatever the list of the new table is.
     BlobsNotRenumbered,
+    /// A repair takes what it gets for the file without looking at its digest.
+    RepairsUnproven,
     /// The manifest lists the blob files that were written with tables of level 0, and forgets those that merges keep.
     KeptBlobsForgotten,
 }

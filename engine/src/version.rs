@@ -166,6 +166,18 @@ impl TableSet {
         self.note_range_deletes();
     }
 
+    /// Puts tables that were opened again in the places of the same ones.
+    pub(crate) fn exchange(&mut self, tables: &[Arc<Table>]) {
+        for table in tables {
+            let Some(levels) = self.keyspaces.get_mut(&table.keyspace()) else { continue };
+            let levels = Arc::make_mut(levels);
+            for place in levels.levels.iter_mut().flatten().filter(|other| other.meta().hash == table.meta().hash) {
+                *place = Arc::clone(table);
+            }
+            levels.note_change();
+        }
+    }
+
     pub(crate) fn remove_keyspace(&mut self, keyspace: KeyspaceId) {
         self.keyspaces.remove(&keyspace);
         self.note_range_deletes();

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use seawall_wal::storage::{Access, Mapping, Storage};
 
@@ -28,6 +29,8 @@ pub(crate) struct BlobFile {
     /// Pages in which a record begins that was checked. Only records of a page or more are noted, so that no two begin in
     /// one; comparing others again takes no longer than finding them.
     checked: Checked,
+    /// Whether a record did not check out.
+    damaged: AtomicBool,
 }
 
 impl fmt::Debug for BlobFile {
@@ -60,7 +63,7 @@ impl BlobFile {
             return Err(corrupt(0, "its header is wrong"));
         }
         let checked = Checked::none(map.len().div_ceil(PAGE));
-        Ok(Self { keyspace, meta, path: path.to_owned(), map, checked })
+        Ok(Self { keyspace, meta, path: path.to_owned(), map, checked, damaged: AtomicBool::new(false) })
     }
 
     pub(crate) fn keyspace(&self) -> KeyspaceId {
@@ -123,7 +126,13 @@ impl BlobFile {
         Err(self.corrupt(0, "its digest is not its name"))
     }
 
+    /// Whether a part of it did not check out when it was read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     fn corrupt(&self, offset: u64, why: &'static str) -> Error {
+        self.damaged.store(true, Ordering::Relaxed);
         Error::CorruptTable { path: self.path.clone(), offset, why }
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use seawall_wal::Lsn;
@@ -46,6 +47,8 @@ pub(crate) struct Table {
     range_deletes: OnceLock<Box<[RangeDelete]>>,
     /// In the order in which entries count them.
     blobs: Box<[BlobUse]>,
+    /// Whether a part did not check out.
+    damaged: AtomicBool,
 }
 
 impl fmt::Debug for Table {
@@ -85,7 +88,8 @@ impl Table {
             references::open(&map, keyspace, &footer, find_blob).map_err(|why| corrupt(footer.properties_at, why))?;
         let path = path.to_owned();
         let (index, filter, range_deletes) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Ok(Self { id, keyspace, meta, path, storage, map, cache, footer, index, filter, range_deletes, blobs })
+        let damaged = AtomicBool::new(false);
+        Ok(Self { id, keyspace, meta, path, storage, map, cache, footer, index, filter, range_deletes, blobs, damaged })
     }
 
     pub(crate) fn meta(&self) -> &TableMeta {
@@ -384,7 +388,13 @@ impl Table {
         self.corrupt(offset, why)
     }
 
+    /// Whether a part of it did not check out when it was read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     fn corrupt(&self, offset: u64, why: &'static str) -> Error {
+        self.damaged.store(true, Ordering::Relaxed);
         Error::CorruptTable { path: self.path.clone(), offset, why }
     }
 }

@@ -171,6 +171,31 @@ impl TableStore {
         Ok(table)
     }
 
+    /// Open files that turned out to be damaged.
+    pub(crate) fn damages(&self) -> Vec<(FileKind, FileHash)> {
+        let open = self.open.lock();
+        let tables = open.tables.values().filter(|table| table.is_damaged());
+        let blobs = open.blobs.values().filter(|blob| blob.is_damaged());
+        let tables = tables.map(|table| (FileKind::Table, table.meta().hash));
+        tables.chain(blobs.map(|blob| (FileKind::Blob, blob.meta().hash))).collect()
+    }
+
+    /// Opens a file again that was written again, and the tables that refer to it. Those who read the old ones go on with
+    /// them.
+    pub(crate) fn reopen(&self, kind: FileKind, hash: &FileHash) -> Result<Vec<Arc<Table>>> {
+        let mut open = self.open.lock();
+        let before: Vec<Arc<Table>> = match kind {
+            FileKind::Table => open.tables.get(hash).cloned().into_iter().collect(),
+            FileKind::Blob => {
+                let Some(blob) = open.blobs.get(hash).cloned() else { return Ok(Vec::new()) };
+                self.open_blob_in(&mut open, blob.keyspace(), *blob.meta())?;
+                let refers = |table: &&Arc<Table>| table.blobs().iter().any(|known| known.file.meta().hash == *hash);
+                open.tables.values().filter(refers).cloned().collect()
+            }
+        };
+        before.into_iter().map(|table| self.open_in(&mut open, table.keyspace(), table.meta().clone())).collect()
+    }
+
     /// Makes the names given so far survive power loss.
     pub(crate) fn sync(&self) -> Result<()> {
         self.storage.sync_dir(&self.folder).map_err(at("sync", &self.folder))

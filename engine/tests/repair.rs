@@ -1,0 +1,265 @@
+//! What is damaged or gone is fetched from another copy, at opening and while the database is open, or nothing changes.
+
+mod common;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Entries, PATH, all, crashed_keeping_all, crashed_somehow, inline};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use seawall_engine::mutant::{Mutant, with_mutant};
+use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, Repaired, TableSource};
+use seawall_wal::storage::{MemoryDisk, Storage, read_file};
+use seawall_wal::{LogBytes, Lsn, SegmentSource, TimelineHistory, TimelineId};
+
+/// Values of which some are in blob files, in tables and in several segments of log that was not written out.
+fn filled() -> (MemoryDisk, Entries) {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).memtable_bytes(256 << 10).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..1_500_u32 {
+        let len = if number.is_multiple_of(10) { 700 } else { 90 };
+        keys.insert(format!("{number:05}"), [number.to_le_bytes().repeat(2), vec![number as u8; len]].concat())
+            .unwrap();
+        if number == 500 {
+            db.flush().unwrap();
+        }
+        if number == 900 {
+            db.compact().unwrap();
+        }
+    }
+    let content = all(&keys);
+    drop(keys);
+    db.close().unwrap();
+    (disk, content)
+}
+
+fn files(disk: &MemoryDisk, folder: &str, ending: &str) -> Vec<PathBuf> {
+    let folder = Path::new(PATH).join(folder);
+    let names = disk.list(&folder).unwrap();
+    names.into_iter().filter(|name| name.ends_with(ending)).map(|name| folder.join(name)).collect()
+}
+
+fn content(db: &Db) -> Result<Entries, Error> {
+    let keys = db.existing_keyspace("k")?;
+    keys.iter().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+}
+
+/// Another node's disk as a source of everything.
+#[derive(Debug)]
+struct Other(MemoryDisk);
+
+impl TableSource for Other {
+    fn fetch(&self, hash: &FileHash, size: u64) -> seawall_engine::Result<Vec<u8>> {
+        let paths = FileKind::ALL.map(|kind| kind.path_in(Path::new(PATH), hash));
+        let found = paths.iter().find_map(|path| read_file(&self.0, path, size).ok());
+        let path = paths[0].clone();
+        found.ok_or(Error::Io { operation: "fetch", path, source: Arc::new(io::ErrorKind::NotFound.into()) })
+    }
+}
+
+#[derive(Debug)]
+struct OtherLog(Db);
+
+impl SegmentSource for OtherLog {
+    fn name(&self) -> &str {
+        "the other node"
+    }
+
+    fn coverage(&self, timeline: TimelineId) -> seawall_wal::Result<Option<(Lsn, Lsn)>> {
+        self.0.log().coverage(timeline)
+    }
+
+    fn fetch(&self, timeline: TimelineId, from: Lsn) -> seawall_wal::Result<Option<LogBytes>> {
+        SegmentSource::fetch(self.0.log(), timeline, from)
+    }
+
+    fn history(&self) -> seawall_wal::Result<Option<TimelineHistory>> {
+        Ok(Some(self.0.history()))
+    }
+}
+
+fn copies(disk: &MemoryDisk) -> Copies {
+    let log = OtherLog(inline(&disk.duplicate()).open().unwrap());
+    Copies { log: Arc::new(log), tables: Arc::new(Other(disk.duplicate())) }
+}
+
+fn open_repairing(disk: &MemoryDisk, copies: &Copies) -> Result<(Db, Vec<Repaired>), Error> {
+    inline(disk).open_repairing(|| Ok(copies.clone()))
+}
+
+#[test]
+fn whatever_keeps_a_database_from_opening_is_repaired_one_after_the_other() {
+    let (disk, expected) = filled();
+    let copies = copies(&disk);
+    let (tables, blobs, segments) =
+        (files(&disk, "tables", ".table"), files(&disk, "tables", ".blob"), files(&disk, "wal", ".wal"));
+    assert!(tables.len() > 2 && blobs.len() > 1 && segments.len() > 2, "{tables:?} {blobs:?} {segments:?}");
+    disk.remove(&tables[0]).unwrap();
+    disk.remove(&blobs[0]).unwrap();
+    // Of a footer.
+    let len = disk.open(&tables[1], seawall_wal::storage::Access::Read).unwrap().len().unwrap();
+    disk.flip_bit(&tables[1], len - 20, 3);
+    disk.flip_bit(&segments[segments.len() - 2], 20_000, 2);
+    assert!(inline(&disk).open().is_err());
+    let (db, repaired) = open_repairing(&disk, &copies).unwrap();
+    assert_eq!(content(&db).unwrap(), expected);
+    db.verify_tables().unwrap();
+    assert_eq!(repaired.len(), 4, "{repaired:?}");
+    let kept = repaired.iter().find_map(|done| done.kept.clone()).expect("the damaged segment is kept");
+    assert!(disk.list(kept.parent().unwrap()).unwrap().len() == 1);
+    db.close().unwrap();
+    assert_eq!(content(&inline(&disk).open().unwrap()).unwrap(), expected);
+}
+
+#[test]
+fn a_healthy_database_asks_for_no_copy() {
+    let (disk, expected) = filled();
+    let (db, repaired) = inline(&disk).open_repairing(|| panic!("nothing is damaged")).unwrap();
+    assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 0));
+}
+
+#[test]
+fn a_block_that_is_damaged_is_not_served_and_repaired_while_the_database_is_open() {
+    let (disk, expected) = filled();
+    let copies = copies(&disk);
+    for ending in [".table", ".blob"] {
+        let disk = disk.duplicate();
+        let damaged = files(&disk, "tables", ending);
+        for path in &damaged {
+            disk.flip_bit(path, 120, 4);
+        }
+        let db = inline(&disk).open().unwrap();
+        assert_eq!(db.damages(), [], "nobody looked yet");
+        let mut repaired = 0;
+        // What no reader needs may be damaged too.
+        let found = loop {
+            match content(&db).and_then(|found| db.verify_tables().map(|()| found)) {
+                Ok(found) => break found,
+                Err(error) => {
+                    assert!(matches!(error, Error::CorruptTable { .. }), "{error}");
+                    let damages = db.damages();
+                    assert!(!damages.is_empty(), "{error}");
+                    for damage in &damages {
+                        db.repair(damage, &copies).unwrap();
+                        repaired += 1;
+                    }
+                    assert_eq!(db.damages(), []);
+                }
+            }
+        };
+        assert_eq!((found == expected, repaired), (true, damaged.len()), "{ending}");
+        // Merges read them all.
+        db.compact().unwrap();
+        assert_eq!(content(&db).unwrap(), expected);
+        db.close().unwrap();
+        assert_eq!(content(&inline(&disk).open().unwrap()).unwrap(), expected);
+    }
+}
+
+#[test]
+fn a_damaged_table_that_stopped_merges_does_not_after_its_repair() {
+    let (disk, expected) = filled();
+    let copies = copies(&disk);
+    for path in files(&disk, "tables", ".table") {
+        disk.flip_bit(&path, 120, 4);
+    }
+    let db = inline(&disk).open().unwrap();
+    let snapshot = db.snapshot().unwrap();
+    let mut rounds = 0;
+    while let Err(error) = db.compact() {
+        assert!(matches!(error, Error::CorruptTable { .. }), "{error}");
+        for damage in db.damages() {
+            db.repair(&damage, &copies).unwrap();
+        }
+        rounds += 1;
+        assert!(rounds < 50, "{error}");
+    }
+    assert!(rounds > 0);
+    assert_eq!(content(&db).unwrap(), expected);
+    let keys = db.existing_keyspace("k").unwrap();
+    let seen: Entries = snapshot.iter(&keys).map(|pair| pair.map(|(a, b)| (a.to_vec(), b.to_vec())).unwrap()).collect();
+    assert_eq!(seen, expected, "a snapshot from before sees the repaired files too");
+}
+
+#[test]
+fn without_a_copy_that_helps_it_says_what_is_damaged_and_why_it_stays_so_and_changes_nothing() {
+    let (disk, expected) = filled();
+    let whole = copies(&disk);
+    let table = files(&disk, "tables", ".table")[0].clone();
+    let bytes = read_file(&disk, &table, 1 << 20).unwrap();
+    disk.remove(&table).unwrap();
+    let empty = Copies { tables: Arc::new(Other(MemoryDisk::new())), ..whole.clone() };
+    let error = open_repairing(&disk, &empty).unwrap_err();
+    let words = error.to_string();
+    assert!(matches!(error, Error::Irreparable { .. }), "{words}");
+    let name = table.file_name().unwrap().to_str().unwrap();
+    assert!(words.starts_with("cannot open ") && words.contains(name), "{words}");
+    assert!(words.contains("it could not be repaired from another copy: cannot fetch"), "{words}");
+    assert_eq!(open_repairing(&disk, &whole).unwrap().1.len(), 1);
+    assert_eq!(read_file(&disk, &table, 1 << 20).unwrap(), bytes);
+    assert_eq!(content(&inline(&disk).open().unwrap()).unwrap(), expected);
+}
+
+fn refuses_a_copy_that_is_damaged_too() {
+    let (disk, expected) = filled();
+    let whole = copies(&disk);
+    let table = files(&disk, "tables", ".table")[0].clone();
+    let bad = disk.duplicate();
+    bad.flip_bit(&table, 120, 4);
+    disk.remove(&table).unwrap();
+    let bad = Copies { tables: Arc::new(Other(bad)), ..whole.clone() };
+    let error = open_repairing(&disk, &bad).unwrap_err();
+    assert!(error.to_string().contains("is damaged too"), "{error}");
+    let (db, _) = open_repairing(&disk, &whole).unwrap();
+    assert_eq!(content(&db).unwrap(), expected);
+}
+
+#[test]
+fn a_copy_that_is_damaged_too_is_not_put_in_place() {
+    refuses_a_copy_that_is_damaged_too();
+    let noticed = std::panic::catch_unwind(|| {
+        with_mutant(Mutant::RepairsUnproven, refuses_a_copy_that_is_damaged_too);
+    });
+    assert!(noticed.is_err(), "a repair that proves nothing survives");
+}
+
+#[test]
+fn power_lost_during_a_repair_leaves_what_can_be_repaired_again() {
+    let (disk, expected) = filled();
+    let copies = copies(&disk);
+    let segments = files(&disk, "wal", ".wal");
+    disk.remove(&files(&disk, "tables", ".table")[0]).unwrap();
+    disk.flip_bit(&segments[segments.len() - 2], 20_000, 2);
+    let base = crashed_keeping_all(&disk);
+    let repairing = base.duplicate();
+    repairing.keep_journal();
+    let (db, repaired) = open_repairing(&repairing, &copies).unwrap();
+    assert_eq!(repaired.len(), 2);
+    drop(db);
+    let mut random = StdRng::seed_from_u64(5);
+    let (mut opened, mut again) = (0, 0);
+    for (index, entry) in repairing.journal().iter().enumerate() {
+        base.replay(entry);
+        for crashed in [base.crashed_losing_all(), crashed_keeping_all(&base), crashed_somehow(&base, &mut random)] {
+            let (db, repaired) =
+                open_repairing(&crashed, &copies).unwrap_or_else(|error| panic!("operation {index}: {error}"));
+            assert_eq!(content(&db).unwrap(), expected, "operation {index}");
+            if repaired.is_empty() { opened += 1 } else { again += 1 }
+        }
+    }
+    assert!(opened > 0 && again > 0, "{opened} opened, {again} repaired again");
+}
+
+#[test]
+fn a_damage_is_what_an_error_names_and_nothing_else_is_asked_for() {
+    let (disk, _) = filled();
+    let copies = copies(&disk);
+    let manifest = files(&disk, "", "").into_iter().find(|path| path.to_string_lossy().contains("manifest-")).unwrap();
+    disk.flip_bit(&manifest, 100, 1);
+    let error = open_repairing(&disk, &copies).unwrap_err();
+    assert!(matches!(error, Error::CorruptManifest { .. }), "no copy of a manifest is the right one: {error}");
+    assert_eq!(Damage::of(&error), None);
+}
