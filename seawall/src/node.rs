@@ -8,6 +8,7 @@ mod error;
 mod options;
 mod primary;
 mod promotion;
+mod repair;
 mod standby;
 #[cfg(feature = "cli")]
 mod status;
@@ -312,11 +313,8 @@ impl Inner {
         let started = Instant::now();
         match &self.options.role {
             Role::Primary => {
-                let options = self.options.clone();
-                let fresh = !has_control(&options.data_dir);
-                let opened = tokio::task::spawn_blocking(move || builder(&options).open()).await;
-                let db =
-                    opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })??;
+                let fresh = !has_control(&self.options.data_dir);
+                let db = repair::open(self, builder(&self.options)).await?;
                 self.adopt_database(db.clone());
                 *self.opening.lock() = started.elapsed();
                 match db.role() {
@@ -352,6 +350,7 @@ impl Inner {
                 self.set_state(State::Running, "");
             }
         }
+        self.runtime.spawn(repair::watch(self.clone()));
         Ok(())
     }
 

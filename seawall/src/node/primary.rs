@@ -164,7 +164,7 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
         inner.set_state(State::ReadOnly, &detail);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    if inner.state().0 != State::Fenced {
+    if !matches!(inner.state().0, State::Fenced | State::Failed) {
         db.hold_writes(false);
         inner.set_state(State::Running, "");
     }

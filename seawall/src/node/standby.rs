@@ -275,7 +275,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Opens a standby's database, making an empty one if there is none: of the cluster that the options, the archive or an
 /// upstream name.
-pub(super) async fn open(inner: &Inner, upstreams: &[String]) -> Result<Db> {
+pub(super) async fn open(inner: &Arc<Inner>, upstreams: &[String]) -> Result<Db> {
     let options = &inner.options;
     finish_exchange(&options.data_dir)?;
     let mut builder = super::builder(options).open_as(OpenAs::Standby);
@@ -283,8 +283,7 @@ pub(super) async fn open(inner: &Inner, upstreams: &[String]) -> Result<Db> {
         let (cluster, size) = whose(inner, upstreams).await?;
         builder = builder.cluster(cluster).segment_size(size).create(Create::IfMissing);
     }
-    let opened = tokio::task::spawn_blocking(move || builder.open()).await;
-    opened.map_err(|_| Error::WrongState { operation: "start", actual: "stopping".to_owned() })?.map_err(Error::from)
+    super::repair::open(inner, builder).await
 }
 
 /// Whose standby this is to be. The primary may be starting at the same time, so it is asked for a while.
