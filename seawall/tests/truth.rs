@@ -331,16 +331,26 @@ fn unit_lie(word: &str) -> Option<String> {
 }
 
 /// A file of this repository that a document names.
+/// A file, or a function in it: `wal/tests/log.rs::a_name`.
 fn file_lie(span: &str) -> Option<String> {
-    let path = span.trim_end_matches('/');
-    let folders = ["wal", "engine", "replication", "backup", "seawall", "systemd", "benches", "docs", ".ci"];
+    let (path, function) = match span.split_once(".rs::") {
+        Some((path, function)) => (format!("{path}.rs"), Some(function)),
+        None => (span.trim_end_matches('/').to_owned(), None),
+    };
+    let folders =
+        ["wal", "engine", "replication", "backup", "torture", "seawall", "systemd", "benches", "disks", "docs", ".ci"];
     let first = path.split('/').next()?;
     let plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte));
     if !path.contains('/') || !folders.contains(&first) || !plain {
         return None;
     }
     // A crate's own documents say `src/lib.rs` of themselves; those are not looked at here.
-    (!root().join(path).exists()).then(|| format!("there is no file {path}"))
+    let file = root().join(&path);
+    if !file.exists() {
+        return Some(format!("there is no file {path}"));
+    }
+    let function = function.filter(|function| !read(&file).contains(&format!("fn {function}(")))?;
+    Some(format!("{path} has no function {function}"))
 }
 
 /// The help texts of a command and everything below it, under their names.
@@ -442,6 +452,7 @@ fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
         ("```toml\n[htp]\nlisten = \"x\"\n```", "a section that is not ours"),
         ("`systemctl start seawall-frob.timer`", "no unit seawall-frob.timer"),
         ("`wal/src/nothing.rs`", "no file wal/src/nothing.rs"),
+        ("`seawall/tests/truth.rs::no_such_test`", "has no function no_such_test"),
         ("`cargo run --release --bin seawall-peers -- --quick --frob`", "no option --frob"),
     ];
     for (text, expected) in false_names {
@@ -459,7 +470,7 @@ fn a_planted_false_name_is_caught_and_a_true_one_is_not() {
         "```toml\n[keyspace.users]\ntuning = \"balanced\"\n```",
         "```toml\n[archive]\nurl = \"s3://bucket/prefix\"\n```",
         "```toml\n[dependencies]\nseawall = { path = \"../seawall\" }\n```",
-        "`systemctl enable --now seawall-backup.timer`, `wal/src/lib.rs`, `docs/`",
+        "`systemctl enable --now seawall-backup.timer`, `wal/src/lib.rs`, `docs/`, `seawall/tests/truth.rs::file_lie`",
         "prose about seawall frobnicate and http.lissen is free",
     ];
     for text in true_names {
