@@ -1,0 +1,215 @@
+//! The real program on a disk whose power fails, which is full, which lies: what it acknowledged is there afterwards.
+//! `SEAWALL_POWER_LOSSES` says how often the power fails in the storm; with a thousand the other tests leave out nothing.
+
+#![cfg(target_os = "linux")]
+
+#[path = "power/machine.rs"]
+mod machine;
+
+use std::collections::BTreeMap;
+
+use machine::{End, Machine, WRONG, storm_losses};
+use rand::rngs::SmallRng;
+use rand::{Rng as _, SeedableRng as _};
+use rustix::io::Errno;
+use seawall_disks::fuse::{Cached, Effect, Fault, Operation, PowerLoss};
+
+/// A disk's most likely errors, and how they are said.
+const ERRORS: [(&str, Errno, &[&str]); 2] = [
+    ("EIO", Errno::IO, &["Input/output error", "writing the log failed"]),
+    ("ENOSPC", Errno::NOSPC, &["No space left on device", "is full", "writing the log failed"]),
+];
+/// What a path has in it and how long the program lives, so that there are changes of every kind of file: a life that is no
+/// more than the making of a database and a few commits, and one with several segments, tables, blob files and manifests.
+const LIVES: [(&str, [&str; 4]); 5] =
+    [("", SHORT), ("tables", LONG), ("manifest", LONG), ("control", LONG), ("spare", LONG)];
+const SHORT: [&str; 4] = ["--writers", "2", "--commits", "5"];
+const LONG: [&str; 4] = ["--writers", "2", "--commits", "150"];
+
+#[test]
+fn power_losses_at_random_moments_lose_no_acknowledged_commit() {
+    /// A run is this long at most, in changes of the disk: opening, and then some hundred commits.
+    const CHANGES_MAX: u64 = 500;
+    let Some(machine) = Machine::start() else { return };
+    let (losses, mut random) = (storm_losses(), SmallRng::seed_from_u64(1));
+    for loss in 0..losses {
+        let moment = random.random_range(1..=CHANGES_MAX);
+        let choice = choice(loss, random.random());
+        machine.run_until_power_is_lost(&["--writers", "3"], "", moment, choice);
+    }
+    let acknowledged = machine.run_to_its_end(&["--writers", "3", "--commits", "20"]).acknowledged_before;
+    println!("{losses} power losses, {acknowledged} commits acknowledged before them, 0 lost");
+    assert!(acknowledged > losses, "there was load: {acknowledged}");
+}
+
+#[test]
+fn a_power_loss_at_every_change_and_again_while_recovering_loses_nothing() {
+    let Some(machine) = Machine::start() else { return };
+    let (mut random, mut lives, mut acknowledged) = (SmallRng::seed_from_u64(2), 0, 0);
+    for (round, (path, life)) in (0..rounds()).flat_map(|round| LIVES.map(|life| (round, life))) {
+        let before = lives;
+        for moment in moments(&life) {
+            machine.begin_anew();
+            let first = choice(round + moment, random.random());
+            if !machine.run_until_power_is_lost(&life, path, moment, first) {
+                break;
+            }
+            // Among the first changes of the recovery, or soon after it.
+            let (again, second) = (random.random_range(1..=40), choice(random.random_range(0..4), random.random()));
+            machine.run_until_power_is_lost(&life, "", again, second);
+            acknowledged += machine.run_to_its_end(&SHORT).acknowledged_before;
+            lives += 1;
+        }
+        println!("{} changes of paths with {path:?} in {life:?}", lives - before);
+        assert!(lives - before > 2, "there are more changes of paths with {path:?}");
+    }
+    println!(
+        "{lives} lives cut at a change and once more while recovering, {acknowledged} commits acknowledged, 0 lost"
+    );
+}
+
+#[test]
+fn an_error_at_every_change_ends_the_program_or_is_overcome_and_loses_nothing() {
+    let Some(machine) = Machine::start() else { return };
+    let mut random = SmallRng::seed_from_u64(3);
+    let mut met: BTreeMap<(&str, Operation), (u64, u64)> = BTreeMap::new();
+    // Whether it was met.
+    let mut meet = |(error, errno, words): (&'static str, Errno, &[&str]), fault: Fault, life: &[&str]| {
+        machine.begin_anew();
+        machine.disk.inject(Fault { effect: Effect::Fail(errno.raw_os_error()), ..fault });
+        let end = machine.run(life);
+        let Some(hit) = machine.disk.hits().into_iter().next() else { return false };
+        let (ended, overcome) = met.entry((error, hit.operation)).or_default();
+        match end {
+            End::Failed { words: said, .. } => {
+                assert!(words.iter().any(|words| said.contains(words)), "{error} of {hit:?}, but it said: {said}");
+                *ended += 1;
+            }
+            End::Well(_) => *overcome += 1,
+        }
+        machine.disk.lose_power(choice(random.random_range(0..4), random.random()));
+        machine.run_to_its_end(&SHORT);
+        true
+    };
+    for error in ERRORS {
+        for (path, life) in LIVES {
+            let at = |moment| Fault { path: path.into(), ..Fault::at(&Operation::CHANGES, moment, Effect::Stop) };
+            let _ = moments(&life).take_while(|moment| meet(error, at(*moment), &life)).count();
+        }
+        // Some kinds are rare.
+        for operation in Operation::CHANGES {
+            let _ = (1..=3).take_while(|nth| meet(error, Fault::at(&[operation], *nth, Effect::Stop), &LONG)).count();
+        }
+    }
+    println!("{:>8} {:>12} {:>6} {:>8}", "error", "operation", "ended", "overcome");
+    for ((error, operation), (ended, overcome)) in &met {
+        println!("{error:>8} {:>12} {ended:>6} {overcome:>8}", format!("{operation:?}"));
+    }
+    machine.begin_anew();
+    machine.run_to_its_end(&LONG);
+    for operation in Operation::CHANGES.into_iter().filter(|operation| machine.disk.count(&[*operation]) > 0) {
+        for (error, ..) in ERRORS {
+            assert!(met.contains_key(&(error, operation)), "{operation:?} is asked of the disk, and never met {error}");
+        }
+    }
+}
+
+#[test]
+fn a_sync_that_fails_is_not_believed_when_the_next_one_succeeds() {
+    let Some(machine) = Machine::start() else { return };
+    let mut syncs = 0;
+    for (cached, (path, life)) in [Cached::Shown, Cached::Hidden].into_iter().flat_map(|c| LIVES.map(|life| (c, life)))
+    {
+        for moment in moments(&life) {
+            machine.begin_anew();
+            let effect = Effect::Drop(Errno::IO.raw_os_error(), cached);
+            machine.disk.inject(Fault { path: path.into(), ..Fault::at(&[Operation::Sync], moment, effect) });
+            machine.run(&life);
+            if machine.disk.hits().is_empty() {
+                break;
+            }
+            // What was dropped may still be in the cache, and a recovery that believes it builds on what is not there.
+            machine.run_to_its_end(&SHORT);
+            machine.disk.lose_power(PowerLoss::NothingKept);
+            machine.run_to_its_end(&SHORT);
+            syncs += 1;
+        }
+    }
+    println!("{syncs} failed syncs whose bytes were dropped, each before one that succeeded, 0 commits lost");
+    assert!(syncs > 20, "there are more syncs: {syncs}");
+}
+
+#[test]
+fn a_disk_that_fills_up_at_any_size_loses_nothing_and_takes_more_when_there_is_room() {
+    const LIFE: [&str; 4] = ["--writers", "2", "--commits", "60"];
+    const ROOM: u64 = 64 << 20;
+    let Some(machine) = Machine::start() else { return };
+    let (mut full, mut sizes) = (0, 0);
+    for size in (32 << 10..1024 << 10).step_by((96 << 10) / rounds() as usize) {
+        machine.begin_anew();
+        machine.disk.set_capacity(size);
+        full += u64::from(matches!(machine.run(&LIFE), End::Failed { .. }));
+        machine.disk.lose_power(PowerLoss::Random(size));
+        machine.disk.set_capacity(ROOM);
+        machine.run_to_its_end(&LIFE);
+        sizes += 1;
+    }
+    println!("{sizes} sizes of a disk, {full} of them too small, 0 commits lost");
+    assert!(full > 0, "some disks were too small");
+}
+
+#[test]
+fn commits_lost_by_a_disk_that_only_pretends_to_sync_are_noticed() {
+    const LIFE: [&str; 4] = ["--writers", "2", "--commits", "20"];
+    let Some(machine) = Machine::start() else { return };
+    let lie = |from_its_creation: bool, lies: &[Operation]| {
+        machine.begin_anew();
+        if !from_its_creation {
+            machine.run_to_its_end(&LIFE);
+        }
+        machine.disk.inject(Fault::always(lies, Effect::Pretend));
+        machine.run_to_its_end(&LIFE);
+        machine.disk.lose_power(PowerLoss::NothingKept);
+        match machine.run_and_see(&LIFE) {
+            End::Failed { code: WRONG, words } => words,
+            End::Failed { code, words } => {
+                panic!("{lies:?}: it ended with {code}, which says nothing of loss: {words}")
+            }
+            End::Well(_) => panic!("{lies:?}: nobody noticed what the disk lost"),
+        }
+    };
+    // A write is a sync where it has `O_DSYNC`.
+    let (bytes, names) = ([Operation::Sync, Operation::Write], [Operation::SyncFolder]);
+    let lost = "acknowledged commits are lost";
+    let words = lie(false, &[bytes[0], bytes[1], names[0]]);
+    assert!(words.contains(lost), "the disk is as it was before: {words}");
+    let words = lie(true, &names);
+    assert!(words.contains(lost), "nothing has a name: {words}");
+    // Names without bytes: that the log is damaged is said before commits are counted.
+    lie(false, &bytes);
+}
+
+/// Nothing, everything or something of what is unsynced survives; something twice as often.
+fn choice(number: u64, seed: u64) -> PowerLoss {
+    match number % 4 {
+        0 => PowerLoss::NothingKept,
+        1 => PowerLoss::EverythingKept,
+        _ => PowerLoss::Random(seed),
+    }
+}
+
+/// A thousand losses and more are for whoever has minutes.
+fn is_long() -> bool {
+    storm_losses() >= 1_000
+}
+
+/// How often everything that is done at every moment is done, with other choices.
+fn rounds() -> u64 {
+    if is_long() { 2 } else { 1 }
+}
+
+/// At which changes something happens: at each, but in a long life at each seventh where nobody has minutes.
+fn moments(life: &[&str]) -> impl Iterator<Item = u64> {
+    let step = if life == LONG && !is_long() { 7 } else { 1 };
+    (1..).step_by(step)
+}
