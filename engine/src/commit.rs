@@ -98,9 +98,11 @@ impl CommitTicket {
     fn unknown(&self, error: seawall_wal::Error) -> Error {
         let lsn = self.commit.lsn;
         match error {
-            seawall_wal::Error::TimedOut { .. } => Error::Indeterminate { lsn, why: "the deadline passed" },
-            seawall_wal::Error::Poisoned { .. } => Error::Indeterminate { lsn, why: "writing the log failed" },
-            seawall_wal::Error::Closed => Error::Indeterminate { lsn, why: "the database was closed" },
+            seawall_wal::Error::TimedOut { .. } => Error::Indeterminate { lsn, why: "the deadline passed".into() },
+            seawall_wal::Error::Poisoned { cause, .. } => {
+                Error::Indeterminate { lsn, why: format!("writing the log failed ({cause})").into() }
+            }
+            seawall_wal::Error::Closed => Error::Indeterminate { lsn, why: "the database was closed".into() },
             other => Error::from(other),
         }
     }

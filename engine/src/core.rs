@@ -289,7 +289,7 @@ impl Core {
         }
         self.apply_pending();
         match self.failed.get() {
-            Some(_) => Err(Error::Indeterminate { lsn, why: "applying it failed" }),
+            Some(cause) => Err(Error::Indeterminate { lsn, why: format!("applying it failed ({cause})").into() }),
             None => {
                 assert!(self.state.applied_lsn() >= lsn, "a flushed commit was queued, and what was queued is applied");
                 Ok(())

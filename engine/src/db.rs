@@ -333,7 +333,7 @@ impl Db {
         // Applying follows receiving, or appending, within moments.
         while core.visible() < lsn {
             if Instant::now() >= deadline {
-                return Err(Error::Indeterminate { lsn, why: "the deadline passed before it was applied here" });
+                return Err(Error::Indeterminate { lsn, why: "the deadline passed before it was applied here".into() });
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
         }

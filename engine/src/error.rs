@@ -1,5 +1,6 @@
 //! What can go wrong with the engine, by who must act: the disk, the operator, the caller, or a copy of the data.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -212,7 +213,7 @@ pub enum Error {
         /// The commit's LSN.
         lsn: Lsn,
         /// Why the wait ended.
-        why: &'static str,
+        why: Cow<'static, str>,
     },
     /// Nothing here can confirm that level.
     #[error("commit level {level} is not available: {why}")]
@@ -311,7 +312,7 @@ impl From<seawall_wal::Error> for Error {
             seawall_wal::Error::DiskFull { path } => Self::DiskFull { path },
             seawall_wal::Error::Poisoned { cause, .. } => Self::Poisoned { cause },
             seawall_wal::Error::Closed => Self::Closed,
-            seawall_wal::Error::TimedOut { lsn } => Self::Indeterminate { lsn, why: "the deadline passed" },
+            seawall_wal::Error::TimedOut { lsn } => Self::Indeterminate { lsn, why: "the deadline passed".into() },
             // Nothing was added: it can be tried again, by whoever wants to.
             seawall_wal::Error::Stalled { path, .. } => Self::Backpressure(Backpressure {
                 reason: String::from("the disk does not answer"),

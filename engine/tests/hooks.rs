@@ -88,7 +88,7 @@ impl Confirmations for Standbys {
         while confirmed.0 < lsn {
             let deadline = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(30));
             if self.changed.wait_until(&mut confirmed, deadline).timed_out() {
-                return Err(Error::Indeterminate { lsn, why: "the deadline passed" });
+                return Err(Error::Indeterminate { lsn, why: "the deadline passed".into() });
             }
         }
         Ok(())

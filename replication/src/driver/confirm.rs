@@ -69,5 +69,5 @@ fn indeterminate(lsn: Lsn, error: &WalError) -> EngineError {
         WalError::Closed => "the node is shutting down",
         _ => "what would confirm it has stopped",
     };
-    EngineError::Indeterminate { lsn, why }
+    EngineError::Indeterminate { lsn, why: why.into() }
 }
