@@ -216,11 +216,29 @@ impl From<seawall_engine::Error> for Failure {
             E::NotFound { path } => {
                 failure.hint = Some(format!("`seawall init --data-dir {}` makes one", path.display()));
             }
+            E::Io { source, .. } | E::Log(seawall_wal::Error::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
+            {
+                failure.hint = Some(String::from(
+                    "the file system is read-only, which some become when they find damage: the system's log says why; \
+                     mount it read-write, and open the database again",
+                ));
+            }
             E::Io { .. } if kind == Kind::VerificationFailed => {
                 failure.hint =
                     Some(String::from("part of the data is missing; restore this node from a standby or the archive"));
             }
-            E::Indeterminate { lsn, .. } => failure.lsn = Some(lsn.to_string()),
+            E::Poisoned { .. } => {
+                failure.hint = Some(String::from(
+                    "the system's log says what is wrong with the disk; once it is sound, open the database again: \
+                     what was acknowledged is there",
+                ));
+            }
+            E::Indeterminate { lsn, .. } => {
+                failure.lsn = Some(lsn.to_string());
+                failure.hint =
+                    Some(String::from("it is there as a whole or not at all: read it before writing it again"));
+            }
             E::Backpressure(held) => failure.retry_after_seconds = Some(held.retry_after.as_secs_f64()),
             _ => {}
         }
@@ -263,6 +281,18 @@ mod tests {
         let (read, create) = (Failure::from(not_found("read")), Failure::from(not_found("create")));
         assert_eq!((read.kind, read.hint.is_some()), (Kind::VerificationFailed, true));
         assert_eq!((create.kind, create.hint), (Kind::Failed, None));
+    }
+
+    #[test]
+    fn who_meets_a_read_only_file_system_is_told_to_mount_it_read_write() {
+        let (path, read_only) = (std::path::PathBuf::from("/data/wal"), std::io::ErrorKind::ReadOnlyFilesystem);
+        let source = std::sync::Arc::new(read_only.into());
+        let log = seawall_wal::Error::io("sync", path.clone(), read_only.into());
+        for error in [seawall_engine::Error::Log(log), seawall_engine::Error::Io { operation: "sync", path, source }] {
+            let failure = Failure::from(error);
+            assert_eq!(failure.kind, Kind::Failed);
+            assert!(failure.hint.is_some_and(|hint| hint.contains("mount it read-write")), "{}", failure.message);
+        }
     }
 
     #[test]
