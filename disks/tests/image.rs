@@ -1,4 +1,5 @@
 //! File systems in images do what is said of them: otherwise what a database survives on them says nothing.
+#![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
