@@ -13,6 +13,7 @@ use seawall_wal::{
 
 use crate::codec::{Put, Reader, Truncated, len_u16, len_u32};
 use crate::error::{Error, Result, at};
+use crate::mutant::{Mutant, planted};
 
 /// The version this code writes, and the newest it reads.
 pub const CONTROL_VERSION: u32 = 1;
@@ -127,7 +128,8 @@ impl UnverifiedSlot {
         }
         let field = |at: usize| u32::from_le_bytes(slot[at..at + 4].try_into().expect("four bytes"));
         let len = field(16) as usize;
-        if !(PREFIX_LEN..=slot.len()).contains(&len) || crc32fast::hash(&slot[12..len]) != field(8) {
+        let checked = |len| crc32fast::hash(&slot[12..len]) == field(8) || planted(Mutant::ControlNotChecked);
+        if !(PREFIX_LEN..=slot.len()).contains(&len) || !checked(len) {
             return Self::Damaged("its checksum does not match");
         }
         if field(12) != CONTROL_VERSION {
@@ -286,7 +288,9 @@ impl ControlFile {
         change(&mut control);
         state.settled = false;
         self.write(&mut state, &control)?;
-        self.write(&mut state, &control)?;
+        if !planted(Mutant::ControlUpdatedOnce) {
+            self.write(&mut state, &control)?;
+        }
         state.settled = true;
         state.control = control;
         Ok(())
@@ -314,7 +318,9 @@ impl ControlFile {
         let sequence = state.sequence + 1;
         let offset = (state.next * SLOT_SIZE) as u64;
         write_all_at(&*self.file.0, &control.encode(sequence), offset).map_err(at("write", &self.path))?;
-        self.file.0.sync_data().map_err(at("sync", &self.path))?;
+        if !planted(Mutant::ControlNotSynced) {
+            self.file.0.sync_data().map_err(at("sync", &self.path))?;
+        }
         // Only now is this slot the newest; after a failure the same slot is written again, never the good one.
         state.sequence = sequence;
         state.next = 1 - state.next;

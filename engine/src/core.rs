@@ -20,6 +20,7 @@ use crate::flush::{RedoPlace, flush_set};
 use crate::gate::{Gate, MEMORY_SLOW};
 use crate::level::{Admission, Confirmations};
 use crate::marks::{Moment, second_of};
+use crate::mutant::{Mutant, planted};
 use crate::options::{Background, LogRetention};
 use crate::pending::{Applier, Pending, PendingCommit};
 use crate::state::State;
@@ -142,7 +143,8 @@ impl Core {
 
     /// Up to where readers see: `min(applied, flushed)`.
     pub(crate) fn visible(&self) -> Lsn {
-        self.state.applied_lsn().min(self.log.flushed().value())
+        let durable = if planted(Mutant::VisibleBeforeDurable) { Lsn::MAX } else { self.log.flushed().value() };
+        self.state.applied_lsn().min(durable)
     }
 
     /// A moment to read at now and the view to read it from.
@@ -495,7 +497,9 @@ impl Core {
 
     /// Writes down how far the log is flushed, if that moved.
     pub(crate) fn note_watermark(&self) {
-        if let Err(error) = self.durable.control.raise_watermark(self.log.flushed().value()) {
+        if !planted(Mutant::WatermarkNotNoted)
+            && let Err(error) = self.durable.control.raise_watermark(self.log.flushed().value())
+        {
             tracing::warn!(%error, "the watermark could not be written; it is tried again");
         }
     }

@@ -12,6 +12,7 @@ use crate::control::ControlFile;
 use crate::error::Result;
 use crate::file::{FileHash, FileKind};
 use crate::manifest::{Manifest, manifest_path};
+use crate::mutant::{Mutant, planted};
 use crate::state::State;
 use crate::version::{TableSet, View};
 
@@ -102,6 +103,9 @@ impl Durable {
         let added = || after.difference(&before).copied();
         let written = manifest.write(&*self.storage, &self.folder);
         let digest = written.inspect_err(|_| state.store.release(added()))?;
+        if planted(Mutant::OldManifestRemovedFirst) {
+            let _ = self.storage.remove(&manifest_path(&self.folder, current.manifest.number));
+        }
         let updated = self.control.update(|control| {
             control.manifest_number = manifest.number;
             control.manifest_digest = digest;

@@ -45,7 +45,7 @@ pub(crate) fn flush_set(
         place.flushed,
         |manifest, set| {
             manifest.floor = manifest.floor.max(floor.lsn);
-            manifest.redo = frozen.end;
+            manifest.redo = if planted(Mutant::RedoBeyondTables) { state.applied().position } else { frozen.end };
             manifest.redo_time = frozen.time;
             manifest.timeline = place.timeline;
             manifest.log_start = place.log_start;

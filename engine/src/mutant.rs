@@ -1,9 +1,7 @@
-//! Planted bugs: each turns one promise off, so that a test can show that it would notice. They exist only in builds with
-//! the `testing` feature, and there only on a thread that asks for one.
+//! The bugs that can be planted in this crate; how, and what for, is said in the log's [`mutant`](seawall_wal::mutant).
 
-/// A bug that can be planted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
+seawall_wal::mutants! {
+    "engine",
     /// Transactions are committed without a look at what they read.
     UncheckedTransactions,
     /// The check looks at the keys that were read, not at the ranges.
@@ -80,42 +78,28 @@ pub enum Mutant {
     RepairsUnproven,
     /// The manifest lists the blob files that were written with tables of level 0, and forgets those that merges keep.
     KeptBlobsForgotten,
-}
-
-#[cfg(any(test, feature = "testing"))]
-mod active {
-    use std::cell::Cell;
-
-    use super::Mutant;
-
-    thread_local! {
-        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
-    }
-
-    pub(crate) fn planted(mutant: Mutant) -> bool {
-        PLANTED.get() == Some(mutant)
-    }
-
-    /// Runs `work` with a bug planted on this thread.
-    pub fn with_mutant<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
-        struct Uproot;
-        impl Drop for Uproot {
-            fn drop(&mut self) {
-                PLANTED.set(None);
-            }
-        }
-        PLANTED.set(Some(mutant));
-        let _uproot = Uproot;
-        work()
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use active::planted;
-#[cfg(any(test, feature = "testing"))]
-pub use active::with_mutant;
-
-#[cfg(not(any(test, feature = "testing")))]
-pub(crate) const fn planted(_mutant: Mutant) -> bool {
-    false
+    /// Readers see what is applied, and power loss can take away again.
+    VisibleBeforeDurable,
+    /// A table is named before its bytes survive power loss.
+    TablesNotSynced,
+    /// A manifest lists tables whose names do not survive power loss.
+    TablesFolderNotSynced,
+    /// Copies of the control file are written and not synced.
+    ControlNotSynced,
+    /// An update of the control file writes one copy and leaves the other as it was.
+    ControlUpdatedOnce,
+    /// The checksum of a control file's copy is not compared.
+    ControlNotChecked,
+    /// The digest of the manifest is not compared.
+    ManifestNotChecked,
+    /// The manifest of before goes before the control file names its successor.
+    OldManifestRemovedFirst,
+    /// The manifest says that tables hold all that is applied, not all that they hold.
+    RedoBeyondTables,
+    /// Recovery writes tables of log that is still on its way to the disk.
+    RecoveryTablesAheadOfLog,
+    /// How far the log is flushed is not noted in the control file.
+    WatermarkNotNoted,
+    /// Whether another process has the directory is not asked.
+    SecondOpenerLetIn,
 }

@@ -397,3 +397,6 @@ impl Transaction {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

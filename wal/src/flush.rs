@@ -369,10 +369,15 @@ impl Shared {
         let way = *self.way.read();
         match way {
             DurableWrite::ThenSync => {
+                if planted(Mutant::SyncBeforeWrite) {
+                    piece.active.file.sync_data().map_err(failed("sync"))?;
+                }
                 piece.with_end_mark(|file, bytes, at| write_all_at(file, bytes, at)).map_err(failed("write"))?;
                 self.written.fetch_max(end.offset(), Ordering::AcqRel);
-                if !planted(Mutant::NoSync) {
-                    piece.active.file.sync_data().map_err(failed("sync"))?;
+                if !planted(Mutant::NoSync) && !planted(Mutant::SyncBeforeWrite) {
+                    let file = &piece.active.file;
+                    let again = |error| if planted(Mutant::RetryFailedSync) { file.sync_data() } else { Err(error) };
+                    file.sync_data().or_else(again).map_err(failed("sync"))?;
                 }
             }
             _ => {

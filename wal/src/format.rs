@@ -300,7 +300,8 @@ impl RecordHeader {
             return Err(NotARecord::Unknown);
         };
         let segment_end = size.end_of(size.segment_of(start));
-        if payload_len > payload_len_max(size) || record_end(start, payload_len, size) > segment_end {
+        let too_long = payload_len > payload_len_max(size) || record_end(start, payload_len, size) > segment_end;
+        if too_long && !planted(Mutant::UnboundedLength) {
             return Err(NotARecord::Header);
         }
         Ok(Self {
@@ -316,7 +317,7 @@ impl RecordHeader {
 
     /// Whether this record continues `previous`.
     pub fn continues(&self, previous: Chain) -> bool {
-        chain_after(previous, &self.encode_unsealed()) == self.chain
+        chain_after(previous, &self.encode_unsealed()) == self.chain || planted(Mutant::ChainIgnored)
     }
 
     /// Where its extent ends, which is its LSN.
@@ -450,6 +451,21 @@ mod tests {
         let bytes = record(512, b"hello", 77);
         assert_eq!(Record::parse(&bytes, Lsn::new(512), 78, SIZE).unwrap_err(), NotARecord::Header);
         assert_eq!(Record::parse(&bytes, Lsn::new(520), 77, SIZE).unwrap_err(), NotARecord::Header);
+    }
+
+    #[test]
+    fn a_record_that_says_it_is_longer_than_its_segment_is_none() {
+        let parsed = |start: u64, payload_len: usize| {
+            let start = Lsn::new(start);
+            let header =
+                RecordHeader::chained(Chain(3), start, RecordKind::Commit, payload_len, 0, start, Timestamp(9));
+            RecordHeader::parse(&header.encode(77), start, 77, SIZE).map(|header| header.payload_len)
+        };
+        let most = payload_len_max(SIZE);
+        assert_eq!(parsed(512, most), Ok(most));
+        for (start, payload_len) in [(512, most + 1), (60_000, 10_000), (512, u32::MAX as usize)] {
+            assert_eq!(parsed(start, payload_len), Err(NotARecord::Header), "{payload_len} bytes at {start}");
+        }
     }
 
     #[test]

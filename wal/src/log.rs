@@ -21,6 +21,7 @@ use crate::format::{
 };
 use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::mutant::{Mutant, planted};
 use crate::panic::caught;
 use crate::recent::Recent;
 use crate::repair::Damages;
@@ -630,7 +631,7 @@ impl Shared {
     fn add_record(&self, tail: &mut Tail, kind: RecordKind, payload: &[u8], crc: u32, time: Timestamp) -> Position {
         let start = self.next_start(tail);
         let salt = tail.active.as_ref().expect("a record starts in a segment").header.salt;
-        let stamp = self.flushed.value();
+        let stamp = if planted(Mutant::StampAheadOfFlush) { tail.end.lsn } else { self.flushed.value() };
         let header = RecordHeader::chained(tail.end.chain, start, kind, payload.len(), crc, stamp, time);
         let end = header.end(self.options.segment_size);
         let extent = end.distance_from(start) as usize;

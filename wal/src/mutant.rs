@@ -1,9 +1,118 @@
 //! Planted bugs: each turns one promise off, so that a test can show that it would notice. They exist only in builds with
-//! the `testing` feature, and there only on a thread that asks for one.
+//! the `testing` feature, and there only where one is asked for: on a thread, by `with_mutant`, or in the whole process, by
+//! the environment, which is how `cargo run -p seawall-mutants` lets every one of them meet the test that must fail.
+//! The mechanism is here, for all crates; which bugs there are is each crate's own list.
 
-/// A bug that can be planted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mutant {
+/// In the environment: which bug is planted in this process, as `crate:name`, such as `wal:no-sync`.
+#[cfg(any(test, feature = "testing"))]
+pub const VARIABLE: &str = "SEAWALL_MUTANT";
+
+/// The crates that have bugs to plant.
+#[cfg(any(test, feature = "testing"))]
+const CRATES: [&str; 2] = ["wal", "engine"];
+
+/// A bug's name in the environment: its crate, and what its variant is called, in small letters with hyphens.
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub fn name(of: &str, variant: &str) -> String {
+    let mut name = format!("{of}:");
+    for letter in variant.chars() {
+        if letter.is_uppercase() && !name.ends_with(':') {
+            name.push('-');
+        }
+        name.extend(letter.to_lowercase());
+    }
+    name
+}
+
+/// The bug of this crate that the environment asks for.
+///
+/// # Panics
+/// If it asks for one that there is not: a test that ran without it would prove nothing.
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub fn of_environment<M: Copy>(of: &str, all: &[M], name_of: impl Fn(M) -> String) -> Option<M> {
+    let wanted = std::env::var(VARIABLE).ok().filter(|wanted| !wanted.is_empty())?;
+    let known = |wanted: &str| wanted.split_once(':').is_some_and(|(of, _)| CRATES.contains(&of));
+    assert!(known(&wanted), "{VARIABLE}={wanted} is no bug of any crate: it is one of {CRATES:?}, a colon, and a name");
+    if wanted.split(':').next() != Some(of) {
+        return None;
+    }
+    let found = all.iter().copied().find(|bug| name_of(*bug) == wanted);
+    let names = || all.iter().map(|bug| name_of(*bug)).collect::<Vec<_>>().join(", ");
+    Some(
+        found.unwrap_or_else(|| {
+            panic!("{VARIABLE}={wanted} is no bug that can be planted; those of {of} are {}", names())
+        }),
+    )
+}
+
+/// Makes a crate's list of bugs, `Mutant`, with `planted` for the code that has them and `with_mutant` for tests.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! mutants {
+    ($of:literal, $($(#[$says:meta])* $bug:ident,)*) => {
+        /// A bug that can be planted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant {
+            $($(#[$says])* $bug,)*
+        }
+
+        #[cfg(any(test, feature = "testing"))]
+        mod planting {
+            use std::cell::Cell;
+            use std::sync::LazyLock;
+
+            use super::Mutant;
+
+            thread_local! {
+                static ON_THIS_THREAD: Cell<Option<Mutant>> = const { Cell::new(None) };
+            }
+            static EVERYWHERE: LazyLock<Option<Mutant>> =
+                LazyLock::new(|| $crate::mutant::of_environment($of, Mutant::ALL, Mutant::name));
+
+            impl Mutant {
+                /// All of them.
+                pub const ALL: &[Self] = &[$(Self::$bug,)*];
+
+                /// As the environment names it.
+                pub fn name(self) -> String {
+                    $crate::mutant::name($of, &format!("{self:?}"))
+                }
+            }
+
+            pub(crate) fn planted(mutant: Mutant) -> bool {
+                ON_THIS_THREAD.get() == Some(mutant) || *EVERYWHERE == Some(mutant)
+            }
+
+            /// Runs `work` with a bug planted on this thread.
+            pub fn with_mutant<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
+                struct Uproot;
+                impl Drop for Uproot {
+                    fn drop(&mut self) {
+                        ON_THIS_THREAD.set(None);
+                    }
+                }
+                ON_THIS_THREAD.set(Some(mutant));
+                let _uproot = Uproot;
+                work()
+            }
+        }
+
+        #[cfg(any(test, feature = "testing"))]
+        pub(crate) use planting::planted;
+        #[cfg(any(test, feature = "testing"))]
+        pub use planting::with_mutant;
+
+        #[cfg(not(any(test, feature = "testing")))]
+        pub(crate) const fn planted(_mutant: Mutant) -> bool {
+            false
+        }
+    };
+}
+
+crate::mutants! {
+    "wal",
     /// A group is written but not synced.
     NoSync,
     /// Commits are acknowledged when their group starts on its way.
@@ -18,42 +127,56 @@ pub enum Mutant {
     RepairNotSynced,
     /// A repair takes what it gets without looking whether it belongs there.
     RepairUnproven,
+    /// A group is synced and then written.
+    SyncBeforeWrite,
+    /// A sync that failed is tried again, and believed.
+    RetryFailedSync,
+    /// New segments' names are not made durable.
+    FolderNotSynced,
+    /// A segment that is used again keeps its old header until it gets its new one.
+    RecycledNotWiped,
+    /// A record says that what it follows is flushed, whether it is or not.
+    StampAheadOfFlush,
+    /// A record may say that it is longer than its segment.
+    UnboundedLength,
+    /// A record need not continue the chain of the one before.
+    ChainIgnored,
+    /// Segments of other clusters and timelines are taken for the log's own.
+    ForeignAccepted,
+    /// Recovery does not look at how far the node had noted that it flushed.
+    WatermarkIgnored,
+    /// What is cut off stays where it is.
+    CutLeftThere,
+    /// What recovery has read counts as flushed, and may still be on its way to the disk.
+    RecoveredNotSynced,
+    /// A standby acknowledges what it has not synced.
+    StandbyAcknowledgesUnsynced,
+    /// A standby begins a segment before the one before is synced.
+    StandbySwitchesUnsynced,
+    /// Log goes although a slot or a reader needs it.
+    RetentionIgnoresHolders,
+    /// A file is replaced by one whose bytes do not survive power loss.
+    ReplacedByUnsynced,
+    /// A file is replaced, and its new name does not survive power loss.
+    ReplacedNameNotSynced,
 }
 
-#[cfg(any(test, feature = "testing"))]
-mod active {
-    use std::cell::Cell;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    use super::Mutant;
-
-    thread_local! {
-        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    #[test]
+    fn a_bug_is_called_by_its_crate_and_its_words() {
+        assert_eq!(Mutant::TruncateAtAnyBadCrc.name(), "wal:truncate-at-any-bad-crc");
     }
 
-    pub(crate) fn planted(mutant: Mutant) -> bool {
-        PLANTED.get() == Some(mutant)
+    #[test]
+    fn a_bug_is_planted_on_the_thread_that_asks_and_only_while_it_does() {
+        let other = |mutant| std::thread::spawn(move || planted(mutant)).join().unwrap();
+        with_mutant(Mutant::NoSync, || {
+            assert!(planted(Mutant::NoSync) && !planted(Mutant::NoSalt));
+            assert!(!other(Mutant::NoSync));
+        });
+        assert!(!planted(Mutant::NoSync));
     }
-
-    /// Runs `work` with a bug planted on this thread.
-    pub fn with_mutant<T>(mutant: Mutant, work: impl FnOnce() -> T) -> T {
-        struct Uproot;
-        impl Drop for Uproot {
-            fn drop(&mut self) {
-                PLANTED.set(None);
-            }
-        }
-        PLANTED.set(Some(mutant));
-        let _uproot = Uproot;
-        work()
-    }
-}
-
-#[cfg(any(test, feature = "testing"))]
-pub(crate) use active::planted;
-#[cfg(any(test, feature = "testing"))]
-pub use active::with_mutant;
-
-#[cfg(not(any(test, feature = "testing")))]
-pub(crate) const fn planted(_mutant: Mutant) -> bool {
-    false
 }

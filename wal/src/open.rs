@@ -223,7 +223,9 @@ impl<'a> Pass<'a> {
             ("segment size", header.size.bytes().to_string(), self.options.segment_size.bytes().to_string()),
             ("segment number", header.segment.to_string(), id.number.to_string()),
         ];
-        let (field, found, expected) = checks.into_iter().find(|(_, found, expected)| found != expected)?;
+        let differs =
+            |(_, found, expected): &(_, String, String)| found != expected && !planted(Mutant::ForeignAccepted);
+        let (field, found, expected) = checks.into_iter().find(differs)?;
         Some(Odd::Foreign { field, found, expected })
     }
 
@@ -389,7 +391,7 @@ impl<'a> Pass<'a> {
                 Some((_, Odd::Unreadable)) => Headers::Unreadable,
             },
             at_end: self.at_end,
-            below_watermark: end < self.at.watermark,
+            below_watermark: end < self.at.watermark && !planted(Mutant::WatermarkIgnored),
             stamped_beyond: self.stamped > end,
             valid_beyond: self.valid_to.is_some_and(|valid| valid > end),
             origin,
@@ -463,6 +465,9 @@ impl<'a> Pass<'a> {
         if evidence.origin == Origin::Written {
             recovery.kept = Some(self.keep_aside(&rest[..used])?);
         }
+        if planted(Mutant::CutLeftThere) {
+            return Ok(());
+        }
         rest.fill(0);
         write_all_at(&*file, &rest, from as u64).map_err(|error| io("write", error))?;
         file.sync_data().map_err(|error| io("sync", error))
@@ -491,6 +496,9 @@ impl<'a> Pass<'a> {
     /// What was read may still be on its way to the disk when the process before us was killed; it counts as flushed from
     /// now on, so it is made so.
     fn make_durable(&self) -> Result<()> {
+        if planted(Mutant::RecoveredNotSynced) {
+            return Ok(());
+        }
         let size = self.options.segment_size;
         let first = size.segment_of(self.at.start.lsn);
         for found in self.begun.range(first..).map(|(_, found)| found) {

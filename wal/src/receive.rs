@@ -12,6 +12,7 @@ use crate::format::{
 };
 use crate::log::{Active, Log, LogMode, Shared, Tail};
 use crate::lsn::Lsn;
+use crate::mutant::{Mutant, planted};
 use crate::segment::SegmentId;
 use crate::source::LogBytes;
 use crate::storage::{AfterWrite, AlignedBuffer, BLOCK_SIZE, WriteRequest, read_exact_at};
@@ -69,7 +70,9 @@ impl Log {
         if let Some(active) = active
             && shared.flushed.value() < end
         {
-            shared.sync_received(&active)?;
+            if !planted(Mutant::StandbyAcknowledgesUnsynced) {
+                shared.sync_received(&active)?;
+            }
             shared.flushed.advance(end);
         }
         Ok(end)
@@ -186,7 +189,9 @@ impl Shared {
             // The earlier segment is synced before the later one is written.
             if let Some(active) = tail.active.clone() {
                 let end = tail.end.lsn;
-                self.sync_received_locked(tail, &active)?;
+                if !planted(Mutant::StandbySwitchesUnsynced) {
+                    self.sync_received_locked(tail, &active)?;
+                }
                 self.flushed.advance(end);
             }
             let id = SegmentId { number: checked.header.segment, timeline: log.timeline };

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::lsn::Lsn;
+use crate::mutant::{Mutant, planted};
 
 /// Somebody who still needs the log from a position on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +53,8 @@ pub struct RetentionFacts {
 pub fn decide(facts: &RetentionFacts) -> Holder {
     let checkpoint = Holder { reason: Reason::Checkpoint, from: facts.log_start };
     let archive = facts.archived.map(|from| Holder { reason: Reason::Archive, from });
-    let holders = facts.held.iter().cloned().chain(archive).chain([checkpoint]);
+    let held = facts.held.iter().filter(|_| !planted(Mutant::RetentionIgnoresHolders)).cloned();
+    let holders = held.chain(archive).chain([checkpoint]);
     holders.min_by_key(|holder| holder.from).expect("the checkpoint always holds")
 }
 

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::SEGMENT_HEADER_SIZE;
 use crate::identity::TimelineId;
 use crate::lsn::{SegmentNumber, SegmentSize};
+use crate::mutant::{Mutant, planted};
 use crate::probe::fastest_way;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Storage, write_all_at};
 
@@ -287,7 +288,9 @@ impl Preparer {
             self.state.lock().spares.push(spare.clone());
             return Err(Error::io("rename", spare, error));
         }
-        self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        if !planted(Mutant::FolderNotSynced) {
+            self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        }
         let file = self.storage.open(&path, Access::WriteDirect).map_err(|error| Error::io("open", path, error))?;
         let mut state = self.state.lock();
         if state.wanted == Some(wanted) {
@@ -312,7 +315,9 @@ impl Preparer {
             write_all_at(&*file, &AlignedBuffer::zeroed(BLOCK_SIZE), 0)?;
             file.sync_data()
         };
-        if let Err(error) = wipe() {
+        if !planted(Mutant::RecycledNotWiped)
+            && let Err(error) = wipe()
+        {
             // Nobody knows of it any more.
             let _ = self.storage.remove(&spare);
             return Err(Error::io("recycle", spare, error));

@@ -16,6 +16,8 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::mutant::{Mutant, planted};
+
 pub use aligned::AlignedBuffer;
 pub use disk::{Disk, IoPath};
 #[cfg(any(test, feature = "simulated"))]
@@ -295,7 +297,8 @@ pub fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8]) -> io::Res
         _ => {}
     }
     let file = storage.open(temporary, Access::CreateNew)?;
-    let written = write_all_at(&*file, bytes, 0).and_then(|()| file.sync_data());
+    let sync = || if planted(Mutant::ReplacedByUnsynced) { Ok(()) } else { file.sync_data() };
+    let written = write_all_at(&*file, bytes, 0).and_then(|()| sync());
     written.and_then(|()| storage.rename(temporary, path)).inspect_err(|_| drop(storage.remove(temporary)))?;
-    storage.sync_dir(folder)
+    if planted(Mutant::ReplacedNameNotSynced) { Ok(()) } else { storage.sync_dir(folder) }
 }

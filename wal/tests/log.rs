@@ -316,6 +316,29 @@ fn bytes_that_do_not_continue_a_log_are_refused_and_leave_no_trace() {
     assert_eq!(standby.end().lsn, good.end());
 }
 
+/// A copy of a primary's disk goes on as if it were the primary: same cluster, same timeline, same segment, same places.
+#[test]
+fn what_a_copied_primary_wrote_does_not_continue_what_the_primary_wrote() {
+    let disk = MemoryDisk::new();
+    let (primary, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    put(&primary, b"of both");
+    let (copied, ..) = Opener::primary().open(Arc::new(disk.duplicate()), Path::new(DIR)).unwrap();
+    for (log, word) in [(&primary, b"of the one"), (&copied, b"the others")] {
+        put(log, word);
+        put(log, b"behind it");
+    }
+    let (standby, ..) = Opener::standby().open(Arc::new(MemoryDisk::new()), Path::new(DIR)).unwrap();
+    let receive = |bytes: &LogBytes| standby.receive::<Error>(bytes, |_| Ok(()));
+    let first = primary.read(Lsn::ZERO, 1).unwrap().unwrap();
+    receive(&first).unwrap();
+    let second = primary.read(first.end(), 1).unwrap().unwrap();
+    receive(&second).unwrap();
+    let at = standby.end();
+    let error = receive(&copied.read(second.end(), 1).unwrap().unwrap()).unwrap_err();
+    assert!(error.to_string().ends_with("a record does not continue the chain: another history"), "{error}");
+    assert_eq!(standby.end(), at);
+}
+
 #[test]
 fn a_log_of_another_cluster_or_version_is_refused_unchanged() {
     let disk = MemoryDisk::new();

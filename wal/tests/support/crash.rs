@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use seawall_wal::recovery::Verdict;
 use seawall_wal::storage::{Access, CrashChoice, JournalEntry, MemoryDisk, Storage};
-use seawall_wal::{Error, Log, Lsn, RecordKind, Result};
+use seawall_wal::{Error, Log, LogMode, Lsn, RecordKind, Result};
 
 use super::{DIR, Opener, Written};
 
@@ -65,6 +65,30 @@ pub fn primary_run(seed: u64, groups: usize) -> Run {
         }
     }
     Run { opener, base, journal: disk.journal(), written }
+}
+
+/// A primary's log whose first segment is not needed any more: its file serves again before the run is over.
+pub fn recycling_run(seed: u64) -> Run {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let disk = empty_disk();
+    let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    while log.end().lsn < Lsn::new(65_536 + 20_000) {
+        append(&log, &mut random);
+        log.flush().unwrap();
+    }
+    let start = log.replay_start(log.end()).unwrap();
+    assert_eq!(log.recycle_before(start.lsn), 1, "the first segment may go");
+    let (_, _, mut written) = Opener { start, ..Opener::primary() }
+        .open(Arc::new(disk.duplicate()), Path::new(DIR))
+        .expect("the second segment is enough");
+    let base = disk.duplicate();
+    disk.keep_journal();
+    // The file's next turn comes with the third segment.
+    while log.end().lsn < Lsn::new(2 * 65_536 + 4096) {
+        written.push(append(&log, &mut random));
+        flush_and_mark(&log, &disk);
+    }
+    Run { opener: Opener { start, ..Opener::primary() }, base, journal: disk.journal(), written }
 }
 
 /// The same log received by a standby, in pieces, with a sync now and then.
@@ -265,7 +289,31 @@ impl Check<'_> {
         if recovery.verdict == Verdict::Repair {
             return Err(Broken::FalseAlarm("repair".to_owned()));
         }
+        if self.opener.mode == LogMode::Append && recovery.verdict == Verdict::Cut {
+            self.goes_on(log, disk, found)?;
+        }
         Ok(recovery.verdict)
+    }
+
+    /// Nothing that was cut comes back, or is in the way, once the log has gone on and power is lost again.
+    fn goes_on(&self, log: Log, disk: &MemoryDisk, mut expected: Vec<Written>) -> Result<(), Broken> {
+        let disk = disk.duplicate();
+        drop(log);
+        let alarm = |error: Error| Broken::FalseAlarm(format!("after it went on: {error}"));
+        let (log, ..) = self.opener.open(Arc::new(disk.clone()), Path::new(DIR)).map_err(alarm)?;
+        let ticket = log.append(RecordKind::Commit, b"on").unwrap();
+        ticket.wait().map_err(alarm)?;
+        expected.push(Written { lsn: ticket.lsn(), kind: RecordKind::Commit, payload: b"on".to_vec() });
+        let lost = Arc::new(disk.crashed_losing_all());
+        let (log, recovery, found) = self.opener.open(lost, Path::new(DIR)).map_err(alarm)?;
+        match (found == expected, recovery.verdict) {
+            (true, Verdict::Open) => Ok(()),
+            (true, verdict) => Err(Broken::FalseAlarm(format!("what was cut is met again: {verdict:?}"))),
+            (false, _) if log.end().lsn < ticket.lsn() => {
+                Err(Broken::Lost { acknowledged: ticket.lsn(), found: log.end().lsn })
+            }
+            (false, _) => Err(Broken::NotAPrefix { at: expected.len() }),
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Opener {
     pub threads: Threads,
     pub history: TimelineHistory,
     pub watermark: Lsn,
+    /// Where the records before the first segment end.
+    pub start: Position,
     pub segment_size: SegmentSize,
     pub buffer_bytes_max: usize,
 }
@@ -58,6 +60,7 @@ impl Opener {
             threads: Threads::Inline,
             history: history(),
             watermark: Lsn::ZERO,
+            start: Position::ZERO,
             segment_size: SegmentSize::MIN,
             buffer_bytes_max: 64 << 20,
         }
@@ -76,7 +79,7 @@ impl Opener {
         };
         let at = OpenAt {
             history: self.history.clone(),
-            start: Position::ZERO,
+            start: self.start,
             time_floor: Timestamp(0),
             watermark: self.watermark,
         };
