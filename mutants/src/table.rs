@@ -1,0 +1,166 @@
+//! Which test notices which bug: a row for each bug that can be planted. The test is the promise that the bug breaks, not
+//! one that plants it itself.
+
+/// A bug and the test that fails with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The bug, as the environment names it.
+    pub bug: &'static str,
+    /// Where the test is: the package's folder, and a test target or `lib`.
+    pub target: &'static str,
+    /// The test.
+    pub test: &'static str,
+}
+
+/// What has the tests of the table.
+pub const PACKAGES: &[&str] = &["seawall-wal", "seawall-engine", "seawall-mutants"];
+
+/// The test, by target and name, that the bugs of the table are those of the crates.
+pub const ALL_HAVE_ROWS: (&str, &str) = ("mutants/table", "every_bug_has_one_row_and_every_row_a_bug");
+
+const PRIMARY_CRASHES: &str = "no_crash_of_a_primary_loses_an_acknowledged_record_or_raises_a_false_alarm";
+const STANDBY_CRASHES: &str = "no_crash_of_a_standby_loses_what_it_flushed_or_raises_a_false_alarm";
+const POWER_LOST: &str = "power_lost_at_any_operation_loses_nothing_acknowledged";
+const MODEL: &str = "it_is_a_map_whatever_happens_in_one_order";
+const PICKS: &str =
+    "compaction::pick::tests::whatever_is_picked_versions_stay_in_their_order_and_deletes_until_they_hide_nothing";
+
+/// All of them.
+pub const ROWS: &[Row] = &[
+    // Writing the log.
+    row("wal:no-sync", "wal/crash", PRIMARY_CRASHES),
+    row("wal:sync-before-write", "wal/crash", PRIMARY_CRASHES),
+    row("wal:acknowledge-before-sync", "wal/crash", PRIMARY_CRASHES),
+    row("wal:retry-failed-sync", "wal/log", "a_failed_sync_ends_the_log_for_good_and_nothing_acknowledged_is_lost"),
+    row("wal:folder-not-synced", "wal/crash", PRIMARY_CRASHES),
+    row(
+        "wal:recycled-not-wiped",
+        "wal/crash",
+        "no_crash_of_a_log_whose_segments_serve_again_loses_an_acknowledged_record_or_raises_a_false_alarm",
+    ),
+    row("wal:stamp-ahead-of-flush", "wal/crash", PRIMARY_CRASHES),
+    row("wal:replaced-by-unsynced", "engine/crash", POWER_LOST),
+    row("wal:replaced-name-not-synced", "engine/crash", POWER_LOST),
+    row("wal:standby-acknowledges-unsynced", "wal/crash", STANDBY_CRASHES),
+    row("wal:standby-switches-unsynced", "wal/crash", STANDBY_CRASHES),
+    row("wal:retention-ignores-holders", "wal/lib", "retention::tests::the_slowest_holder_decides_and_is_named"),
+    // Reading the log again.
+    row("wal:no-salt", "wal/crash", PRIMARY_CRASHES),
+    row("wal:ignore-stamp", "wal/crash", "every_flipped_bit_is_harmless_or_refused_or_in_the_last_group_and_reported"),
+    row(
+        "wal:truncate-at-any-bad-crc",
+        "wal/crash",
+        "every_flipped_bit_is_harmless_or_refused_or_in_the_last_group_and_reported",
+    ),
+    row(
+        "wal:watermark-ignored",
+        "wal/crash",
+        "with_a_watermark_no_flipped_bit_goes_unnoticed_and_a_standby_fetches_again",
+    ),
+    row("wal:unbounded-length", "wal/lib", "format::tests::a_record_that_says_it_is_longer_than_its_segment_is_none"),
+    row("wal:chain-ignored", "wal/log", "what_a_copied_primary_wrote_does_not_continue_what_the_primary_wrote"),
+    row("wal:foreign-accepted", "wal/log", "a_log_of_another_cluster_or_version_is_refused_unchanged"),
+    row("wal:cut-left-there", "wal/crash", PRIMARY_CRASHES),
+    row("wal:recovered-not-synced", "wal/crash", "what_an_opening_found_is_there_when_power_is_lost_behind_it"),
+    row(
+        "wal:repair-not-synced",
+        "wal/repair",
+        "power_lost_during_a_repair_leaves_a_log_that_is_whole_or_can_be_repaired_again",
+    ),
+    row("wal:repair-unproven", "wal/repair", "a_copy_that_is_damaged_or_of_another_history_is_refused"),
+    // What is written down beside the log.
+    row("engine:tables-not-synced", "engine/crash", POWER_LOST),
+    row("engine:tables-folder-not-synced", "engine/crash", POWER_LOST),
+    row("engine:blobs-not-synced", "engine/crash", POWER_LOST),
+    row("engine:redo-beyond-tables", "engine/model", "it_is_a_map_whatever_happens_with_its_threads"),
+    row("engine:old-manifest-removed-first", "engine/crash", POWER_LOST),
+    row("engine:manifest-not-checked", "engine/lib", "manifest::tests::a_manifest_reads_back_by_number_and_digest"),
+    row("engine:control-not-synced", "engine/crash", POWER_LOST),
+    row(
+        "engine:control-updated-once",
+        "engine/crash",
+        "either_copy_of_the_control_file_is_enough_after_any_crash_and_during_the_next_opening",
+    ),
+    row("engine:control-not-checked", "engine/lib", "control::tests::every_flipped_bit_is_detected_or_harmless"),
+    row("engine:watermark-not-noted", "engine/pressure", "the_watermark_follows_the_log_while_it_runs"),
+    row(
+        "engine:recovery-tables-ahead-of-log",
+        "engine/crash",
+        "tables_written_by_recovery_are_not_ahead_of_a_log_that_was_never_synced",
+    ),
+    row("engine:second-opener-let-in", "engine/usage", "a_second_opener_is_told_who_has_it"),
+    row("engine:repairs-unproven", "engine/repair", "a_copy_that_is_damaged_too_is_not_put_in_place"),
+    // What readers see.
+    row(
+        "engine:visible-before-durable",
+        "engine/transactions",
+        "versions_that_are_not_flushed_conflict_although_nobody_can_read_them",
+    ),
+    row("engine:snapshots-read-newest", "engine/model", MODEL),
+    row("engine:merge-forgets-snapshots", "engine/model", MODEL),
+    row("engine:many-answered-in-key-order", "engine/model", MODEL),
+    row("engine:blocks-not-checked", "engine/lib", "table::tests::every_flipped_bit_is_detected_or_harmless"),
+    row(
+        "engine:blob-values-not-checked",
+        "engine/lib",
+        "blob::tests::every_flipped_bit_is_detected_in_the_value_it_hits_and_in_no_other",
+    ),
+    // Transactions.
+    row("engine:unchecked-transactions", "engine/model", MODEL),
+    row("engine:unchecked-ranges", "engine/model", MODEL),
+    row("engine:unchecked-unflushed", "engine/model", MODEL),
+    row(
+        "engine:unchecked-pending",
+        "engine/lib",
+        "transaction::tests::what_is_in_the_log_and_waits_to_be_applied_conflicts",
+    ),
+    row("engine:unchecked-range-deletes", "engine/model", MODEL),
+    row("engine:unchecked-expiry", "engine/model", MODEL),
+    row("engine:own-writes-unseen-backward", "engine/model", MODEL),
+    row("engine:own-range-deletes-unseen", "engine/model", MODEL),
+    // Deletes, operands and the ends of values.
+    row("engine:deletes-not-applied", "engine/model", MODEL),
+    row("engine:deletes-not-written-out", "engine/model", MODEL),
+    row("engine:range-deletes-spare-their-commit", "engine/model", MODEL),
+    row("engine:range-deletes-in-tables-unseen", "engine/model", MODEL),
+    row("engine:range-deletes-not-written-out", "engine/model", MODEL),
+    row("engine:range-deletes-cut-to-keys", "engine/model", MODEL),
+    row("engine:range-deletes-dropped-above-the-bottom", "engine/model", MODEL),
+    row("engine:operands-folded-across-the-floor", "engine/model", MODEL),
+    row("engine:operands-replace-each-other", "engine/model", MODEL),
+    row(
+        "engine:operands-without-their-base",
+        "engine/lib",
+        "compaction::survival::tests::operands_without_a_base_are_a_value_at_the_bottom_only",
+    ),
+    row(
+        "engine:ends-forgotten-below-operands",
+        "engine/lib",
+        "compaction::survival::tests::of_what_has_ended_the_end_is_left_for_operands_that_came_before_it",
+    ),
+    row("engine:expiry-by-wall-clock", "engine/model", MODEL),
+    row("engine:expiry-at-the-floor-for-operands", "engine/model", MODEL),
+    // Merges, and what keeps their pace.
+    row("engine:pick-ignores-the-next-level", "engine/lib", PICKS),
+    row("engine:pick-takes-the-newest-first", "engine/lib", PICKS),
+    row("engine:pick-sees-the-bottom-everywhere", "engine/lib", PICKS),
+    row("engine:pick-moves-onto-others", "engine/lib", PICKS),
+    row("engine:blobs-not-renumbered", "engine/model", MODEL),
+    row("engine:kept-blobs-forgotten", "engine/model", MODEL),
+    row(
+        "engine:pace-never-comes-back",
+        "engine/lib",
+        "compaction::pace::tests::the_budget_shrinks_while_flushes_take_twice_as_long_as_on_a_quiet_disk_and_comes_back",
+    ),
+    row("engine:pace-never-hurries", "engine/lib", "compaction::pace::tests::writing_is_as_fast_as_the_debt_demands"),
+    row(
+        "engine:gate-slows-nobody",
+        "engine/lib",
+        "gate::tests::a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once",
+    ),
+    row("engine:gate-stops-nobody", "engine/pressure", "memory_stays_bounded_while_tables_cannot_be_written"),
+];
+
+const fn row(bug: &'static str, target: &'static str, test: &'static str) -> Row {
+    Row { bug, target, test }
+}
