@@ -8,7 +8,7 @@ mod server;
 mod shared;
 mod tree;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -59,6 +59,20 @@ impl FuseDisk {
         config.mount_options = vec![MountOption::FSName("seawall-disk".into())];
         let session = fuser::spawn_mount(Server(Arc::clone(&shared)), folder.path(), &config)?;
         Ok(Self { shared, session: Some(session), folder })
+    }
+
+    /// As [`mount`](Self::mount), for tests: none, and a line that says what is [missing](Self::missing), where there
+    /// cannot be one.
+    ///
+    /// # Panics
+    /// If there could be one and it cannot be mounted.
+    pub fn or_skip() -> Option<Self> {
+        if let Some(missing) = Self::missing() {
+            // Past the harness, which keeps to itself what is printed by tests that pass.
+            let _ = io::stderr().write_all(format!("skipped: {missing}\n").as_bytes());
+            return None;
+        }
+        Some(Self::mount().expect("a FUSE disk is mounted"))
     }
 
     /// Where it is mounted.

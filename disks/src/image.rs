@@ -109,15 +109,15 @@ impl Image {
     /// # Panics
     /// If there could be one and it cannot be made.
     pub fn or_skip(file_system: FileSystem, bytes: u64) -> Option<Self> {
-        match Self::new(file_system, bytes) {
-            Ok(image) => Some(image),
-            Err(missing @ Error::Missing { .. }) => {
-                // Past the harness, which keeps to itself what is printed by tests that pass.
-                let _ = io::stderr().write_all(format!("skipped: {missing}\n").as_bytes());
-                None
-            }
-            Err(error) => panic!("{error}"),
-        }
+        made(Self::new(file_system, bytes))
+    }
+
+    /// As [`or_skip`](Self::or_skip), in a file that is made [`at`](Self::at) `file`.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn at_or_skip(file_system: FileSystem, bytes: u64, file: &Path) -> Option<Self> {
+        made(Self::at(file_system, bytes, file))
     }
 
     fn in_file(file_system: FileSystem, bytes: u64, file: &Path, folder: tempfile::TempDir) -> Result<Self> {
@@ -272,6 +272,19 @@ impl FileSystem {
 impl fmt::Display for FileSystem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// An image, or a line that says why there is none.
+fn made(image: Result<Image>) -> Option<Image> {
+    match image {
+        Ok(image) => Some(image),
+        Err(missing @ Error::Missing { .. }) => {
+            // Past the harness, which keeps to itself what is printed by tests that pass.
+            let _ = io::stderr().write_all(format!("skipped: {missing}\n").as_bytes());
+            None
+        }
+        Err(error) => panic!("{error}"),
     }
 }
 

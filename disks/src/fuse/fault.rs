@@ -94,6 +94,9 @@ pub struct Fault {
     pub operations: Vec<Operation>,
     /// Only paths with this in them count. Every path has nothing in it.
     pub path: String,
+    /// Only writes with these bytes in them count, if there are any: whatever a file system beneath which this disk lies
+    /// writes besides, and in whichever order.
+    pub content: Vec<u8>,
     /// Which of those that count from now on, the first being 1.
     pub nth: u64,
     /// Whether all after it go wrong, too.
@@ -105,7 +108,7 @@ pub struct Fault {
 impl Fault {
     /// The n-th operation of these kinds on any path goes wrong once, the first being 1.
     pub fn at(operations: &[Operation], nth: u64, effect: Effect) -> Self {
-        Self { operations: operations.to_vec(), path: String::new(), nth, lasting: false, effect }
+        Self { operations: operations.to_vec(), path: String::new(), content: Vec::new(), nth, lasting: false, effect }
     }
 
     /// Every operation of these kinds goes wrong.
@@ -156,12 +159,13 @@ impl Faults {
         &self.hits
     }
 
-    /// Counts an operation; how it goes wrong if it does. Of several faults the first one armed is met.
-    pub(super) fn meet(&mut self, operation: Operation, path: &str) -> Option<Effect> {
+    /// Counts an operation, of these bytes if it is a write; how it goes wrong if it does. Of several faults the first one
+    /// armed is met.
+    pub(super) fn meet(&mut self, operation: Operation, path: &str, bytes: &[u8]) -> Option<Effect> {
         self.counts[operation as usize] += 1;
         let mut met = None;
         for fault in &mut self.armed {
-            if !fault.operations.contains(&operation) || !path.contains(&fault.path) {
+            if !fault.operations.contains(&operation) || !path.contains(&fault.path) || !has(bytes, &fault.content) {
                 continue;
             }
             match fault.nth {
@@ -180,6 +184,10 @@ impl Faults {
     }
 }
 
+fn has(bytes: &[u8], part: &[u8]) -> bool {
+    part.is_empty() || bytes.windows(part.len()).any(|window| window == part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,10 +197,10 @@ mod tests {
         let mut faults = Faults::default();
         let fail = Effect::Fail(libc::EIO);
         faults.arm(Fault { path: "wal/".into(), ..Fault::at(&[Operation::Sync], 2, fail) });
-        let sync = |faults: &mut Faults, path| faults.meet(Operation::Sync, path);
+        let sync = |faults: &mut Faults, path| faults.meet(Operation::Sync, path, b"");
         assert_eq!(sync(&mut faults, "data/wal/1"), None);
         assert_eq!(sync(&mut faults, "data/tables/1"), None);
-        assert_eq!(faults.meet(Operation::Write, "data/wal/1"), None);
+        assert_eq!(faults.meet(Operation::Write, "data/wal/1", b"bytes"), None);
         assert_eq!(sync(&mut faults, "data/wal/2"), Some(fail));
         assert_eq!(sync(&mut faults, "data/wal/2"), None);
         assert_eq!(faults.hits(), [Hit { operation: Operation::Sync, path: "data/wal/2".into() }]);
@@ -202,15 +210,27 @@ mod tests {
         faults.arm(Fault::always(&Operation::CHANGES, Effect::Fail(libc::EROFS)));
         for operation in Operation::ALL {
             let changes = Operation::CHANGES.contains(&operation);
-            assert_eq!(faults.meet(operation, "any").is_some(), changes, "{operation:?}");
+            assert_eq!(faults.meet(operation, "any", b"").is_some(), changes, "{operation:?}");
         }
+    }
+
+    #[test]
+    fn a_fault_that_is_aimed_at_bytes_is_met_by_writes_of_them_only() {
+        let mut faults = Faults::default();
+        let fail = Effect::Fail(libc::EIO);
+        faults.arm(Fault { content: b"needle".to_vec(), ..Fault::at(&[Operation::Write], 2, fail) });
+        let mut write = |bytes| faults.meet(Operation::Write, "image", bytes);
+        assert_eq!(write(b"a needle in hay"), None);
+        assert_eq!([write(b"hay"), write(b"need"), write(b"")], [None; 3]);
+        assert_eq!(write(b"the needle"), Some(fail));
+        assert_eq!(write(b"needle"), None);
     }
 
     #[test]
     fn every_operation_has_a_count_of_its_own() {
         let mut faults = Faults::default();
         for (number, operation) in Operation::ALL.into_iter().enumerate() {
-            assert!((0..=number).all(|_| faults.meet(operation, "").is_none()));
+            assert!((0..=number).all(|_| faults.meet(operation, "", b"").is_none()));
         }
         for (number, operation) in Operation::ALL.into_iter().enumerate() {
             assert_eq!(faults.count(operation), number as u64 + 1, "{operation:?}");

@@ -200,7 +200,7 @@ impl Filesystem for Server {
         reply: ReplyWrite,
     ) {
         let durably = flags.0 & (libc::O_DSYNC | libc::O_SYNC) != 0;
-        let written = self.0.on_node(Operation::Write, node.0, |tree, effect| match effect {
+        let written = self.0.on_write(node.0, bytes, |tree, effect| match effect {
             Some(Effect::Short(len)) => tree.write(node.0, offset, &bytes[..len.max(1).min(bytes.len())], durably),
             Some(Effect::Drop(errno, cached)) => {
                 tree.write(node.0, offset, bytes, false)?;

@@ -91,7 +91,17 @@ impl Shared {
         node: NodeId,
         act: impl FnOnce(&mut Tree, Option<Effect>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        self.operate(operation, |tree| tree.path(node).to_owned(), act)
+        self.operate(operation, |tree| tree.path(node).to_owned(), b"", act)
+    }
+
+    /// For the server: these bytes are written to a node.
+    pub(super) fn on_write<T>(
+        &self,
+        node: NodeId,
+        bytes: &[u8],
+        act: impl FnOnce(&mut Tree, Option<Effect>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        self.operate(Operation::Write, |tree| tree.path(node).to_owned(), bytes, act)
     }
 
     /// For the server: an operation on a name in a folder.
@@ -102,7 +112,7 @@ impl Shared {
         name: &str,
         act: impl FnOnce(&mut Tree) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        self.operate(operation, |tree| tree.path_in(folder, name), |tree, _| act(tree))
+        self.operate(operation, |tree| tree.path_in(folder, name), b"", |tree, _| act(tree))
     }
 
     /// Counts, waits while the disk is stopped, and fails if that is what should happen; else `act` is told of what else
@@ -111,6 +121,7 @@ impl Shared {
         &self,
         operation: Operation,
         path: impl FnOnce(&Tree) -> String,
+        bytes: &[u8],
         act: impl FnOnce(&mut Tree, Option<Effect>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let mut state = self.state.lock();
@@ -118,7 +129,7 @@ impl Shared {
             return Err(libc::EIO);
         }
         let (cuts, path) = (state.cuts, path(&state.tree));
-        let effect = state.faults.meet(operation, &path);
+        let effect = state.faults.meet(operation, &path, bytes);
         if effect == Some(Effect::Stop) {
             state.power = Power::Stopped;
             self.changed.notify_all();

@@ -13,14 +13,6 @@ use super::{Cached, Effect, Fault, FuseDisk, Operation, PowerLoss};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn disk() -> Option<FuseDisk> {
-    if let Some(missing) = FuseDisk::missing() {
-        let _ = writeln!(io::stderr(), "skipped: {missing}");
-        return None;
-    }
-    Some(FuseDisk::mount().unwrap())
-}
-
 impl FuseDisk {
     fn at(&self, name: &str) -> PathBuf {
         self.path().join(name)
@@ -53,7 +45,7 @@ fn errno(result: io::Result<impl Sized>) -> Option<i32> {
 
 #[test]
 fn names_and_bytes_are_what_a_file_system_has() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     fs::create_dir_all(disk.at("one/two")).unwrap();
     fs::write(disk.at("one/file"), "some bytes").unwrap();
     fs::rename(disk.at("one/file"), disk.at("one/renamed")).unwrap();
@@ -75,7 +67,7 @@ fn names_and_bytes_are_what_a_file_system_has() {
 
 #[test]
 fn a_power_loss_leaves_what_was_synced() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("kept", 1, 1_000);
     file.write_all_at(&[2; 1_000], 500).unwrap();
     let unnamed = File::create_new(disk.at("unnamed")).unwrap();
@@ -90,7 +82,7 @@ fn a_power_loss_leaves_what_was_synced() {
 
 #[test]
 fn writes_with_dsync_need_no_sync() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     drop(disk.durable_file("file", 0, 8_192));
     let opened = |flags| OpenOptions::new().write(true).custom_flags(flags).open(disk.at("file")).unwrap();
     opened(libc::O_DSYNC).write_all_at(&[1; 512], 0).unwrap();
@@ -105,7 +97,7 @@ fn writes_with_dsync_need_no_sync() {
 
 #[test]
 fn direct_reads_show_the_disk_and_not_what_a_failed_sync_left_in_the_cache() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 1, 4_096);
     file.write_all_at(&[2; 4_096], 0).unwrap();
     disk.inject(Fault::at(&[Operation::Sync], 1, Effect::Drop(libc::EIO, Cached::Shown)));
@@ -124,7 +116,7 @@ fn direct_reads_show_the_disk_and_not_what_a_failed_sync_left_in_the_cache() {
 #[test]
 #[allow(unsafe_code)]
 fn files_are_mapped_whole() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 7, 100_000);
     // SAFETY: the file does not change while it is mapped.
     let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
@@ -150,7 +142,7 @@ fn uring(operations: Vec<squeue::Entry>) -> Vec<i32> {
 #[test]
 fn io_uring_arrives_with_its_flags_and_hears_of_faults() {
     const RWF_DSYNC: i32 = 2;
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 0, 4_096);
     let fd = types::Fd(file.as_raw_fd());
     let bytes = [9_u8; 512];
@@ -177,7 +169,7 @@ fn io_uring_arrives_with_its_flags_and_hears_of_faults() {
 
 #[test]
 fn every_kind_of_operation_fails_when_it_is_told_to_and_only_then() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 1, 10);
     fs::create_dir(disk.at("folder")).unwrap();
     let act = |operation| match operation {
@@ -219,7 +211,7 @@ fn every_kind_of_operation_fails_when_it_is_told_to_and_only_then() {
 
 #[test]
 fn a_disk_that_has_stopped_goes_on_when_it_is_resumed() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 1, 10);
     disk.inject(Fault { path: "file".into(), ..Fault::at(&[Operation::Sync], 1, Effect::Stop) });
     std::thread::scope(|scope| {
@@ -240,7 +232,7 @@ fn a_disk_that_has_stopped_goes_on_when_it_is_resumed() {
 
 #[test]
 fn what_waits_when_the_power_is_cut_is_not_done() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 1, 10);
     disk.inject(Fault::at(&Operation::CHANGES, 1, Effect::Stop));
     std::thread::scope(|scope| {
@@ -259,7 +251,7 @@ fn what_waits_when_the_power_is_cut_is_not_done() {
 
 #[test]
 fn a_disk_that_pretends_loses_what_was_synced() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     drop(disk.durable_file("file", 1, 10));
     disk.inject(Fault::always(&[Operation::Sync, Operation::SyncFolder, Operation::Write], Effect::Pretend));
     drop(disk.durable_file("other", 1, 10));
@@ -272,7 +264,7 @@ fn a_disk_that_pretends_loses_what_was_synced() {
 
 #[test]
 fn space_ends_and_bits_flip() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let file = disk.durable_file("file", 1, 10);
     disk.set_capacity(4_096 * 3);
     assert_eq!(rustix::fs::statvfs(disk.path()).unwrap().f_bavail, 2);
@@ -288,7 +280,7 @@ fn space_ends_and_bits_flip() {
 
 #[test]
 fn a_disk_goes_away_with_all_who_wait_for_it() {
-    let Some(disk) = disk() else { return };
+    let Some(disk) = FuseDisk::or_skip() else { return };
     let (file, path) = (disk.durable_file("file", 1, 10), disk.path().to_owned());
     disk.inject(Fault::at(&[Operation::Sync], 1, Effect::Stop));
     std::thread::scope(|scope| {
