@@ -7,6 +7,8 @@ mod disk;
 mod faulty;
 #[cfg(any(test, feature = "simulated"))]
 mod memory;
+#[cfg(any(test, feature = "simulated"))]
+mod power_loss;
 #[cfg(target_os = "linux")]
 mod uring;
 
@@ -24,6 +26,8 @@ pub use disk::{Disk, IoPath};
 pub use faulty::{Fault, FaultyStorage, Operation as FaultyOperation};
 #[cfg(any(test, feature = "simulated"))]
 pub use memory::{CrashChoice, JournalEntry, MemoryDisk};
+#[cfg(any(test, feature = "simulated"))]
+pub use power_loss::PowerLoss;
 
 /// The unit a disk writes or does not write, by the fault model of FORMAT.md.
 pub const SECTOR_SIZE: usize = 512;

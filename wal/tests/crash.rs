@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::mutant::{Mutant, with_mutant};
-use seawall_wal::storage::MemoryDisk;
+use seawall_wal::storage::{MemoryDisk, PowerLoss};
 use seawall_wal::{Lsn, format};
 use support::crash::{Broken, Explored, Flipped, Run, explore, flip, primary_run, recycling_run, standby_run};
 use support::{DIR, Opener};
@@ -87,11 +87,7 @@ fn short_log() -> (Run, MemoryDisk, Lsn) {
     // The last records were perhaps never flushed.
     run.written.retain(|record| record.lsn <= end);
     drop(log);
-    let disk = disk.crashed(|choice| match choice {
-        seawall_wal::storage::CrashChoice::Sector { versions } => versions,
-        seawall_wal::storage::CrashChoice::Directory { operations } => operations,
-        seawall_wal::storage::CrashChoice::Length => 1,
-    });
+    let disk = PowerLoss::Nothing.strike(&disk);
     (run, disk, end)
 }
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Access, BLOCK_SIZE, File, IoPath, Mapping, SECTOR_SIZE, Storage};
 
@@ -58,11 +59,15 @@ pub struct MemoryDisk {
     state: Arc<Mutex<State>>,
 }
 
-type Block = Arc<[u8; BLOCK_SIZE]>;
+/// Bytes of a file, shared by all disks and versions that have them, with their digest once somebody asked for it.
+struct Block {
+    bytes: [u8; BLOCK_SIZE],
+    digest: OnceLock<u64>,
+}
 
 #[derive(Clone, Default)]
 struct Content {
-    blocks: Vec<Block>,
+    blocks: Vec<Arc<Block>>,
     len: u64,
 }
 
@@ -138,37 +143,38 @@ impl MemoryDisk {
     }
 
     /// The disk as it is after a power loss now, each unsynced thing decided by `choose` (which answers with a number
-    /// up to the one in the choice). This disk goes on untouched. Locks are gone.
+    /// up to the one in the choice): folders first, then what is in the files that have a name afterwards. This disk goes
+    /// on untouched. Locks are gone.
     pub fn crashed(&self, mut choose: impl FnMut(CrashChoice) -> usize) -> Self {
-        let mut state = self.state.lock().clone();
-        state.locks.clear();
-        state.journal = None;
-        for directory in state.directories.values_mut() {
-            let operations = directory.pending.len();
-            let keep = if operations == 0 { 0 } else { choose(CrashChoice::Directory { operations }) };
-            assert!(keep <= operations);
-            let kept: Vec<_> = directory.pending.drain(..).take(keep).collect();
-            kept.iter().for_each(|operation| operation.apply(&mut directory.durable));
-            directory.current = directory.durable.clone();
+        let state = self.state.lock();
+        let mut left = State { capacity: state.capacity, ..State::default() };
+        let mut named = vec![false; state.nodes.len()];
+        for (path, directory) in &state.directories {
+            let directory = directory.crashed(&mut choose);
+            directory.current.values().for_each(|node| named[*node] = true);
+            left.directories.insert(path.clone(), directory);
         }
-        for node in &mut state.nodes {
-            let (old, new) = (node.durable.len, node.current.len);
-            let len = if old != new && choose(CrashChoice::Length) == 1 { new } else { old };
-            node.durable.set_len(len);
-            for (sector, versions) in std::mem::take(&mut node.pending) {
-                let offset = sector * SECTOR_SIZE as u64;
-                if offset >= len {
-                    continue;
-                }
-                let keep = choose(CrashChoice::Sector { versions: versions.len() });
-                if let Some(bytes) = keep.checked_sub(1).map(|index| versions[index]) {
-                    let end = (len - offset).min(SECTOR_SIZE as u64) as usize;
-                    node.durable.write(offset, &bytes[..end]);
-                }
+        // What has no name keeps its number, so that a journal can go on from here.
+        let nodes = state.nodes.iter().zip(named);
+        left.nodes =
+            nodes.map(|(node, named)| if named { node.crashed(&mut choose) } else { Node::default() }).collect();
+        Self { state: Arc::new(Mutex::new(left)) }
+    }
+
+    /// A digest of every file's name and bytes, as read now. Two disks that hold the same have the same.
+    pub fn image(&self) -> u64 {
+        let state = self.state.lock();
+        let mut digest = Xxh3::new();
+        for (path, directory) in &state.directories {
+            digest.update(path.as_os_str().as_encoded_bytes());
+            for (name, node) in &directory.current {
+                let content = &state.nodes[*node].current;
+                digest.update(name.as_bytes());
+                digest.update(&content.len.to_le_bytes());
+                content.blocks.iter().for_each(|block| digest.update(&block.digest().to_le_bytes()));
             }
-            node.current = node.durable.clone();
         }
-        Self { state: Arc::new(Mutex::new(state)) }
+        digest.digest()
     }
 
     /// The disk after a power loss that loses everything unsynced.
@@ -411,6 +417,14 @@ impl Directory {
         self.durable = self.current.clone();
         self.pending.clear();
     }
+
+    fn crashed(&self, choose: &mut impl FnMut(CrashChoice) -> usize) -> Self {
+        let operations = self.pending.len();
+        let keep = if operations == 0 { 0 } else { choose(CrashChoice::Directory { operations }) };
+        let mut entries = self.durable.clone();
+        self.pending[..keep].iter().for_each(|operation| operation.apply(&mut entries));
+        Self { current: entries.clone(), durable: entries, pending: Vec::new() }
+    }
 }
 
 impl DirectoryOperation {
@@ -452,16 +466,57 @@ impl Node {
         self.pending.clear();
         self.durable = self.current.clone();
     }
+
+    fn crashed(&self, choose: &mut impl FnMut(CrashChoice) -> usize) -> Self {
+        let (old, new) = (self.durable.len, self.current.len);
+        let len = if old != new && choose(CrashChoice::Length) == 1 { new } else { old };
+        let mut content = self.durable.clone();
+        content.set_len(len);
+        for (sector, versions) in &self.pending {
+            let offset = sector * SECTOR_SIZE as u64;
+            if offset >= len {
+                continue;
+            }
+            let keep = choose(CrashChoice::Sector { versions: versions.len() });
+            if let Some(bytes) = keep.checked_sub(1).map(|index| versions[index]) {
+                let end = (len - offset).min(SECTOR_SIZE as u64) as usize;
+                content.write(offset, &bytes[..end]);
+            }
+        }
+        Self { current: content.clone(), durable: content, pending: BTreeMap::new() }
+    }
+}
+
+impl Block {
+    fn new(bytes: [u8; BLOCK_SIZE]) -> Arc<Self> {
+        Arc::new(Self { bytes, digest: OnceLock::new() })
+    }
+
+    /// Its bytes to be changed, of this file alone.
+    fn change(block: &mut Arc<Self>) -> &mut [u8; BLOCK_SIZE] {
+        if Arc::get_mut(block).is_none() {
+            *block = Self::new(block.bytes);
+        }
+        let block = Arc::get_mut(block).expect("nobody else has the copy");
+        block.digest = OnceLock::new();
+        &mut block.bytes
+    }
+
+    fn digest(&self) -> u64 {
+        *self.digest.get_or_init(|| xxh3_64(&self.bytes))
+    }
 }
 
 impl Content {
     fn set_len(&mut self, len: u64) {
-        let zero: Block = Arc::new([0; BLOCK_SIZE]);
         if len < self.len && !len.is_multiple_of(BLOCK_SIZE as u64) {
             let block = &mut self.blocks[(len / BLOCK_SIZE as u64) as usize];
-            Arc::make_mut(block)[(len % BLOCK_SIZE as u64) as usize..].fill(0);
+            Block::change(block)[(len % BLOCK_SIZE as u64) as usize..].fill(0);
         }
-        self.blocks.resize(len.div_ceil(BLOCK_SIZE as u64) as usize, zero);
+        let blocks = len.div_ceil(BLOCK_SIZE as u64) as usize;
+        if blocks != self.blocks.len() {
+            self.blocks.resize(blocks, Block::new([0; BLOCK_SIZE]));
+        }
         self.len = len;
     }
 
@@ -470,7 +525,7 @@ impl Content {
             let within = (offset % BLOCK_SIZE as u64) as usize;
             let count = buffer.len().min(BLOCK_SIZE - within);
             let block = &self.blocks[(offset / BLOCK_SIZE as u64) as usize];
-            buffer[..count].copy_from_slice(&block[within..within + count]);
+            buffer[..count].copy_from_slice(&block.bytes[within..within + count]);
             buffer = &mut buffer[count..];
             offset += count as u64;
         }
@@ -485,7 +540,7 @@ impl Content {
             let within = (offset % BLOCK_SIZE as u64) as usize;
             let count = bytes.len().min(BLOCK_SIZE - within);
             let block = &mut self.blocks[(offset / BLOCK_SIZE as u64) as usize];
-            Arc::make_mut(block)[within..within + count].copy_from_slice(&bytes[..count]);
+            Block::change(block)[within..within + count].copy_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
             offset += count as u64;
         }
@@ -536,6 +591,25 @@ mod tests {
         let kept = disk.crashed(|_| 1);
         assert_eq!(content(&kept, "/d/b"), Some(b"x".to_vec()));
         assert_eq!(content(&kept, "/d/a"), None);
+    }
+
+    #[test]
+    fn disks_with_the_same_files_have_the_same_image() {
+        let (disk, file) = disk_with_file();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        let empty = disk.image();
+        file.write_at(&[7; 5000], 0).unwrap();
+        let written = disk.image();
+        assert_ne!(empty, written);
+        assert_eq!(disk.crashed_losing_all().image(), empty);
+        assert_eq!(disk.crashed(|_| 1).image(), written);
+        let copy = disk.duplicate();
+        copy.flip_bit(Path::new("/d/a"), 4999, 0);
+        assert_ne!(copy.image(), written, "the last byte counts");
+        copy.flip_bit(Path::new("/d/a"), 4999, 0);
+        assert_eq!(copy.image(), written);
+        copy.rename(Path::new("/d/a"), Path::new("/d/b")).unwrap();
+        assert_ne!(copy.image(), written, "the name counts");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::task::{Context, Wake, Waker};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use seawall_wal::recovery::Verdict;
-use seawall_wal::storage::{Access, CrashChoice, JournalEntry, MemoryDisk, Storage};
+use seawall_wal::storage::{Access, JournalEntry, MemoryDisk, PowerLoss, Storage};
 use seawall_wal::{Error, Log, LogMode, Lsn, RecordKind, Result};
 
 use super::{DIR, Opener, Written};
@@ -181,8 +181,7 @@ pub fn segment_path(number: u64) -> PathBuf {
     Path::new(DIR).join(format!("00000001-{number:016x}.wal"))
 }
 
-/// Explores the states after every operation of a run: nothing of the unsynced kept, everything, each pending thing
-/// alone missing (up to a bound), `random_subsets` random ones; and from some of them, crashes during recovery, to a depth
+/// Explores states after every operation of a run, as [`PowerLoss::choose`] has them; and from some of them, crashes during recovery, to a depth
 /// of three. Stops early at the first broken state if `stop_at_first`.
 pub fn explore(seed: u64, run: &Run, random_subsets: usize, stop_at_first: bool) -> Explored {
     let mut random = SmallRng::seed_from_u64(seed);
@@ -201,25 +200,8 @@ pub fn explore(seed: u64, run: &Run, random_subsets: usize, stop_at_first: bool)
         }
         let opener = Opener { watermark, ..run.opener.clone() };
         let state = Check { opener: &opener, written: &run.written, acknowledged };
-        let mut pending = 0;
-        let mut crashed = vec![
-            disk.crashed(|_| {
-                pending += 1;
-                0
-            }),
-            disk.crashed(newest),
-        ];
-        for missing in 0..pending.min(12) {
-            let mut index = 0;
-            crashed.push(disk.crashed(|choice| {
-                index += 1;
-                if index - 1 == missing { 0 } else { newest(choice) }
-            }));
-        }
-        if pending > 1 {
-            crashed.extend((0..random_subsets).map(|_| disk.crashed(|choice| random.random_range(0..=newest(choice)))));
-        }
-        for crashed in crashed {
+        let losses = PowerLoss::choose(&disk, 12, random_subsets, &mut random);
+        for crashed in losses.iter().map(|loss| loss.strike(&disk)) {
             state.judge(&crashed, 0, &mut random, &mut |outcome| {
                 explored.states += 1;
                 match outcome {
@@ -233,14 +215,6 @@ pub fn explore(seed: u64, run: &Run, random_subsets: usize, stop_at_first: bool)
         }
     }
     explored
-}
-
-fn newest(choice: CrashChoice) -> usize {
-    match choice {
-        CrashChoice::Sector { versions } => versions,
-        CrashChoice::Directory { operations } => operations,
-        CrashChoice::Length => 1,
-    }
 }
 
 struct Check<'a> {
@@ -269,7 +243,7 @@ impl Check<'_> {
             let until = random.random_range(0..=journal.len());
             let interrupted = disk.duplicate();
             journal[..until].iter().for_each(|entry| interrupted.replay(entry));
-            let crashed = interrupted.crashed(|choice| random.random_range(0..=newest(choice)));
+            let crashed = PowerLoss::Random(random.random()).strike(&interrupted);
             self.judge(&crashed, depth + 1, random, report);
         }
     }
