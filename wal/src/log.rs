@@ -601,7 +601,7 @@ impl Shared {
             timeline: id.timeline,
             size: self.options.segment_size,
             segment: id.number,
-            salt: rand::random(),
+            salt: self.storage.salt(),
             previous: tail.end,
             writer: self.options.node,
             created: self.clock.now(),

@@ -74,6 +74,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;
     /// Which way bulk reads and writes go.
     fn io_path(&self) -> IoPath;
+    /// Bits that no segment of a log here was given before: random, unless a simulated disk is to do the same again.
+    fn salt(&self) -> u64 {
+        rand::random()
+    }
 }
 
 /// One open file.

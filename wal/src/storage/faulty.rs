@@ -219,6 +219,10 @@ impl Storage for FaultyStorage {
     fn io_path(&self) -> IoPath {
         self.inner.io_path()
     }
+
+    fn salt(&self) -> u64 {
+        self.inner.salt()
+    }
 }
 
 struct FaultyFile {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
+use rand::rngs::SmallRng;
+use rand::{RngCore as _, SeedableRng as _};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Access, BLOCK_SIZE, File, IoPath, Mapping, SECTOR_SIZE, Storage};
@@ -100,6 +102,7 @@ struct State {
     locks: BTreeMap<PathBuf, ()>,
     journal: Option<Vec<JournalEntry>>,
     capacity: Option<u64>,
+    salts: Option<SmallRng>,
 }
 
 impl MemoryDisk {
@@ -185,6 +188,12 @@ impl MemoryDisk {
     /// A disk of so many bytes; writes beyond fail as on a full one.
     pub fn set_capacity(&self, bytes: u64) {
         self.state.lock().capacity = Some(bytes);
+    }
+
+    /// Makes the salts of new segments follow from `seed`, so that the same work leaves the same bytes. Each seed is for one
+    /// history: a segment that is begun again after a crash must get another salt.
+    pub fn seed_salts(&self, seed: u64) {
+        self.state.lock().salts = Some(SmallRng::seed_from_u64(seed));
     }
 
     /// Flips one bit of a file where it rests, as decay does.
@@ -289,6 +298,13 @@ impl Storage for MemoryDisk {
 
     fn io_path(&self) -> IoPath {
         IoPath::Memory
+    }
+
+    fn salt(&self) -> u64 {
+        match &mut self.state.lock().salts {
+            Some(salts) => salts.next_u64(),
+            None => rand::random(),
+        }
     }
 }
 
