@@ -10,7 +10,7 @@ mod survival;
 mod tally;
 mod tuning;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -50,7 +50,7 @@ pub(crate) struct Merger<'a> {
     /// Set when the database closes.
     pub(crate) stop: &'a AtomicBool,
     /// Tables out of which nothing that has ended can be taken: nearly always none. They are not rewritten for that.
-    pub(crate) settled: &'a Mutex<HashSet<FileHash>>,
+    pub(crate) settled: &'a Mutex<BTreeSet<FileHash>>,
 }
 
 impl Merger<'_> {
@@ -153,7 +153,7 @@ impl Merger<'_> {
         let outside =
             Outside { older: !pick.bottom, newer_operands: renew::has_newer_operands(&metas, pick, floor.lsn, newer) };
         let gone = hashes(&inputs);
-        let met: HashSet<_> = inputs
+        let met: BTreeSet<_> = inputs
             .iter()
             .flat_map(|(_, tables)| tables)
             .flat_map(|table| table.blobs())
@@ -238,7 +238,7 @@ fn facts((file, share): &(Arc<BlobFile>, BlobShare)) -> BlobFacts {
     BlobFacts { hash, bytes, live: share.bytes }
 }
 
-fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> HashSet<FileHash> {
+fn hashes(inputs: &[(usize, Vec<Arc<Table>>)]) -> BTreeSet<FileHash> {
     inputs.iter().flat_map(|(_, tables)| tables).map(|table| table.meta().hash).collect()
 }
 

@@ -1,7 +1,7 @@
 //! What all handles of an open database share: state, log, files and hooks, and the few operations that tie them
 //! together. Its one lock of order, `order`, gives records their places; they are applied in that order after it.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -74,7 +74,7 @@ pub(crate) struct Core {
     /// One flush of memtables at a time, and one merge.
     pub(crate) flushing: Mutex<()>,
     pub(crate) compacting: Mutex<()>,
-    settled: Mutex<HashSet<FileHash>>,
+    settled: Mutex<BTreeSet<FileHash>>,
     /// Of writing memtables out, and of merges: neither is to wait for the other's turn.
     flush_pace: Pace,
     merge_pace: Pace,

@@ -1,7 +1,7 @@
 //! What a reader sees: memtables and tables at one moment, never changed, shared by whoever looked then. The files of a
 //! view stay while it is held.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use seawall_wal::{Lsn, Timestamp};
@@ -136,7 +136,7 @@ impl TableSet {
         self.keyspaces.iter().flat_map(of_keyspace).collect()
     }
 
-    pub(crate) fn hashes(&self) -> HashSet<FileHash> {
+    pub(crate) fn hashes(&self) -> BTreeSet<FileHash> {
         self.tables().map(|(_, _, table)| table.meta().hash).collect()
     }
 
@@ -157,7 +157,7 @@ impl TableSet {
         self.note_range_deletes();
     }
 
-    pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &HashSet<FileHash>) {
+    pub(crate) fn remove(&mut self, keyspace: KeyspaceId, hashes: &BTreeSet<FileHash>) {
         if let Some(levels) = self.keyspaces.get_mut(&keyspace) {
             let levels = Arc::make_mut(levels);
             levels.levels.iter_mut().for_each(|tables| tables.retain(|table| !hashes.contains(&table.meta().hash)));

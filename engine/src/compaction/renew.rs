@@ -1,7 +1,7 @@
 //! Which tables to write again where they stand, and which values of blob files with them: pure functions of shares and
 //! expiries. Each such rewrite leaves less of what made it necessary, so they come to an end.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use seawall_wal::Lsn;
 
@@ -31,7 +31,7 @@ impl BlobFacts {
 
 /// Of the blob files that a merge meets, those whose values it writes again: less than half of them is needed, or they are
 /// small and many.
-pub(super) fn stale(met: &[BlobFacts], full_bytes: u64) -> HashSet<FileHash> {
+pub(super) fn stale(met: &[BlobFacts], full_bytes: u64) -> BTreeSet<FileHash> {
     let is_small = |blob: &BlobFacts| blob.bytes < full_bytes / SMALL_PART;
     let many = met.iter().filter(|blob| is_small(blob)).count() >= SMALL_MANY;
     let stale = met.iter().filter(|blob| blob.is_mostly_garbage() || many && is_small(blob));

@@ -1,7 +1,7 @@
 //! Carrying a merge out: its inputs are read in order, what survives is written into new tables. A merge may be cut by
 //! keys into parts that run at once.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,7 +37,7 @@ pub(super) struct Rewrite<'a> {
     /// Which values outputs put into blob files.
     pub(super) policy: BlobPolicy,
     /// Blob files whose values are written again; references to others are copied.
-    pub(super) stale: HashSet<FileHash>,
+    pub(super) stale: BTreeSet<FileHash>,
     /// Keys before which an output ends if it is half full.
     pub(super) seams: Vec<Vec<u8>>,
     /// Is told how many bytes were written since it was told last, and may take its time.

@@ -2,7 +2,7 @@
 //! removes files that no version of the database uses any more. A blob file is used as long as an open table refers to it.
 //! Names are given and taken under one lock, so neither can overtake the other.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -82,13 +82,13 @@ pub(crate) struct TableStore {
 
 #[derive(Debug, Default)]
 struct Open {
-    tables: HashMap<FileHash, Arc<Table>>,
+    tables: BTreeMap<FileHash, Arc<Table>>,
     /// Open tables that no current version uses.
-    obsolete: HashSet<FileHash>,
+    obsolete: BTreeSet<FileHash>,
     /// Open tables that no version here uses, and that the next opening may find current all the same.
-    held: HashSet<FileHash>,
+    held: BTreeSet<FileHash>,
     /// Those that open tables refer to, and those whose last one was closed since files were removed.
-    blobs: HashMap<FileHash, Arc<BlobFile>>,
+    blobs: BTreeMap<FileHash, Arc<BlobFile>>,
 }
 
 impl TableStore {
@@ -217,7 +217,7 @@ impl TableStore {
     }
 
     /// A version with `current` tables was written down, so nothing else can be current: all others that were held go.
-    pub(crate) fn settle(&self, current: &HashSet<FileHash>) {
+    pub(crate) fn settle(&self, current: &BTreeSet<FileHash>) {
         let mut open = self.open.lock();
         let held = std::mem::take(&mut open.held);
         open.obsolete.extend(held.difference(current));
@@ -261,7 +261,7 @@ impl TableStore {
     pub(crate) fn sweep(&self) -> Result<usize> {
         let open = self.open.lock();
         let tables = open.tables.keys().map(|hash| FileKind::Table.file_name(hash));
-        let keep: HashSet<String> =
+        let keep: BTreeSet<String> =
             tables.chain(open.blobs.keys().map(|hash| FileKind::Blob.file_name(hash))).collect();
         let ours =
             |name: &str| name.ends_with(".tmp") || FileKind::ALL.iter().any(|kind| name.ends_with(kind.ending()));
