@@ -392,3 +392,22 @@ fn bench_disk_prints_every_figure() {
     assert_eq!(figures["commits"].as_array().unwrap().len(), 4);
     assert!(figures["commits"][0]["ratio_to_f"].as_f64().unwrap() > 0.0);
 }
+
+#[test]
+fn a_storm_of_one_seed_counts_the_same_twice() {
+    let cli = Cli::new();
+    let storm = |threads: &str| cli.json(&["torture", "--seed", "3", "--rounds", "2", "--threads", threads]);
+    let figures = storm("1");
+    assert_eq!(figures, storm("2"));
+    assert_eq!(
+        (&figures["rounds"], &figures["acknowledged_lost"], &figures["false_damage"]),
+        (&2.into(), &0.into(), &0.into())
+    );
+    assert!(figures["states"].as_u64().unwrap() > 1_000 && figures["torn_tails"].as_u64().unwrap() > 0, "{figures}");
+    let words = cli.ok(&["torture", "--for", "1ms", "--threads", "1"]);
+    assert!(
+        words.ends_with("no acknowledged commit was lost, and no healthy database was called damaged\n"),
+        "{words}"
+    );
+    assert_eq!(cli.fails(2, &["torture", "--rounds", "0"])["kind"], "usage");
+}

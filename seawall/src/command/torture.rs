@@ -1,6 +1,7 @@
 //! `seawall torture`: tries to make the database lose or damage what it acknowledged.
 
 mod plug;
+mod storm;
 
 use clap::{Args, Subcommand};
 
@@ -8,9 +9,12 @@ use super::Context;
 use crate::failure::Failure;
 
 #[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
-    on: On,
+    on: Option<On>,
+    #[command(flatten)]
+    storm: storm::Arguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +25,7 @@ enum On {
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
     match &arguments.on {
-        On::Plug(arguments) => plug::run(arguments, context),
+        Some(On::Plug(arguments)) => plug::run(arguments, context),
+        None => storm::run(&arguments.storm, context),
     }
 }
