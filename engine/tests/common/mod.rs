@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rand::Rng;
 use seawall_engine::{Background, Builder, Db, Keyspace, Snapshot};
 use seawall_wal::SegmentSize;
-use seawall_wal::storage::{CrashChoice, MemoryDisk};
+use seawall_wal::storage::{MemoryDisk, PowerLoss};
 
 /// Keys and values in order.
 pub(crate) type Entries = Vec<(Vec<u8>, Vec<u8>)>;
@@ -48,18 +48,10 @@ pub(crate) fn all_at(snapshot: &Snapshot, keyspace: &Keyspace) -> Entries {
 
 /// Power is lost, and everything was on its way to the disk in time.
 pub(crate) fn crashed_keeping_all(disk: &MemoryDisk) -> MemoryDisk {
-    disk.crashed(|choice| match choice {
-        CrashChoice::Sector { versions } => versions,
-        CrashChoice::Directory { operations } => operations,
-        CrashChoice::Length => 1,
-    })
+    PowerLoss::Nothing.strike(disk)
 }
 
 /// Power is lost, and some of what was not synced is there.
 pub(crate) fn crashed_somehow(disk: &MemoryDisk, random: &mut impl Rng) -> MemoryDisk {
-    disk.crashed(|choice| match choice {
-        CrashChoice::Sector { versions } => random.random_range(0..=versions),
-        CrashChoice::Directory { operations } => random.random_range(0..=operations),
-        CrashChoice::Length => random.random_range(0..=1),
-    })
+    PowerLoss::Random(random.random()).strike(disk)
 }
