@@ -21,6 +21,7 @@ pub const ALL_HAVE_ROWS: (&str, &str) = ("mutants/table", "every_bug_has_one_row
 const PRIMARY_CRASHES: &str = "no_crash_of_a_primary_loses_an_acknowledged_record_or_raises_a_false_alarm";
 const STANDBY_CRASHES: &str = "no_crash_of_a_standby_loses_what_it_flushed_or_raises_a_false_alarm";
 const POWER_LOST: &str = "power_lost_at_any_operation_loses_nothing_acknowledged";
+const EVERY_ANSWER: &str = "every_operation_meets_every_answer_and_nothing_acknowledged_is_lost";
 const MODEL: &str = "it_is_a_map_whatever_happens_in_one_order";
 const PICKS: &str =
     "compaction::pick::tests::whatever_is_picked_versions_stay_in_their_order_and_deletes_until_they_hide_nothing";
@@ -41,6 +42,8 @@ pub const ROWS: &[Row] = &[
     row("wal:stamp-ahead-of-flush", "wal/crash", PRIMARY_CRASHES),
     row("wal:replaced-by-unsynced", "engine/crash", POWER_LOST),
     row("wal:replaced-name-not-synced", "engine/crash", POWER_LOST),
+    row("wal:short-write-believed", "engine/every_operation_fails", EVERY_ANSWER),
+    row("wal:interrupted-is-failed", "engine/every_operation_fails", EVERY_ANSWER),
     row("wal:standby-acknowledges-unsynced", "wal/crash", STANDBY_CRASHES),
     row("wal:standby-switches-unsynced", "wal/crash", STANDBY_CRASHES),
     row("wal:retention-ignores-holders", "wal/lib", "retention::tests::the_slowest_holder_decides_and_is_named"),

@@ -155,6 +155,10 @@ crate::mutants! {
     StandbySwitchesUnsynced,
     /// Log goes although a slot or a reader needs it.
     RetentionIgnoresHolders,
+    /// A write that moved fewer bytes than given is taken for a whole one.
+    ShortWriteBelieved,
+    /// A read or write that a signal interrupted is taken for one that failed.
+    InterruptedIsFailed,
     /// A file is replaced by one whose bytes do not survive power loss.
     ReplacedByUnsynced,
     /// A file is replaced, and its new name does not survive power loss.

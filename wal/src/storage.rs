@@ -81,6 +81,11 @@ pub trait Storage: Send + Sync + fmt::Debug {
 }
 
 /// One open file.
+///
+/// A call that a signal interrupts goes on in one of two places. Reads and writes may answer `Interrupted`, as they may move
+/// fewer bytes than asked for: [`read_exact_at`] and [`write_all_at`], through which all of them go, take both for what they
+/// are. What else can be asked again without harm, such as opening and syncing, an implementation asks again itself. A call
+/// that may have taken effect, such as a rename, is an error like any other.
 pub trait File: Send + Sync {
     /// Reads at `offset` into `buffer`; fewer bytes than asked for is allowed, 0 is the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -255,7 +260,7 @@ pub fn read_exact_at(file: &(impl File + ?Sized), mut buffer: &mut [u8], mut off
                 buffer = &mut buffer[count..];
                 offset += count as u64;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if only_interrupted(&error) => {}
             Err(error) => return Err(error),
         }
     }
@@ -267,15 +272,21 @@ pub fn write_all_at(file: &(impl File + ?Sized), mut bytes: &[u8], mut offset: u
     while !bytes.is_empty() {
         match file.write_at(bytes, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(_) if planted(Mutant::ShortWriteBelieved) => return Ok(()),
             Ok(count) => {
                 bytes = &bytes[count..];
                 offset += count as u64;
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if only_interrupted(&error) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// Whether nothing has happened but a signal.
+fn only_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted && !planted(Mutant::InterruptedIsFailed)
 }
 
 /// Reads a whole file of at most `limit` bytes.

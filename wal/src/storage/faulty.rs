@@ -34,11 +34,23 @@ pub enum Operation {
     Remove,
     /// Listing a folder.
     List,
+    /// Making a folder.
+    CreateDir,
+    /// Claiming a folder.
+    Lock,
+    /// Asking how much room there is.
+    FreeBytes,
+    /// Asking how long a file is.
+    Len,
+    /// Cutting or extending a file.
+    SetLen,
+    /// Mapping a file.
+    Map,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Open,
         Self::Create,
         Self::Read,
@@ -49,6 +61,12 @@ impl Operation {
         Self::Link,
         Self::Remove,
         Self::List,
+        Self::CreateDir,
+        Self::Lock,
+        Self::FreeBytes,
+        Self::Len,
+        Self::SetLen,
+        Self::Map,
     ];
 }
 
@@ -180,6 +198,7 @@ impl Storage for FaultyStorage {
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.pass(Operation::CreateDir, path)?;
         self.inner.create_dir_all(path)
     }
 
@@ -209,10 +228,12 @@ impl Storage for FaultyStorage {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
+        self.pass(Operation::Lock, path)?;
         self.inner.lock(path)
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.pass(Operation::FreeBytes, path)?;
         self.inner.free_bytes(path)
     }
 
@@ -274,14 +295,17 @@ impl File for FaultyFile {
     }
 
     fn len(&self) -> io::Result<u64> {
+        self.storage.pass(Operation::Len, &self.path)?;
         self.inner.len()
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        self.storage.pass(Operation::SetLen, &self.path)?;
         self.inner.set_len(len)
     }
 
     fn map(&self) -> io::Result<Mapping> {
+        self.storage.pass(Operation::Map, &self.path)?;
         self.inner.map()
     }
 }
