@@ -1,9 +1,10 @@
 //! The real program on real file systems, ext4 and XFS in images: power cuts, a disk that fills up, a file system that
-//! becomes read-only, a disk beneath that does not take a block. Everything it acknowledged is there afterwards, and what it says is of use to an operator.
+//! becomes read-only, a disk beneath that does not take a block. Everything it acknowledged is there afterwards, and what it
+//! says is of use to an operator.
 //!
 //! They need root, loop devices and FUSE, and skip with a line where these are missing. How many of them there are is set by
-//! `SEAWALL_EXT4_CUTS`, `SEAWALL_XFS_CUTS`, `SEAWALL_FULL_DISKS`, `SEAWALL_READ_ONLY_TURNS` and `SEAWALL_REFUSED_WRITES`; figures are
-//! printed with `--nocapture`.
+//! `SEAWALL_EXT4_CUTS`, `SEAWALL_XFS_CUTS`, `SEAWALL_FULL_DISKS`, `SEAWALL_READ_ONLY_TURNS` and `SEAWALL_REFUSED_WRITES`;
+//! figures are printed with `--nocapture`.
 #![cfg(target_os = "linux")]
 
 mod failed_sync;
