@@ -8,6 +8,8 @@ mod writer;
 use crate::file::FileHash;
 
 pub(crate) use file::BlobFile;
+#[cfg(feature = "testing")]
+pub(crate) use file::footer;
 pub(crate) use record::{REFERENCE_LEN, Reference};
 pub(crate) use writer::{BlobWriter, FinishedBlob};
 

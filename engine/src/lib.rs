@@ -85,5 +85,7 @@ pub use range::Range;
 pub use repair::{Copies, Damage, Repaired};
 pub use snapshot::Snapshot;
 pub use stats::{BlobStats, LevelStats, Stats, WaitCounts};
+#[cfg(feature = "testing")]
+pub use table::fuzzing;
 pub use table::{CacheStats, TableMeta};
 pub use transaction::{Transaction, TransactionRange};

@@ -7,6 +7,8 @@ mod content;
 mod cursor;
 mod filter;
 mod footer;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod index;
 mod level_cursor;
 mod range_delete;

@@ -138,7 +138,7 @@ impl BlobFile {
 }
 
 /// The footer of a blob file.
-pub(super) fn footer(keyspace: KeyspaceId, meta: &BlobMeta) -> Vec<u8> {
+pub(crate) fn footer(keyspace: KeyspaceId, meta: &BlobMeta) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(FOOTER_LEN);
     bytes.put_u64(meta.size);
     bytes.put_u64(meta.values);

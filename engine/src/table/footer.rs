@@ -80,7 +80,7 @@ impl Footer {
         Ok(footer)
     }
 
-    fn places(fields: &[u8]) -> Result<Option<Self>, Truncated> {
+    pub(super) fn places(fields: &[u8]) -> Result<Option<Self>, Truncated> {
         let (mut places, mut rest) = (Reader::new(fields), Reader::new(&fields[100..]));
         let blocks = rest.u32()?;
         let codec = match rest.u32()? {
