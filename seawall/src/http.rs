@@ -4,6 +4,8 @@
 
 pub mod api;
 mod body;
+#[cfg(feature = "testing")]
+pub mod fuzzing;
 mod guard;
 pub mod metrics;
 mod patience;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! [`Db`] alone is a local store without an async runtime: `default-features = false`. The feature `node` adds replicas
-//! and archive, `s3` archives in S3, and `cli`, on by default, the `seawall` command with its settings and HTTP API.
+//! and archive, `s3` archives in S3, `http` settings and the HTTP API, and `cli`, on by default, the `seawall` command.
 
 pub use bytes::Bytes;
 pub use seawall_engine::{
@@ -29,17 +29,17 @@ pub use {seawall_backup as backup, seawall_replication as replication};
 pub mod client;
 #[cfg(feature = "cli")]
 pub mod command;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
 pub mod config;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
 pub mod entry;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
 pub mod failure;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "cli")]
 pub mod input;
-#[cfg(feature = "cli")]
+#[cfg(feature = "http")]
 pub mod kv;
 #[cfg(feature = "cli")]
 mod logging;

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -102,21 +102,28 @@ pub(super) struct Counters {
     pub(super) connections: AtomicU64,
 }
 
+impl Shared {
+    /// For connections to an address.
+    pub(super) fn new(node: Arc<dyn HttpNode>, address: IpAddr, settings: Settings) -> Self {
+        let counters = Arc::new(Counters::default());
+        let ready = LagMax { time: settings.ready_lag_max, bytes: None };
+        Self {
+            router: Router::new(node, counters.clone(), settings.write, ready, settings.connections_max),
+            guard: Guard::new(address, &settings.hosts),
+            bodies: Arc::new(Semaphore::new(BODIES_MAX * kib(settings.body_max) as usize)),
+            counters,
+            settings,
+        }
+    }
+}
+
 impl Server {
     /// Serves `node` on a bound listener, from now on. Must be called on a runtime.
     pub fn start(listener: TcpListener, node: Arc<dyn HttpNode>, settings: Settings) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let counters = Arc::new(Counters::default());
-        let ready = LagMax { time: settings.ready_lag_max, bytes: None };
         let connections = Arc::new(Semaphore::new(settings.connections_max));
         let connections_max = settings.connections_max;
-        let shared = Arc::new(Shared {
-            router: Router::new(node, counters.clone(), settings.write, ready, connections_max),
-            guard: Guard::new(address.ip(), &settings.hosts),
-            bodies: Arc::new(Semaphore::new(BODIES_MAX * kib(settings.body_max) as usize)),
-            counters,
-            settings,
-        });
+        let shared = Arc::new(Shared::new(node, address.ip(), settings));
         let (stop, stopped) = watch::channel(false);
         let accepting = tokio::spawn(accept(listener, shared, connections.clone(), stopped));
         Ok(Self { address, stop, accepting, connections, connections_max })
@@ -163,6 +170,7 @@ async fn accept(
             }
             continue;
         };
+        let _ = stream.set_nodelay(true);
         let (shared, stopped) = (shared.clone(), stopped.clone());
         tokio::spawn(async move {
             shared.counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -197,8 +205,11 @@ async fn refuse(mut stream: TcpStream) {
     }
 }
 
-async fn serve(stream: TcpStream, shared: &Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let _ = stream.set_nodelay(true);
+pub(super) async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: &Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let io = TokioIo::new(Patient::new(stream, shared.settings.request_timeout));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
