@@ -201,7 +201,8 @@ impl UnverifiedSegmentHeader {
             // Version 0 was never written, so it is damage that happens to keep the CRC, which does not cover it.
             return if version == 0 { Self::Unreadable } else { Self::TooNew(version) };
         }
-        let Some(size) = SegmentSize::new(get_u32(bytes, 52)) else {
+        let segment = SegmentNumber(get_u64(bytes, 56));
+        let Some(size) = SegmentSize::new(get_u32(bytes, 52)).filter(|size| size.reaches(segment)) else {
             return Self::Unreadable;
         };
         Self::Parsed(SegmentHeader {
@@ -209,7 +210,7 @@ impl UnverifiedSegmentHeader {
             nonce: TimelineNonce::from_bytes(get_array(bytes, 32)),
             timeline: TimelineId(get_u32(bytes, 48)),
             size,
-            segment: SegmentNumber(get_u64(bytes, 56)),
+            segment,
             salt: get_u64(bytes, 64),
             previous: Position { lsn: Lsn::new(get_u64(bytes, 72)), chain: Chain(get_u64(bytes, 80)) },
             writer: NodeId::from_bytes(get_array(bytes, 88)),
@@ -299,6 +300,9 @@ impl RecordHeader {
         let (Some(kind), 0, 0, 0) = (kind, bytes[45], bytes[46], bytes[47]) else {
             return Err(NotARecord::Unknown);
         };
+        if !start.is_reachable() {
+            return Err(NotARecord::Header);
+        }
         let segment_end = size.end_of(size.segment_of(start));
         let too_long = payload_len > payload_len_max(size) || record_end(start, payload_len, size) > segment_end;
         if too_long && !planted(Mutant::UnboundedLength) {
@@ -425,6 +429,20 @@ mod tests {
         bytes
     }
 
+    fn segment_header() -> SegmentHeader {
+        SegmentHeader {
+            cluster: ClusterId::random(),
+            nonce: TimelineNonce::random(),
+            timeline: TimelineId(3),
+            size: SIZE,
+            segment: SegmentNumber(5),
+            salt: 1,
+            previous: Position { lsn: Lsn::new(5 * 65536), chain: Chain(8) },
+            writer: NodeId::random(),
+            created: Timestamp(4),
+        }
+    }
+
     #[test]
     fn a_record_reads_back_and_continues_its_chain() {
         let bytes = record(512, b"hello", 77);
@@ -469,6 +487,21 @@ mod tests {
     }
 
     #[test]
+    fn a_place_that_no_log_reaches_holds_no_record_and_no_segment() {
+        let bytes = record(512, b"", 7);
+        let good = Record::parse(&bytes, Lsn::new(512), 7, SIZE).unwrap().header;
+        for start in [Lsn::REACHABLE_MAX.offset() + 1, u64::MAX - 55] {
+            let header = RecordHeader { start: Lsn::new(start), ..good };
+            let bytes = header.encode(7);
+            assert_eq!(Record::parse(&bytes, Lsn::new(start), 7, SIZE).unwrap_err(), NotARecord::Header);
+        }
+        for segment in [u64::MAX, 1 << 48] {
+            let header = SegmentHeader { segment: SegmentNumber(segment), ..segment_header() };
+            assert_eq!(UnverifiedSegmentHeader::parse(&header.encode()), UnverifiedSegmentHeader::Unreadable);
+        }
+    }
+
+    #[test]
     fn an_extent_takes_a_remainder_too_small_for_a_header() {
         assert_eq!(record_end(Lsn::new(65_400), 40, SIZE), Lsn::new(65_488));
         assert_eq!(record_end(Lsn::new(65_400), 41, SIZE), Lsn::new(65_536));
@@ -477,17 +510,7 @@ mod tests {
 
     #[test]
     fn a_segment_header_reads_back_and_tells_its_states_apart() {
-        let header = SegmentHeader {
-            cluster: ClusterId::random(),
-            nonce: TimelineNonce::random(),
-            timeline: TimelineId(3),
-            size: SIZE,
-            segment: SegmentNumber(5),
-            salt: 1,
-            previous: Position { lsn: Lsn::new(5 * 65536), chain: Chain(8) },
-            writer: NodeId::random(),
-            created: Timestamp(4),
-        };
+        let header = segment_header();
         let bytes = header.encode();
         assert_eq!(UnverifiedSegmentHeader::parse(&bytes), UnverifiedSegmentHeader::Parsed(header));
         assert_eq!(UnverifiedSegmentHeader::parse(&[0; 512]), UnverifiedSegmentHeader::Prepared);

@@ -14,6 +14,9 @@ impl Lsn {
     pub const ZERO: Self = Self(0);
     /// Beyond every position.
     pub const MAX: Self = Self(u64::MAX);
+    /// No log reaches beyond it. A position that comes from outside is compared with it before anything is computed from
+    /// it, so that segment boundaries and ends of records stay below 2^64.
+    pub const REACHABLE_MAX: Self = Self(u64::MAX >> 1);
 
     /// The position `offset` bytes after the beginning.
     pub const fn new(offset: u64) -> Self {
@@ -23,6 +26,11 @@ impl Lsn {
     /// Bytes between the beginning and this position.
     pub const fn offset(self) -> u64 {
         self.0
+    }
+
+    /// Whether a log can get here.
+    pub const fn is_reachable(self) -> bool {
+        self.0 <= Self::REACHABLE_MAX.0
     }
 
     /// The position `bytes` further on.
@@ -112,6 +120,11 @@ impl SegmentSize {
         SegmentNumber(lsn.0 / self.0 as u64)
     }
 
+    /// Whether a log of this size of segments can get to `segment`.
+    pub const fn reaches(self, segment: SegmentNumber) -> bool {
+        segment.0 <= Lsn::REACHABLE_MAX.0 / self.0 as u64
+    }
+
     /// Distance of `lsn` from the start of its segment.
     pub const fn offset_in_segment(self, lsn: Lsn) -> u32 {
         (lsn.0 % self.0 as u64) as u32
@@ -155,5 +168,16 @@ mod tests {
         assert_eq!(size.boundary_at_or_after(Lsn::new(1)), Lsn::new(65536));
         assert_eq!(size.boundary_at_or_after(Lsn::new(65536)), Lsn::new(65536));
         assert_eq!(size.end_of(SegmentNumber(2)), size.start_of(SegmentNumber(3)));
+    }
+
+    #[test]
+    fn what_a_log_can_reach_has_a_segment_with_an_end() {
+        for size in [SegmentSize::MIN, SegmentSize::DEFAULT, SegmentSize::MAX] {
+            let last = size.segment_of(Lsn::REACHABLE_MAX);
+            assert!(Lsn::REACHABLE_MAX.is_reachable() && size.reaches(last) && !size.reaches(last.next()));
+            assert!(size.end_of(last) > Lsn::REACHABLE_MAX && size.end_of(last) < Lsn::MAX);
+            assert!(!size.end_of(last).is_reachable() && !Lsn::MAX.is_reachable());
+            assert_eq!(size.boundary_at_or_after(Lsn::REACHABLE_MAX), size.end_of(last));
+        }
     }
 }

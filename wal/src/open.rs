@@ -163,7 +163,8 @@ impl<'a> Pass<'a> {
         };
         let names = storage.list(dir).map_err(|error| Error::io("list", dir, error))?;
         for name in names {
-            if let Some(id) = SegmentId::from_file_name(&name) {
+            // A number that no log reaches is none: the file is a stranger, as one of any other name is.
+            if let Some(id) = SegmentId::from_file_name(&name).filter(|id| options.segment_size.reaches(id.number)) {
                 pass.look_at(id, dir.join(name));
             }
         }

@@ -56,6 +56,9 @@ impl TimelineHistory {
             return Err(wrong(first, "there are too many timelines"));
         }
         for (index, entry) in entries.iter().enumerate() {
+            if !entry.fork.lsn.is_reachable() {
+                return Err(wrong(entry, "it forks where no log reaches"));
+            }
             if entry.begin != size.boundary_at_or_after(entry.fork.lsn) {
                 return Err(wrong(entry, "it does not begin at the first segment boundary after its fork"));
             }
@@ -186,6 +189,15 @@ mod tests {
         assert_eq!(parent.common_end(&right), Some(Lsn::new(200)));
         assert_eq!(left.common_end(&left), Some(Lsn::MAX));
         assert_eq!(left.common_end(&TimelineHistory::first(TimelineNonce::from_bytes([9; 16]))), None);
+    }
+
+    #[test]
+    fn a_fork_beyond_every_log_is_refused_before_its_boundary_is_computed() {
+        let fork = Position { lsn: Lsn::MAX, chain: Chain(1) };
+        let entry = TimelineEntry { id: TimelineId(2), nonce: TimelineNonce::random(), fork, begin: Lsn::ZERO };
+        let first = history().entries()[0];
+        let refused = TimelineHistory::from_entries(vec![first, entry], SIZE).unwrap_err();
+        assert!(refused.to_string().contains("no log reaches"), "{refused}");
     }
 
     #[test]

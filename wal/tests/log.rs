@@ -379,6 +379,19 @@ fn a_log_of_another_cluster_or_version_is_refused_unchanged() {
 }
 
 #[test]
+fn a_file_named_for_a_segment_that_no_log_reaches_is_left_alone() {
+    let disk = MemoryDisk::new();
+    let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    let written = put(&log, b"x");
+    drop(log);
+    let path = Path::new(DIR).join("00000001-ffffffffffffffff.wal");
+    disk.open(&path, Access::CreateNew).unwrap().write_at(&[7; 65536], 0).unwrap();
+    let (_, _, found) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    assert_eq!(found, [written]);
+    assert_eq!(disk.open(&path, Access::Read).unwrap().map().unwrap()[..], [7; 65536]);
+}
+
+#[test]
 fn recycled_log_is_gone_for_readers_with_a_word_and_its_files_serve_again() {
     let disk = MemoryDisk::new();
     let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();

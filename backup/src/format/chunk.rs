@@ -221,7 +221,9 @@ impl ChunkAbout {
         plaintext_len: usize,
     ) -> Result<(Self, bool), ObjectDamage> {
         let about = Self::decode(timeline, about)?;
+        // The key came from whoever filled the repository.
         let fits = about.start == start
+            && about.start.is_reachable()
             && about.confirmed <= about.start
             && match kind {
                 Kind::Chunk => {
@@ -505,6 +507,17 @@ pub(crate) mod tests {
         assert_eq!(elsewhere, Err(ObjectDamage::Place));
         let foreign = ChunkObject::decode(&object, ClusterId::from_bytes([9; 16]), TIMELINE, Lsn::ZERO);
         assert_eq!(foreign, Err(ObjectDamage::Cluster { found: origin().cluster }));
+    }
+
+    #[test]
+    fn a_chunk_under_the_key_of_a_place_that_no_log_reaches_is_refused() {
+        let chunk = Chunk::of_log(&origin(), log(3, 0), Chain(0), None).unwrap();
+        let len = chunk.about.end.offset();
+        for start in [Lsn::new(u64::MAX - len), Lsn::new(u64::MAX - (1 << 16) + 1)] {
+            let about = ChunkAbout { start, end: Lsn::new(start.offset().saturating_add(len)), ..chunk.about };
+            let object = Chunk { about, bytes: chunk.bytes.clone() }.encode(origin().cluster);
+            assert_eq!(decode(&object, start), Err(ObjectDamage::Place));
+        }
     }
 
     #[test]

@@ -454,6 +454,10 @@ pub(crate) mod tests {
         let json = format!(r#"{{"parent":0,"claimed_us":0,"claimant":"","history":[{entry}]}}"#);
         let error = TimelineDocument::decode(&sealed(Kind::Timeline, 1, &json), &cluster(), TimelineId(1)).unwrap_err();
         assert!(error.to_string().contains("segment boundary"), "{error}");
+        let beyond = entry.replace(r#""fork_lsn":"0/0""#, r#""fork_lsn":"FFFFFFFF/FFFFFFFF""#);
+        let json = format!(r#"{{"parent":0,"claimed_us":0,"claimant":"","history":[{beyond}]}}"#);
+        let error = TimelineDocument::decode(&sealed(Kind::Timeline, 1, &json), &cluster(), TimelineId(1)).unwrap_err();
+        assert!(error.to_string().contains("no log reaches"), "{error}");
         for wrong in [r#""lsn":"../x""#, r#""lsn":"0/0","chain":"+000000000000000""#] {
             let json =
                 format!(r#"{{"nonce":"01010101010101010101010101010101",{wrong},"commit_time_us":0,"asserted_us":0}}"#);

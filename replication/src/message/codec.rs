@@ -115,7 +115,7 @@ fn parse_hello(reader: &mut Reader<'_>) -> Result<Hello, Malformed> {
     if hello.credit < GROUP_BYTES_MAX as u64 {
         return Err(Malformed::Value("credit"));
     }
-    if hello.position.lsn.offset() > u64::MAX >> 1 {
+    if !hello.position.lsn.is_reachable() {
         return Err(Malformed::Value("position"));
     }
     Ok(hello)
@@ -235,7 +235,7 @@ fn parse_data(mut body: Bytes) -> Result<Data, Malformed> {
     if data.bytes.is_empty() || data.group_len as usize > GROUP_BYTES_MAX || end > data.group_len.into() {
         return Err(Malformed::Value("group length"));
     }
-    if data.group_start.offset() > u64::MAX >> 1 {
+    if !data.group_start.is_reachable() {
         return Err(Malformed::Value("group start"));
     }
     Ok(data)
