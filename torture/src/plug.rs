@@ -91,6 +91,11 @@ impl Plug {
         for writer in 0..self.writers {
             let (story, acknowledged) = (Story::new(self.seed, writer), book.known(writer));
             let found = story.check(&db, acknowledged).map_err(|wrong| self.wrong(wrong))?;
+            if found > acknowledged {
+                // What was read once is as good as acknowledged; and if the plug is pulled again before this writer hears
+                // of anything, one more may be under way than the book knows.
+                book.note(writer, found)?;
+            }
             outcome.acknowledged_before += acknowledged;
             outcome.found += found;
             stories.push((story, found));
@@ -234,6 +239,22 @@ mod tests {
             words.ends_with("writer 0 was told of 150 commits, and 0 are there: acknowledged commits are lost"),
             "{words}"
         );
+    }
+
+    #[test]
+    fn a_commit_that_was_found_and_not_acknowledged_is_known_when_the_next_one_is_not_acknowledged_either() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |commits| Plug { writers: 1, commits, ..plug(folder.path()) }.run().unwrap();
+        let forget_last = || {
+            let path = folder.path().join("acknowledged");
+            let book = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, &book[..book.trim_end().rfind('\n').unwrap() + 1]).unwrap();
+        };
+        run(3);
+        forget_last();
+        assert_eq!(run(1), Outcome { acknowledged_before: 2, found: 3, acknowledged: 1 });
+        forget_last();
+        assert_eq!(run(1), Outcome { acknowledged_before: 3, found: 4, acknowledged: 1 });
     }
 
     #[test]
