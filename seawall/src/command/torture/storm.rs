@@ -13,6 +13,7 @@ use super::Context;
 use crate::failure::{Failure, Kind};
 
 #[derive(Args, Debug)]
+#[group(id = "storm")]
 pub(super) struct Arguments {
     /// Of the first round: it says how the database is set up, what is written, what fails and what is lost
     #[arg(long, default_value_t = 1)]
