@@ -57,7 +57,7 @@ fuzz_target!(
             None => read(),
         };
         if let Ok(read) = read {
-            assert_eq!(&read, versions, "damage was served");
+            assert!(&read == versions, "damage was served");
         }
     }
 );
