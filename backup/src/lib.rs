@@ -28,6 +28,7 @@ pub mod fence;
 pub mod files;
 pub mod format;
 pub mod log_index;
+pub mod mutant;
 pub mod progress;
 pub mod repository;
 pub mod restore;

@@ -13,7 +13,8 @@ pub struct Row {
 }
 
 /// What has the tests of the table.
-pub const PACKAGES: &[&str] = &["seawall-wal", "seawall-engine", "seawall-mutants"];
+pub const PACKAGES: &[&str] =
+    &["seawall-wal", "seawall-engine", "seawall-replication", "seawall-backup", "seawall-mutants"];
 
 /// The test, by target and name, that the bugs of the table are those of the crates.
 pub const ALL_HAVE_ROWS: (&str, &str) = ("mutants/table", "every_bug_has_one_row_and_every_row_a_bug");
@@ -162,6 +163,31 @@ pub const ROWS: &[Row] = &[
         "gate::tests::a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once",
     ),
     row("engine:gate-stops-nobody", "engine/pressure", "memory_stays_bounded_while_tables_cannot_be_written"),
+    // Standbys.
+    row("replication:written-reported-as-flushed", "replication/scenarios", "streams_go_as_their_transcripts_tell"),
+    row(
+        "replication:one-confirmation-is-enough",
+        "replication/lib",
+        "quorum::tests::any_counts_whoever_confirmed_most_even_if_gone_since",
+    ),
+    row("replication:strangers-confirm", "replication/lib", "quorum::tests::standbys_outside_the_policy_do_not_count"),
+    row(
+        "replication:fed-by-an-older-timeline",
+        "replication/lib",
+        "standing::tests::nobody_is_fed_by_an_older_timeline_than_he_knows",
+    ),
+    // The archive.
+    row(
+        "backup:digests-not-compared",
+        "backup/lib",
+        "format::envelope::tests::every_flipped_bit_is_found_or_changes_nothing_and_every_cut_is_found",
+    ),
+    row("backup:own-write-taken-for-a-fence", "backup/archiver", "a_lost_answer_is_recognised_as_our_own_write"),
+    row(
+        "backup:chunks-put-over-others",
+        "backup/archiver",
+        "of_two_archivers_with_different_logs_one_is_fenced_and_told_where",
+    ),
 ];
 
 const fn row(bug: &'static str, target: &'static str, test: &'static str) -> Row {

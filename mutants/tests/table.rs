@@ -10,7 +10,9 @@ fn every_bug_has_one_row_and_every_row_a_bug() {
     assert_eq!(VARIABLE, seawall_wal::mutant::VARIABLE);
     let log = seawall_wal::mutant::Mutant::ALL.iter().map(|bug| bug.name());
     let engine = seawall_engine::mutant::Mutant::ALL.iter().map(|bug| bug.name());
-    let bugs: BTreeSet<String> = log.chain(engine).collect();
+    let replication = seawall_replication::mutant::Mutant::ALL.iter().map(|bug| bug.name());
+    let backup = seawall_backup::mutant::Mutant::ALL.iter().map(|bug| bug.name());
+    let bugs: BTreeSet<String> = log.chain(engine).chain(replication).chain(backup).collect();
     let rows: BTreeSet<String> = ROWS.iter().map(|row| row.bug.to_owned()).collect();
     assert_eq!(rows.len(), ROWS.len(), "a bug has two rows");
     let without_row: Vec<_> = bugs.difference(&rows).collect();

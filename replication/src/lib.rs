@@ -12,6 +12,7 @@ pub mod feed;
 pub mod frame;
 pub mod lag;
 pub mod message;
+pub mod mutant;
 pub mod promotion;
 pub mod quorum;
 pub mod receiver;

@@ -14,6 +14,7 @@ use crate::message::{
     Bye, ByeReason, CREDIT_DEFAULT, Data, GROUP_BYTES_MAX, Hello, IoPath, Message, PROTOCOL_VERSIONS, Positions,
     Refusal, StandbyName, Status, Welcome,
 };
+use crate::mutant::{Mutant, planted};
 use crate::standing::{Relation, relate};
 use assembly::Assembly;
 
@@ -389,6 +390,9 @@ impl Receiver {
     fn written(&mut self, position: Position, actions: &mut Vec<Action>) {
         self.position = position;
         self.positions.write = self.positions.write.max(position.lsn);
+        if planted(Mutant::WrittenReportedAsFlushed) {
+            self.positions.flush = self.positions.write;
+        }
         if let State::Streaming(streaming) = &mut self.state {
             streaming.taken += streaming.writing.pop_front().expect("only groups handed over are written");
             // Granting in halves keeps the stream going without a message for every group; but the upstream must

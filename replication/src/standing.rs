@@ -3,6 +3,8 @@
 
 use seawall_wal::{Chain, ClusterId, Lsn, Position, TimelineHistory, TimelineId};
 
+use crate::mutant::{Mutant, planted};
+
 /// How a node that wants to follow stands to the one it would follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relation {
@@ -49,7 +51,9 @@ pub fn relate(ours: &TimelineHistory, position: Position, theirs: &TimelineHisto
     }
     match (ours_next, theirs_next) {
         // We know a promotion they have not heard of: they must not feed us, wherever we stand.
-        (Some(_), None) => Relation::UpstreamBehind { current: theirs.current().id },
+        (Some(_), None) if !planted(Mutant::FedByAnOlderTimeline) => {
+            Relation::UpstreamBehind { current: theirs.current().id }
+        }
         // Two promotions from one parent. We stand before both forks, so either may be followed by the log alone; that
         // we already know the other one decides only if it is the newer.
         (Some(our), Some(their)) if our.id > their.id && ours.current().id > theirs.current().id => {

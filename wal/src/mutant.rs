@@ -9,7 +9,7 @@ pub const VARIABLE: &str = "SEAWALL_MUTANT";
 
 /// The crates that have bugs to plant.
 #[cfg(any(test, feature = "testing"))]
-const CRATES: [&str; 2] = ["wal", "engine"];
+const CRATES: [&str; 4] = ["wal", "engine", "replication", "backup"];
 
 /// A bug's name in the environment: its crate, and what its variant is called, in small letters with hyphens.
 #[cfg(any(test, feature = "testing"))]

@@ -14,6 +14,7 @@ use crate::archive::blocking;
 use crate::error::{Error, Result};
 use crate::format::chunk::{Agreement, Chunk, ChunkObject};
 use crate::format::keys;
+use crate::mutant::{Mutant, planted};
 use crate::repository::{Condition, PutOutcome};
 
 /// A chunk and the task that uploads it. Dropped with its task.
@@ -98,6 +99,9 @@ pub(super) async fn compare(shared: &Arc<Shared>, before: Position, found: Chunk
     let about = *found.about();
     let (timeline, start) = (about.timeline, about.start);
     let fenced = |at, by: String| Error::Fenced { timeline, at, by };
+    if planted(Mutant::OwnWriteTakenForAFence) {
+        return Err(fenced(start, String::from("there is an object already")));
+    }
     let chunk = match found {
         ChunkObject::Chunk(chunk) => chunk,
         ChunkObject::Fence { by, .. } => {
@@ -174,10 +178,12 @@ async fn upload(shared: Arc<Shared>, chunk: Chunk) -> Result<Uploaded> {
     let object = blocking(move || chunk.encode(cluster)).await;
     let object_len = object.len() as u64;
     let mut tries = Backoff::new(shared.config.backoff_max);
+    let condition = if planted(Mutant::ChunksPutOverOthers) { Condition::Always } else { Condition::IfAbsent };
     loop {
         let put = tried(&shared, || {
             let (archive, key, object) = (shared.archive.clone(), key.clone(), object.clone());
-            async move { Ok(archive.repository().put(&key, object, Condition::IfAbsent).await?) }
+            let condition = condition.clone();
+            async move { Ok(archive.repository().put(&key, object, condition).await?) }
         });
         if let PutOutcome::Stored { .. } = put.await? {
             return Ok(Uploaded::Stored { object_len });
