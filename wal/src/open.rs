@@ -216,17 +216,9 @@ impl<'a> Pass<'a> {
     }
 
     fn foreign(&self, header: &SegmentHeader, id: SegmentId) -> Option<Odd> {
-        let entry = self.at.history.of_segment(id.number, self.options.segment_size);
-        let checks: [(&'static str, String, String); 5] = [
-            ("cluster", header.cluster.to_string(), self.options.cluster.to_string()),
-            ("timeline", header.timeline.to_string(), id.timeline.to_string()),
-            ("timeline nonce", header.nonce.to_string(), entry.nonce.to_string()),
-            ("segment size", header.size.bytes().to_string(), self.options.segment_size.bytes().to_string()),
-            ("segment number", header.segment.to_string(), id.number.to_string()),
-        ];
-        let differs =
-            |(_, found, expected): &(_, String, String)| found != expected && !planted(Mutant::ForeignAccepted);
-        let (field, found, expected) = checks.into_iter().find(differs)?;
+        let LogOptions { cluster, segment_size, .. } = *self.options;
+        let foreign = id.foreign_field(header, cluster, segment_size, &self.at.history);
+        let (field, found, expected) = foreign.filter(|_| !planted(Mutant::ForeignAccepted))?;
         Some(Odd::Foreign { field, found, expected })
     }
 

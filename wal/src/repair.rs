@@ -190,15 +190,8 @@ impl LogPlace<'_> {
     }
 
     fn check_header(&self, id: SegmentId, header: &SegmentHeader) -> Result<()> {
-        let entry = self.history.of_segment(id.number, self.segment_size);
-        let fields: [(&'static str, String, String); 5] = [
-            ("cluster", header.cluster.to_string(), self.cluster.to_string()),
-            ("timeline", header.timeline.to_string(), id.timeline.to_string()),
-            ("timeline nonce", header.nonce.to_string(), entry.nonce.to_string()),
-            ("segment size", header.size.bytes().to_string(), self.segment_size.bytes().to_string()),
-            ("segment number", header.segment.to_string(), id.number.to_string()),
-        ];
-        if let Some((field, found, expected)) = fields.into_iter().find(|(_, found, expected)| found != expected) {
+        let foreign = id.foreign_field(header, self.cluster, self.segment_size, self.history);
+        if let Some((field, found, expected)) = foreign {
             return Err(self.foreign(id, field, found, expected));
         }
         match self.known_header(id) {

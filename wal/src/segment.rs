@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
-use crate::format::SEGMENT_HEADER_SIZE;
-use crate::identity::TimelineId;
+use crate::format::{SEGMENT_HEADER_SIZE, SegmentHeader};
+use crate::identity::{ClusterId, TimelineId};
 use crate::lsn::{SegmentNumber, SegmentSize};
 use crate::mutant::{Mutant, planted};
 use crate::probe::fastest_way;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Storage, write_all_at};
+use crate::timeline::TimelineHistory;
 
 const SUFFIX: &str = ".wal";
 const SPARE_PREFIX: &str = "spare-";
@@ -35,6 +36,26 @@ pub struct SegmentId {
 }
 
 impl SegmentId {
+    /// The first field of a header that is not what this segment of this cluster and history has to say: its name, what it
+    /// says, what it should.
+    pub(crate) fn foreign_field(
+        self,
+        header: &SegmentHeader,
+        cluster: ClusterId,
+        size: SegmentSize,
+        history: &TimelineHistory,
+    ) -> Option<(&'static str, String, String)> {
+        let nonce = history.of_segment(self.number, size).nonce;
+        let fields = [
+            ("cluster", header.cluster.to_string(), cluster.to_string()),
+            ("timeline", header.timeline.to_string(), self.timeline.to_string()),
+            ("timeline nonce", header.nonce.to_string(), nonce.to_string()),
+            ("segment size", header.size.bytes().to_string(), size.bytes().to_string()),
+            ("segment number", header.segment.to_string(), self.number.to_string()),
+        ];
+        fields.into_iter().find(|(_, found, expected)| found != expected)
+    }
+
     /// The file's name.
     pub fn file_name(self) -> String {
         format!("{:08x}-{:016x}{SUFFIX}", self.timeline.0, self.number.0)
