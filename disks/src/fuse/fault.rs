@@ -32,19 +32,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// Those that change what is there, or what survives a power loss.
-    pub const CHANGES: [Self; 9] = [
-        Self::Write,
-        Self::Sync,
-        Self::SyncFolder,
-        Self::Create,
-        Self::CreateFolder,
-        Self::Rename,
-        Self::Link,
-        Self::Remove,
-        Self::SetLen,
-    ];
-    /// All.
+    /// All, those first that change what is there, or what survives a power loss.
     pub const ALL: [Self; 12] = [
         Self::Write,
         Self::Sync,
@@ -59,6 +47,8 @@ impl Operation {
         Self::Open,
         Self::List,
     ];
+    /// Those that change something.
+    pub const CHANGES: [Self; 9] = *Self::ALL.first_chunk().expect("there are more");
 }
 
 /// What happens instead of the operation.

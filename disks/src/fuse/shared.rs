@@ -14,11 +14,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Whether the disk answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Power {
-    /// As it should.
+    /// It does what it is asked.
     On,
-    /// Nothing, for now.
+    /// It answers nothing until it is resumed or its power is cut.
     Stopped,
-    /// With `EIO` to everything.
+    /// It answers everything with `EIO`.
     Off,
 }
 
