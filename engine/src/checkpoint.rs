@@ -8,7 +8,7 @@ use seawall_wal::{Lsn, Position, TimelineHistory, Timestamp};
 
 use crate::control::Role;
 use crate::db::Db;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::file::{FileHash, FileKind};
 use crate::install::Installation;
 use crate::manifest::Manifest;
@@ -126,9 +126,16 @@ impl Db {
     /// ```
     ///
     /// # Errors
-    /// [`Error::NotEmpty`](crate::Error::NotEmpty) if there is anything in `folder`.
+    /// [`Error::NotEmpty`] if there is anything in `folder`, [`Error::Install`] if it lies within the data directory.
     pub fn checkpoint(&self, folder: impl AsRef<Path>) -> Result<Lsn> {
         let core = self.core();
+        let (own, copy) = (std::path::absolute(self.path()), std::path::absolute(folder.as_ref()));
+        if let (Ok(own), Ok(copy)) = (own, copy)
+            && copy.starts_with(own)
+        {
+            let why = format!("it lies within {}, which is copied; choose another folder", self.path().display());
+            return Err(Error::Install { path: copy, why });
+        }
         let builder = self.builder_of_copy(folder.as_ref());
         core.flush_all()?;
         // While this is held, nothing moves redo, so the log that belongs to the copy stays.

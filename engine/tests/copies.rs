@@ -66,6 +66,19 @@ fn a_checkpoint_on_a_real_disk_links_its_tables() {
     }
 }
 
+#[test]
+fn a_checkpoint_is_not_made_within_the_database_it_copies() {
+    let disk = MemoryDisk::new();
+    let db = threaded(&disk).open().unwrap();
+    fill(&db, 0..10);
+    for folder in [db.path().to_owned(), db.path().join("copy")] {
+        let refused = db.checkpoint(&folder).unwrap_err();
+        assert!(matches!(&refused, Error::Install { path, .. } if *path == folder), "{refused}");
+        assert!(refused.to_string().contains("choose another folder"), "{refused}");
+    }
+    assert!(disk.list(&db.path().join("copy")).is_err(), "nothing was made");
+}
+
 #[derive(Debug)]
 struct Folder(MemoryDisk, &'static str);
 
