@@ -139,6 +139,19 @@ fn what_is_exported_can_be_imported_and_is_equal() {
 }
 
 #[test]
+fn an_export_that_breaks_off_leaves_no_file_that_looks_whole() {
+    let cli = Cli::made();
+    cli.ok(&["put", "a", "text"]);
+    cli.ok(&["put", "62", "ff", "--encoding", "hex"]);
+    let path = cli.path("out");
+    let export = |format| ["export", path.to_str().unwrap(), "--format", format];
+    let error = cli.fails(1, &export("csv"));
+    assert!(error["message"].as_str().unwrap().contains("is not UTF-8"), "{error}");
+    assert!(!path.exists());
+    assert_eq!(cli.json(&export("jsonl"))["records"], 2);
+}
+
+#[test]
 fn an_import_that_breaks_off_says_how_far_it_came() {
     let cli = Cli::made();
     let path = cli.path("bad.jsonl");

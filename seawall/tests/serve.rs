@@ -257,6 +257,9 @@ fn a_node_that_cannot_start_says_why_and_with_which_code() {
     let (code, error) = serve(&["--http", &taken.local_addr().unwrap().to_string()]);
     assert!(code == 1 && error["message"].as_str().unwrap().contains("cannot listen on"), "{error}");
     assert!(error["hint"].as_str().unwrap().contains("--http"), "{error}");
+    let (code, error) = serve(&["--http", "127.0.0.1:0", "--listen", &taken.local_addr().unwrap().to_string()]);
+    assert!(code == 1 && error["message"].as_str().unwrap().contains("cannot listen on"), "{error}");
+    assert!(error["hint"].as_str().unwrap().contains("replication.listen"), "{error}");
     let _held = seawall::Db::open(&data).unwrap();
     let (code, error) = serve(&["--http", "127.0.0.1:0"]);
     assert_eq!((code, &error["kind"]), (11, &"locked".into()), "{error}");

@@ -134,9 +134,32 @@ fn report(done: &Exported, arguments: &Arguments, context: &Context) -> Result<(
 }
 
 enum Sink {
-    Lines(BufWriter<Box<dyn Write>>, Option<(File, PathBuf)>),
-    Csv(Box<csv::Writer<Box<dyn Write>>>, Option<(File, PathBuf)>),
+    Lines(BufWriter<Box<dyn Write>>, Option<NewFile>),
+    Csv(Box<csv::Writer<Box<dyn Write>>>, Option<NewFile>),
     Files(PathBuf),
+}
+
+/// A file that is removed again unless all of it was written: half an export looks like a whole one.
+struct NewFile {
+    file: File,
+    path: PathBuf,
+    whole: bool,
+}
+
+impl NewFile {
+    fn finish(mut self) -> Result<(), Failure> {
+        self.file.sync_all().map_err(|error| failed("sync", &self.path, &error))?;
+        self.whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.whole {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 enum WriteError {
@@ -161,8 +184,9 @@ impl Sink {
         } else {
             let file = OpenOptions::new().write(true).create_new(true).open(destination);
             let file = file.map_err(|error| failed("make", destination, &error))?;
-            let second = file.try_clone().map_err(|error| failed("open", destination, &error))?;
-            (Box::new(file), Some((second, destination.to_owned())))
+            let new = NewFile { file, path: destination.to_owned(), whole: false };
+            let second = new.file.try_clone().map_err(|error| failed("open", destination, &error))?;
+            (Box::new(second), Some(new))
         };
         Ok(match format {
             OutputFormat::Csv => {
@@ -209,10 +233,7 @@ impl Sink {
             }
             Self::Files(_) => None,
         };
-        match file {
-            Some((file, path)) => file.sync_all().map_err(|error| failed("sync", &path, &error)),
-            None => Ok(()),
-        }
+        file.map_or(Ok(()), NewFile::finish)
     }
 }
 

@@ -106,7 +106,7 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
     let mut value = Vec::new();
     reader.take(VALUE_BYTES_MAX + 1).read_to_end(&mut value).map_err(failed)?;
     if value.len() as u64 > VALUE_BYTES_MAX {
-        let message = format!("{} has more than {VALUE_BYTES_MAX} bytes, the largest value", path.display());
+        let message = format!("{} has more than {VALUE_BYTES_MAX} bytes, which no write may have", path.display());
         return Err(Failure::new(Kind::TooLarge, message));
     }
     Ok(value)

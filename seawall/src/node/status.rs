@@ -313,7 +313,13 @@ impl From<super::Error> for Failure {
             }
             _ => Kind::Failed,
         };
-        Self::new(kind, crate::failure::chain(&error))
+        let failure = Self::new(kind, crate::failure::chain(&error));
+        match error {
+            E::Replication(seawall_replication::Error::Network { operation: "listen on", .. }) => {
+                failure.hint("replication.listen, or --listen, says where standbys connect")
+            }
+            _ => failure,
+        }
     }
 }
 
