@@ -16,6 +16,7 @@ use crate::core::LockGuard;
 use crate::error::{Error, Result, at};
 use crate::file::{FileHash, FileKind, TABLES_FOLDER};
 use crate::manifest::{Manifest, manifest_path};
+use crate::mutant::{Mutant, planted};
 use crate::open::{LOG_FOLDER, lock, log_options, make_folder};
 use crate::options::Builder;
 
@@ -187,7 +188,9 @@ impl Installation {
         let make_openable = || {
             log.close()?;
             let tables = path.join(TABLES_FOLDER);
-            storage.sync_dir(&tables).map_err(at("sync", &tables))?;
+            if !planted(Mutant::CopiedNamesNotSynced) {
+                storage.sync_dir(&tables).map_err(at("sync", &tables))?;
+            }
             let manifest_digest = manifest.write(&*storage, &path)?;
             let control = Control {
                 cluster: manifest.cluster,

@@ -72,6 +72,8 @@ seawall_wal::mutants! {
     BlobValuesNotChecked,
     /// A blob file is named before its bytes survive power loss.
     BlobsNotSynced,
+    /// A copy can be opened before the names of its tables survive power loss.
+    CopiedNamesNotSynced,
     /// A merge copies references to blob files as they are, whatever the list of the new table is.
     BlobsNotRenumbered,
     /// A repair takes what it gets for the file without looking at its digest.

@@ -7,13 +7,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{all, crashed_keeping_all, crashed_somehow, inline};
+use common::{all, crashed_keeping_all, crashed_somehow, inline, inline_at};
 use rand::SeedableRng;
-use rand::rngs::StdRng;
+use rand::rngs::{SmallRng, StdRng};
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{CommitLevel, Db, Error};
+use seawall_engine::{CommitLevel, Create, Db, Error};
 use seawall_wal::Lsn;
-use seawall_wal::storage::{Access, Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk, Storage};
+use seawall_wal::storage::{
+    Access, Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk, PowerLoss, Storage,
+};
 
 /// What the workload's n-th commit writes: some keys of two keyspaces, some removed again.
 fn commit(db: &Db, number: u32, level: CommitLevel) -> Result<Lsn, Error> {
@@ -135,6 +137,50 @@ fn power_lost_during_recovery_loses_nothing_either() {
             .unwrap_or_else(|error| panic!("operation {index}: {error}"));
         assert_eq!(commits_in(&db), 80);
     }
+}
+
+#[test]
+fn power_lost_while_a_checkpoint_is_made_leaves_a_whole_copy_or_none() {
+    const COPY: &str = "/copy";
+    const BEFORE: u32 = 60;
+    let disk = MemoryDisk::new();
+    let (base, journal) = {
+        let db = inline(&disk).memtable_bytes(6 << 10).open().unwrap();
+        for number in 0..BEFORE {
+            commit(&db, number, CommitLevel::Local).unwrap();
+        }
+        let base = disk.duplicate();
+        disk.keep_journal();
+        db.checkpoint(COPY).unwrap();
+        disk.mark(1);
+        // The files of the copy are removed from where they came from.
+        for number in BEFORE..BEFORE + 30 {
+            commit(&db, number, CommitLevel::Local).unwrap();
+        }
+        db.compact().unwrap();
+        (base, disk.journal())
+    };
+    let mut random = SmallRng::seed_from_u64(3);
+    let (mut made, mut whole, mut none) = (false, 0, 0);
+    for (index, entry) in journal.iter().enumerate() {
+        base.replay(entry);
+        made |= matches!(entry, JournalEntry::Mark(1));
+        for loss in PowerLoss::choose(&base, 8, 4, &mut random) {
+            let crashed = loss.strike(&base);
+            let copy = inline_at(&crashed, COPY).create(Create::Never).open();
+            match copy {
+                Ok(copy) => {
+                    assert_eq!(commits_in(&copy), BEFORE, "operation {index}, {loss:?}");
+                    copy.verify_tables().unwrap();
+                    whole += 1;
+                }
+                Err(Error::NotFound { .. } | Error::Incomplete { .. }) if !made => none += 1,
+                Err(error) => panic!("operation {index}, {loss:?}, made: {made}: {error}"),
+            }
+            assert!(commits_in(&inline(&crashed).open().unwrap()) >= BEFORE, "operation {index}, {loss:?}");
+        }
+    }
+    assert!(made && whole > 500 && none > 100, "{whole} whole, {none} none");
 }
 
 #[test]

@@ -76,6 +76,11 @@ pub const ROWS: &[Row] = &[
     row("engine:tables-not-synced", "engine/crash", POWER_LOST),
     row("engine:tables-folder-not-synced", "engine/crash", POWER_LOST),
     row("engine:blobs-not-synced", "engine/crash", POWER_LOST),
+    row(
+        "engine:copied-names-not-synced",
+        "engine/crash",
+        "power_lost_while_a_checkpoint_is_made_leaves_a_whole_copy_or_none",
+    ),
     row("engine:redo-beyond-tables", "engine/model", "it_is_a_map_whatever_happens_with_its_threads"),
     row("engine:old-manifest-removed-first", "engine/crash", POWER_LOST),
     row("engine:manifest-not-checked", "engine/lib", "manifest::tests::a_manifest_reads_back_by_number_and_digest"),

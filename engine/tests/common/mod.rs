@@ -17,7 +17,12 @@ pub(crate) const PATH: &str = "/data";
 
 /// Small segments, small memtables, everything in one order.
 pub(crate) fn inline(disk: &MemoryDisk) -> Builder {
-    Db::builder(PATH)
+    inline_at(disk, PATH)
+}
+
+/// The same elsewhere on the disk.
+pub(crate) fn inline_at(disk: &MemoryDisk, path: &str) -> Builder {
+    Db::builder(path)
         .storage(Arc::new(disk.clone()))
         .segment_size(SegmentSize::MIN)
         .background(Background::Inline)
