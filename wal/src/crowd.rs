@@ -3,6 +3,9 @@
 
 use std::time::Instant;
 
+use crate::sync::atomic::Ordering;
+use crate::sync::{Futex, now};
+
 /// Groups that are waited for at the same time, at most, without threads being woken for another's: one is flushed and
 /// one gathers, and more only if segments or very large groups end.
 const PLACES: usize = 8;
@@ -28,7 +31,7 @@ impl Crowd {
             if is_over() {
                 return true;
             }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if deadline.is_some_and(|deadline| now() >= deadline) {
                 return false;
             }
             place.sleep(calls, deadline);
@@ -50,87 +53,30 @@ impl Crowd {
     }
 }
 
-#[cfg(target_os = "linux")]
-use futex::Place;
-#[cfg(not(target_os = "linux"))]
-use portable::Place;
+/// In a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Place(Futex);
 
-#[cfg(target_os = "linux")]
-mod futex {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Instant;
-
-    use rustix::thread::futex::{Flags, Timespec, wait, wake};
-
-    /// In a cache line of its own.
-    #[derive(Debug, Default)]
-    #[repr(align(64))]
-    pub(super) struct Place {
-        calls: AtomicU32,
+impl Place {
+    fn calls(&self) -> u32 {
+        self.0.load(Ordering::Acquire)
     }
 
-    impl Place {
-        pub(super) fn calls(&self) -> u32 {
-            self.calls.load(Ordering::Acquire)
-        }
-
-        /// Sleeps unless there was a call since `calls` were counted. May return for no reason.
-        pub(super) fn sleep(&self, calls: u32, deadline: Option<Instant>) {
-            let left = deadline.map(|deadline| {
-                let left = deadline.saturating_duration_since(Instant::now());
-                let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
-                Timespec { tv_sec: seconds, tv_nsec: left.subsec_nanos().into() }
-            });
-            // An error is a call that came first, a signal, or the end of the time: the caller looks again.
-            let _ = wait(&self.calls, Flags::PRIVATE, calls, left.as_ref());
-        }
-
-        pub(super) fn call(&self) {
-            self.calls.fetch_add(1, Ordering::Release);
-            // It fails for places that are no places only.
-            let _ = wake(&self.calls, Flags::PRIVATE, i32::MAX as u32);
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod portable {
-    use std::time::Instant;
-
-    use parking_lot::{Condvar, Mutex};
-
-    #[derive(Debug, Default)]
-    pub(super) struct Place {
-        calls: Mutex<u32>,
-        called: Condvar,
+    /// Sleeps unless there was a call since `calls` were counted. May return for no reason.
+    fn sleep(&self, calls: u32, deadline: Option<Instant>) {
+        self.0.wait(calls, deadline.map(|deadline| deadline.saturating_duration_since(now())));
     }
 
-    impl Place {
-        pub(super) fn calls(&self) -> u32 {
-            *self.calls.lock()
-        }
-
-        /// As of the other one.
-        pub(super) fn sleep(&self, calls: u32, deadline: Option<Instant>) {
-            let mut now = self.calls.lock();
-            if *now == calls {
-                match deadline {
-                    None => self.called.wait(&mut now),
-                    Some(deadline) => drop(self.called.wait_until(&mut now, deadline)),
-                }
-            }
-        }
-
-        pub(super) fn call(&self) {
-            *self.calls.lock() += 1;
-            self.called.notify_all();
-        }
+    fn call(&self) {
+        self.0.add(1, Ordering::Release);
+        self.0.wake_all();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
     use std::thread;
     use std::time::Duration;
 

@@ -4,10 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::crowd::GroupNumber;
 use crate::error::{Error, Result};
@@ -19,6 +16,8 @@ use crate::panic::caught;
 use crate::probe::AFTER_FLUSHES;
 use crate::schedule::ask_for_short_turns;
 use crate::storage::{AlignedBuffer, BLOCK_SIZE, DurableWrite, File, write_all_at};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Condvar, Mutex, MutexGuard, now, thread};
 
 /// Bytes of records that one write takes, unless a single record is larger: more would make those wait who came first.
 const GROUP_BYTES: usize = 1 << 20;
@@ -282,7 +281,7 @@ impl Shared {
                 }
                 Turn::Follow if self.threaded() => return self.await_flush(lsn, group, deadline),
                 // Without a flusher thread the leader's successor is whoever still waits.
-                Turn::Follow => std::thread::yield_now(),
+                Turn::Follow => thread::yield_now(),
             }
         }
     }
@@ -364,7 +363,7 @@ impl Shared {
         }
         let id = segment_id(&piece.active);
         let failed = |operation| move |error| Error::io(operation, self.path_of(id), error);
-        let started = Instant::now();
+        let started = now();
         self.counters.flush_began.store(self.micros(), Ordering::Relaxed);
         let way = *self.way.read();
         match way {
@@ -397,7 +396,7 @@ impl Shared {
 
     pub(crate) fn count_flush(&self, started: Instant) {
         self.counters.flush_began.store(0, Ordering::Relaxed);
-        let micros = started.elapsed().as_micros().try_into().unwrap_or(u64::MAX);
+        let micros = (now() - started).as_micros().try_into().unwrap_or(u64::MAX);
         let before = self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         if before + 1 == AFTER_FLUSHES && self.threaded() {
             self.preparer.request_probe();

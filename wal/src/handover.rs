@@ -1,10 +1,9 @@
 //! Records on their way from the thread that reads and checks them to the one that puts them to use, so that the two go
 //! on side by side. They are copied, in batches that go round: what is on its way is bounded, and allocated once.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-
 use crate::format::{Record, RecordHeader};
 use crate::lsn::SegmentSize;
+use crate::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// A batch goes on its way when it has so many bytes of payload, or so many records. It stays in a core's own cache.
 const BATCH_BYTES: usize = 128 << 10;

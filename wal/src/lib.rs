@@ -28,6 +28,8 @@ mod schedule;
 mod segment;
 mod source;
 pub mod storage;
+#[doc(hidden)]
+pub mod sync;
 mod ticket;
 mod timeline;
 mod watch;

@@ -6,11 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
 
 use crate::clock::{Clock, Timestamp};
 use crate::crowd::Crowd;
@@ -27,6 +23,9 @@ use crate::recent::Recent;
 use crate::repair::Damages;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, now};
 use crate::ticket::Ticket;
 use crate::timeline::{TimelineEntry, TimelineHistory};
 use crate::watch::LsnWatch;
@@ -241,7 +240,7 @@ impl Log {
             way: RwLock::default(),
             counters: Counters::default(),
             damages: Mutex::default(),
-            opened: Instant::now(),
+            opened: now(),
         });
         let mut threads = Vec::new();
         if options.threads == Threads::Background {
@@ -522,7 +521,7 @@ impl Patience {
 
     /// What is left of it.
     fn spend(&mut self, dir: &Path) -> Result<Duration> {
-        let now = Instant::now();
+        let now = now();
         let began = *self.began.get_or_insert(now);
         let deadline = self.deadline.unwrap_or(began + self.timeout);
         match deadline.checked_duration_since(now) {
@@ -661,7 +660,7 @@ impl Shared {
 
     /// Microseconds since opening, at least 1.
     pub(crate) fn micros(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
+        u64::try_from((now() - self.opened).as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
     pub(crate) fn threaded(&self) -> bool {
@@ -683,6 +682,6 @@ fn run_preparer(shared: &Shared) {
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    let spawned = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(work);
     spawned.map_err(|error| Error::io("start a thread for", name, error))
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
-use std::{slice, thread};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, Result};
@@ -22,6 +22,7 @@ use crate::recovery::{AtEnd, Evidence, Halt, Headers, Origin, Recovery, Verdict,
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, read_exact_at, write_all_at};
+use crate::sync::thread;
 use crate::timeline::TimelineHistory;
 
 /// Where to start and what is known about the end.

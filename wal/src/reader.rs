@@ -2,7 +2,6 @@
 //! Both check every record and go only as far as the log is flushed.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 use crate::format::{
@@ -16,6 +15,7 @@ use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};
 use crate::storage::{Access, File, read_exact_at};
+use crate::sync::atomic::Ordering;
 use crate::timeline::TimelineHistory;
 
 impl Log {

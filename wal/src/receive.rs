@@ -2,8 +2,6 @@
 //! groups through io_uring where the kernel allows it. Nothing unchecked reaches the disk, so damage is never passed on.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::flush::segment_id;
@@ -16,6 +14,8 @@ use crate::mutant::{Mutant, planted};
 use crate::segment::SegmentId;
 use crate::source::LogBytes;
 use crate::storage::{AfterWrite, AlignedBuffer, BLOCK_SIZE, WriteRequest, read_exact_at};
+use crate::sync::atomic::Ordering;
+use crate::sync::now;
 use crate::timeline::TimelineHistory;
 
 /// Bytes of one write.
@@ -245,7 +245,7 @@ impl Shared {
     }
 
     fn timed_sync(&self, active: &Active) -> std::io::Result<()> {
-        let started = Instant::now();
+        let started = now();
         self.counters.flush_began.store(self.micros(), Ordering::Relaxed);
         let synced = active.file.sync_data();
         self.count_flush(started);

@@ -3,9 +3,8 @@
 
 use std::ops::Range;
 
-use parking_lot::RwLock;
-
 use crate::lsn::Lsn;
+use crate::sync::RwLock;
 
 /// Bytes copied while the ring is locked; the flusher waits for no more than that.
 const COPY_BYTES: usize = 64 << 10;

@@ -3,12 +3,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::format::{NotARecord, RECORD_ALIGNMENT, RECORD_HEADER_SIZE, Record, RecordHeader, SEGMENT_HEADER_SIZE};
 use crate::format::{SegmentHeader, UnverifiedSegmentHeader};
 use crate::lsn::Lsn;
 use crate::storage::{AlignedBuffer, BLOCK_SIZE, File, ReadRequest, read_exact_at};
+use crate::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use crate::sync::thread;
 
 /// Bytes of one read, and how many are in flight.
 const READ_SIZE: usize = 256 << 10;
@@ -248,7 +249,7 @@ impl ReadAhead {
             }
         };
         // Ends by itself: at the end, or when the scan is dropped.
-        std::thread::Builder::new().name(String::from("seawall-read")).spawn(read).ok()?;
+        thread::Builder::new().name(String::from("seawall-read")).spawn(read).ok()?;
         Some(Self { pieces, used })
     }
 

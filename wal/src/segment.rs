@@ -4,10 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::format::{SEGMENT_HEADER_SIZE, SegmentHeader};
@@ -16,6 +13,8 @@ use crate::lsn::{SegmentNumber, SegmentSize};
 use crate::mutant::{Mutant, planted};
 use crate::probe::fastest_way;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Storage, write_all_at};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::timeline::TimelineHistory;
 
 const SUFFIX: &str = ".wal";
@@ -169,7 +168,7 @@ impl Preparer {
     pub(crate) fn await_ready(&self, id: SegmentId, at_most: Duration) -> Result<()> {
         self.want(id);
         let mut state = self.state.lock();
-        self.await_locked(&mut state, Some(Instant::now() + at_most))
+        self.await_locked(&mut state, Some(now() + at_most))
     }
 
     fn await_locked(&self, state: &mut MutexGuard<'_, State>, deadline: Option<Instant>) -> Result<()> {
@@ -241,7 +240,7 @@ impl Preparer {
                 state.failure = Some(error);
                 self.changed.notify_all();
                 if !state.closed {
-                    self.changed.wait_for(&mut state, std::time::Duration::from_millis(200));
+                    self.changed.wait_for(&mut state, Duration::from_millis(200));
                 }
             }
         }
@@ -378,12 +377,12 @@ impl Preparer {
         let zeros = AlignedBuffer::zeroed(ZERO_CHUNK.min(self.size.bytes() as usize));
         let mut offset = 0;
         while offset < total {
-            let started = Instant::now();
+            let started = now();
             write_all_at(&*file, &zeros, offset)?;
             offset += zeros.len() as u64;
             let mut state = self.state.lock();
             if state.taken && state.waiting == 0 && !state.closed {
-                self.changed.wait_for(&mut state, started.elapsed());
+                self.changed.wait_for(&mut state, now() - started);
             }
         }
         file.sync_data()

@@ -4,15 +4,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
 use std::time::Instant;
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, now, thread_local};
 
 /// A rising position with waiters.
 #[derive(Debug, Default)]
@@ -105,13 +104,13 @@ impl LsnWatch {
             match THIS_THREAD.with(|waker| self.poll(lsn, waker, &mut registration)) {
                 Poll::Ready(result) => return result,
                 Poll::Pending => match deadline {
-                    None => std::thread::park(),
+                    None => thread::park(),
                     Some(deadline) => {
-                        let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                        let Some(left) = deadline.checked_duration_since(now()) else {
                             self.forget(&registration);
                             return Err(Error::TimedOut { lsn });
                         };
-                        std::thread::park_timeout(left);
+                        thread::park_timeout(left);
                     }
                 },
             }
@@ -166,7 +165,7 @@ struct Unpark(Thread);
 
 thread_local! {
     /// Made once for each thread that ever waits, not for each wait.
-    static THIS_THREAD: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    static THIS_THREAD: Waker = Waker::from(Arc::new(Unpark(thread::current())));
 }
 
 impl Wake for Unpark {

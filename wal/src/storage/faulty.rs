@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use super::{Access, File, IoPath, Mapping, Storage};
+use crate::sync::{Mutex, thread};
 
 /// The kinds of operation that are counted and can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -138,7 +137,7 @@ impl FaultyStorage {
 
     fn await_answer(&self) {
         while !self.plan.lock().answers {
-            std::thread::sleep(Duration::from_millis(1));
+            thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -8,12 +8,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Access, BLOCK_SIZE, File, IoPath, Mapping, SECTOR_SIZE, Storage};
+use crate::sync::Mutex;
 
 /// What a crash does with one unsynced thing. The test decides each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
