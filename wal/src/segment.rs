@@ -101,9 +101,9 @@ struct State {
     /// Segments to turn into spares.
     retired: Vec<PathBuf>,
     failure: Option<Error>,
-    /// Whether a segment was ever taken: a log that fills segments gets a spare beside the one that is ready, others do
-    /// not pay for it.
-    taken: bool,
+    /// The last one taken. A log that fills segments gets a spare beside the one that is ready, others do not pay for it.
+    /// `taken < wanted` and `taken < ready.id`: what was taken has the log in it, and its name is never given away again.
+    taken: Option<SegmentId>,
     /// Whether a spare could not be made; not tried again before the next segment is taken.
     no_spare: bool,
     /// Those who wait for what is wanted.
@@ -115,7 +115,16 @@ struct State {
 
 impl State {
     fn wants_spare(&self) -> bool {
-        self.taken && !self.no_spare && self.spares.is_empty()
+        self.taken.is_some() && !self.no_spare && self.spares.is_empty()
+    }
+
+    /// Whether the log has got to this segment, or beyond it.
+    fn has_passed(&self, id: SegmentId) -> bool {
+        self.taken.is_some_and(|taken| id <= taken)
+    }
+
+    fn is_ready(&self, id: SegmentId) -> bool {
+        self.ready.as_ref().is_some_and(|ready| ready.id == id)
     }
 
     fn has_work(&self) -> bool {
@@ -138,15 +147,20 @@ impl Preparer {
         Ok(Self { storage, dir, size, spare_numbers: AtomicU64::new(0), state, changed: Condvar::new() })
     }
 
-    /// Says which segment comes next. Another one that was ready instead is given back.
+    /// Says which segment comes next. Another one that was ready instead is given back. Who says it too late, after somebody
+    /// else took it, changes nothing.
     pub(crate) fn want(&self, id: SegmentId) {
-        let mut state = self.state.lock();
-        if let Some(other) = state.ready.take_if(|ready| ready.id != id) {
+        self.want_locked(&mut self.state.lock(), id);
+    }
+
+    fn want_locked(&self, state: &mut State, id: SegmentId) {
+        if state.has_passed(id) || state.is_ready(id) || state.wanted == Some(id) {
+            return;
+        }
+        if let Some(other) = state.ready.take() {
             state.retired.push(self.dir.join(other.id.file_name()));
         }
-        if state.ready.is_none() {
-            state.wanted = Some(id);
-        }
+        state.wanted = Some(id);
         self.changed.notify_all();
     }
 
@@ -158,23 +172,24 @@ impl Preparer {
 
     /// Whether [`take`](Self::take) would have to wait.
     pub(crate) fn is_ready(&self, id: SegmentId) -> bool {
-        self.state.lock().ready.as_ref().is_some_and(|ready| ready.id == id)
+        self.state.lock().is_ready(id)
     }
 
-    /// Waits at most so long until the thread has segment `id` ready. Somebody else may take it first.
+    /// Waits at most so long until the thread has segment `id` ready, or somebody else took it.
     ///
     /// # Errors
     /// What the last attempt failed with. The thread goes on trying, so a later call can succeed.
     pub(crate) fn await_ready(&self, id: SegmentId, at_most: Duration) -> Result<()> {
-        self.want(id);
         let mut state = self.state.lock();
-        self.await_locked(&mut state, Some(now() + at_most))
+        self.await_locked(&mut state, id, Some(now() + at_most))
     }
 
-    fn await_locked(&self, state: &mut MutexGuard<'_, State>, deadline: Option<Instant>) -> Result<()> {
+    fn await_locked(&self, state: &mut MutexGuard<'_, State>, id: SegmentId, deadline: Option<Instant>) -> Result<()> {
         state.waiting += 1;
         let result = loop {
-            if state.ready.is_some() {
+            // Each time: somebody else may have asked for another one, as when a timeline begins.
+            self.want_locked(state, id);
+            if state.is_ready(id) || state.has_passed(id) {
                 break Ok(());
             }
             if let Some(failure) = &state.failure {
@@ -201,11 +216,14 @@ impl Preparer {
         self.want(id);
         loop {
             let mut state = self.state.lock();
+            assert!(!state.has_passed(id), "a segment is begun once");
             if threaded {
-                self.await_locked(&mut state, None)?;
+                self.await_locked(&mut state, id, None)?;
             }
-            if let Some(ready) = state.ready.take() {
-                (state.failure, state.taken, state.no_spare) = (None, true, false);
+            if let Some(ready) = state.ready.take_if(|ready| ready.id == id) {
+                (state.failure, state.taken, state.no_spare) = (None, Some(id), false);
+                // Others who wait for it need not any more.
+                self.changed.notify_all();
                 return Ok(ready);
             }
             drop(state);
@@ -381,7 +399,7 @@ impl Preparer {
             write_all_at(&*file, &zeros, offset)?;
             offset += zeros.len() as u64;
             let mut state = self.state.lock();
-            if state.taken && state.waiting == 0 && !state.closed {
+            if state.taken.is_some() && state.waiting == 0 && !state.closed {
                 self.changed.wait_for(&mut state, now() - started);
             }
         }
@@ -399,6 +417,7 @@ const _: () = assert!(SEGMENT_HEADER_SIZE <= BLOCK_SIZE);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MemoryDisk;
 
     #[test]
     fn a_segment_is_known_by_its_name_only_in_its_exact_form() {
@@ -408,5 +427,26 @@ mod tests {
         for other in ["00000001-0000000000000002", "1-2.wal", "00000001-000000000000000G.wal", "spare-0000.tmp"] {
             assert_eq!(SegmentId::from_file_name(other), None, "{other}");
         }
+    }
+
+    /// Two appends found that the next segment was not ready, and one of them was interrupted before it asked for it. When
+    /// it went on, the other one had begun the segment; a new file was made for it and took the name of the one that was
+    /// written to, so that what was acknowledged from then on was in a file without a name.
+    #[test]
+    fn who_asks_too_late_for_a_segment_leaves_it_alone() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
+        disk.create_dir_all(dir).unwrap();
+        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
+        let id = SegmentId { number: SegmentNumber(0), timeline: TimelineId(1) };
+        let begun = preparer.take(id, false).unwrap();
+        begun.file.write_at(b"log", 0).unwrap();
+        preparer.await_ready(id, Duration::ZERO).expect("it does not wait for what it need not have");
+        preparer.step().unwrap();
+        let mut found = [0; 3];
+        let named = disk.open(&dir.join(id.file_name()), Access::Read).unwrap();
+        named.read_at(&mut found, 0).unwrap();
+        assert_eq!(&found, b"log");
+        let next = SegmentId { number: SegmentNumber(1), ..id };
+        assert_eq!(preparer.take(next, false).unwrap().id, next, "and the next one is had all the same");
     }
 }
