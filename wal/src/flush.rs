@@ -262,11 +262,13 @@ impl Shared {
     /// Sees to it that everything up to `lsn` is flushed, and waits for it: with its group, if the caller knows which one.
     pub(crate) fn flush_until(&self, lsn: Lsn, group: Option<GroupNumber>, deadline: Option<Instant>) -> Result<Lsn> {
         loop {
+            // In this order: the last flush comes before the end, and what it reached is reached.
+            let stopped = self.flushed.stopped();
             let flushed = self.flushed.value();
             if flushed >= lsn {
                 return Ok(flushed);
             }
-            if let Some(error) = self.flushed.stopped() {
+            if let Some(error) = stopped {
                 return Err(error);
             }
             if deadline.is_some() && self.threaded() {
@@ -290,9 +292,11 @@ impl Shared {
     fn await_flush(&self, lsn: Lsn, group: Option<GroupNumber>, deadline: Option<Instant>) -> Result<Lsn> {
         let Some(group) = group else { return self.flushed.wait_for(lsn, deadline) };
         self.crowd.wait(group, deadline, || self.flushed.value() >= lsn || self.flushed.is_stopped());
+        // In this order, as above.
+        let stopped = self.flushed.stopped();
         match self.flushed.value() {
             flushed if flushed >= lsn => Ok(flushed),
-            _ => Err(self.flushed.stopped().unwrap_or(Error::TimedOut { lsn })),
+            _ => Err(stopped.unwrap_or(Error::TimedOut { lsn })),
         }
     }
 
