@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::race::{Mutant, planted};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Futex, now};
 
@@ -27,9 +28,12 @@ impl Crowd {
         let place = self.place(group);
         loop {
             // Looked at first, so that a call in between is not missed.
-            let calls = place.calls();
+            let mut calls = place.calls();
             if is_over() {
                 return true;
+            }
+            if planted(Mutant::CallsCountedLate) {
+                calls = place.calls();
             }
             if deadline.is_some_and(|deadline| now() >= deadline) {
                 return false;

@@ -14,6 +14,7 @@ use crate::lsn::Lsn;
 use crate::mutant::{Mutant, planted};
 use crate::panic::caught;
 use crate::probe::AFTER_FLUSHES;
+use crate::race::{self, Mutant as Race};
 use crate::schedule::ask_for_short_turns;
 use crate::storage::{AlignedBuffer, BLOCK_SIZE, DurableWrite, File, write_all_at};
 use crate::sync::atomic::Ordering;
@@ -223,7 +224,7 @@ impl Flusher {
     fn finish(&self) {
         let mut state = self.state.lock();
         state.running = false;
-        if state.pending || state.unhurried {
+        if (state.pending || state.unhurried) && !race::planted(Race::TurnNotPassedOn) {
             self.wanted.notify_one();
         }
     }
@@ -254,6 +255,9 @@ pub(crate) fn run_flusher(shared: &Shared) {
             (state.pending, state.unhurried, state.running) = (false, false, true);
         }
         shared.flush_group();
+        if race::planted(Race::RequestForgotten) {
+            shared.flusher.state.lock().pending = false;
+        }
         shared.flusher.finish();
     }
 }
@@ -268,6 +272,7 @@ impl Shared {
             if flushed >= lsn {
                 return Ok(flushed);
             }
+            let stopped = if race::planted(Race::EndSeenLast) { self.flushed.stopped() } else { stopped };
             if let Some(error) = stopped {
                 return Err(error);
             }
@@ -361,7 +366,10 @@ impl Shared {
 
     /// A flush never spans segments: the earlier file is synced before the later one is written.
     fn flush_piece(&self, piece: &mut Gather) -> Result<()> {
-        let end = piece.end_lsn();
+        let end = match race::planted(Race::FlushedToTheEnd) {
+            true => self.tail.lock().end.lsn,
+            false => piece.end_lsn(),
+        };
         if planted(Mutant::AcknowledgeBeforeSync) {
             self.flushed.advance(end);
         }
@@ -393,6 +401,11 @@ impl Shared {
         // Before anybody is told that there is more.
         let new = &piece.bytes[piece.old..];
         self.recent.push(Lsn::new(end.offset() - new.len() as u64), new);
+        if race::planted(Race::WokenBeforeFlushed) {
+            self.crowd.wake(piece.number);
+            self.flushed.advance(end);
+            return Ok(());
+        }
         self.flushed.advance(end);
         self.crowd.wake(piece.number);
         Ok(())
@@ -417,7 +430,9 @@ impl Shared {
         let poisoned = Error::Poisoned { flushed, cause: error.to_string().into() };
         tail.poisoned.get_or_insert(poisoned.clone());
         self.flushed.stop(poisoned.clone());
-        self.crowd.wake_all();
+        if !race::planted(Race::ThreadsNotTold) {
+            self.crowd.wake_all();
+        }
         poisoned
     }
 }

@@ -17,6 +17,7 @@ pub mod mutant;
 mod open;
 mod panic;
 mod probe;
+pub mod race;
 mod reader;
 mod receive;
 mod recent;

@@ -12,6 +12,7 @@ use crate::identity::{ClusterId, TimelineId};
 use crate::lsn::{SegmentNumber, SegmentSize};
 use crate::mutant::{Mutant, planted};
 use crate::probe::fastest_way;
+use crate::race::{self, Mutant as Race};
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, DurableWrite, File, Storage, write_all_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
@@ -120,7 +121,7 @@ impl State {
 
     /// Whether the log has got to this segment, or beyond it.
     fn has_passed(&self, id: SegmentId) -> bool {
-        self.taken.is_some_and(|taken| id <= taken)
+        self.taken.is_some_and(|taken| id <= taken) && !race::planted(Race::SegmentMadeAgain)
     }
 
     fn is_ready(&self, id: SegmentId) -> bool {
@@ -339,7 +340,9 @@ impl Preparer {
             // Another segment was asked for meanwhile, as when a timeline begins.
             state.retired.push(self.dir.join(wanted.file_name()));
         }
-        self.changed.notify_all();
+        if !race::planted(Race::ReadyNotAnnounced) {
+            self.changed.notify_all();
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::lsn::Lsn;
+use crate::race::{Mutant, planted};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Mutex, now, thread_local};
@@ -129,7 +130,7 @@ impl LsnWatch {
         }
         let mut inner = self.inner.lock();
         // Again under the lock: `advance` raises the value before it takes the lock, so nothing is missed.
-        if self.value() >= lsn {
+        if self.value() >= lsn && !planted(Mutant::SeenWithoutTheLock) {
             return Poll::Ready(Ok(self.value()));
         }
         if let Some(error) = &inner.stopped {
@@ -151,7 +152,8 @@ impl LsnWatch {
     /// Takes back what `poll` left behind, if it is still there.
     pub(crate) fn forget(&self, registration: &Registration) {
         if let Some(number) = registration.0 {
-            self.inner.lock().waiters.retain(|waiter| waiter.number != number);
+            let forgotten = |of: u64| of == number || planted(Mutant::AnotherIsForgotten) && of > number;
+            self.inner.lock().waiters.retain(|waiter| !forgotten(waiter.number));
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::atomic::{AtomicU32, Ordering};
 #[cfg(not(all(target_os = "linux", not(shuttle))))]
 use super::{Condvar, Mutex};
+#[cfg(not(all(target_os = "linux", not(shuttle))))]
+use crate::race::{Mutant, planted};
 
 /// Linux has such words; elsewhere a lock and its sleepers behave like one.
 #[derive(Debug, Default)]
@@ -66,6 +68,10 @@ impl Futex {
     /// As of the other one.
     pub fn wake_all(&self) {
         let _falling_asleep = self.falling_asleep.lock();
+        if planted(Mutant::OneIsWoken) {
+            self.called.notify_one();
+            return;
+        }
         self.called.notify_all();
     }
 }
