@@ -181,10 +181,10 @@ impl Core {
         // Last, so that what it reserves is not held while waiting for something else.
         let permit = admission.map(|admission| admission.admit(bytes, deadline)).transpose()?;
         let (ticket, full) = {
-            let _order = self.lock_order(deadline)?;
+            let (_order, since) = self.lock_order(deadline)?;
             self.check_writable()?;
             check()?;
-            let ticket = self.log.append_until(RecordKind::Commit, &payload, deadline)?;
+            let ticket = self.log.append_until(RecordKind::Commit, &payload, since, deadline)?;
             let commit = PendingCommit { payload, position: ticket.position(), time: ticket.time() };
             (ticket, self.pending.push(commit))
         };
@@ -196,16 +196,18 @@ impl Core {
         Ok(ticket)
     }
 
-    /// The lock of order, which is held for moments unless the disk does not answer and whoever holds it waits for room.
-    fn lock_order(&self, deadline: Option<Instant>) -> Result<MutexGuard<'_, ()>> {
+    /// The lock of order, which is held for moments unless the disk does not answer and whoever holds it waits for room; and
+    /// since when it was waited for, if it was.
+    fn lock_order(&self, deadline: Option<Instant>) -> Result<(MutexGuard<'_, ()>, Option<Instant>)> {
         if let Some(order) = self.order.try_lock() {
-            return Ok(order);
+            return Ok((order, None));
         }
         let started = Instant::now();
         let deadline = deadline.unwrap_or(started + self.settings.stall_timeout);
-        self.order.try_lock_until(deadline).ok_or_else(|| {
+        let order = self.order.try_lock_until(deadline).ok_or_else(|| {
             Error::from(seawall_wal::Error::Stalled { path: self.path.clone(), since: started.elapsed() })
-        })
+        })?;
+        Ok((order, Some(started)))
     }
 
     /// Appends any other record of this node and applies it. Not admitted, since it is the node's own. `check` as above;
@@ -243,10 +245,10 @@ impl Core {
             return Ok(());
         }
         let deadline = Some(Instant::now() + TIME_RECORD_PATIENCE);
-        let _order = self.lock_order(deadline)?;
+        let (_order, since) = self.lock_order(deadline)?;
         self.check_writable()?;
         self.apply_pending();
-        let ticket = self.log.append_until(RecordKind::Time, &[], deadline)?;
+        let ticket = self.log.append_until(RecordKind::Time, &[], since, deadline)?;
         if let Err(error) = self.state.apply(RecordKind::Time, &[], ticket.position(), ticket.time()) {
             return Err(self.fail(&error));
         }

@@ -47,6 +47,11 @@ pub const ROWS: &[Row] = &[
     row("wal:interrupted-is-failed", "engine/every_operation_fails", EVERY_ANSWER),
     row("wal:standby-acknowledges-unsynced", "wal/crash", STANDBY_CRASHES),
     row("wal:standby-switches-unsynced", "wal/crash", STANDBY_CRASHES),
+    row(
+        "wal:stale-failure-believed",
+        "wal/log",
+        "a_full_disk_stops_writes_and_the_next_one_after_there_is_room_goes_on",
+    ),
     row("wal:retention-ignores-holders", "wal/lib", "retention::tests::the_slowest_holder_decides_and_is_named"),
     // Reading the log again.
     row("wal:no-salt", "wal/crash", PRIMARY_CRASHES),

@@ -261,18 +261,25 @@ impl Log {
     /// another segment, or [`Error::Stalled`] if the disk does not answer for [`LogOptions::stall_timeout`]; after none of
     /// them anything was added.
     pub fn append(&self, kind: RecordKind, payload: &[u8]) -> Result<Ticket> {
-        self.append_with(kind, payload, None, None)
+        self.append_with(kind, payload, None, Patience::new(None, None))
     }
 
-    /// As [`append`](Self::append), waiting for room until `deadline` only.
-    pub fn append_until(&self, kind: RecordKind, payload: &[u8], deadline: Option<Instant>) -> Result<Ticket> {
-        self.append_with(kind, payload, None, deadline)
+    /// As [`append`](Self::append), waiting for room until `deadline` only. A caller that waited for something else before
+    /// says since when: what room there has been since then it need not ask for again.
+    pub fn append_until(
+        &self,
+        kind: RecordKind,
+        payload: &[u8],
+        since: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Result<Ticket> {
+        self.append_with(kind, payload, None, Patience::new(since, deadline))
     }
 
     /// As [`append`](Self::append), with a commit time chosen by the caller, which must be later than the last one's.
     /// For tests and for tools that build a log.
     pub fn append_at(&self, kind: RecordKind, payload: &[u8], time: Option<Timestamp>) -> Result<Ticket> {
-        self.append_with(kind, payload, time, None)
+        self.append_with(kind, payload, time, Patience::new(None, None))
     }
 
     fn append_with(
@@ -280,7 +287,7 @@ impl Log {
         kind: RecordKind,
         payload: &[u8],
         time: Option<Timestamp>,
-        deadline: Option<Instant>,
+        mut patience: Patience,
     ) -> Result<Ticket> {
         let shared = &self.shared;
         let max = payload_len_max(shared.options.segment_size);
@@ -288,7 +295,6 @@ impl Log {
             return Err(Error::TooLarge { size: payload.len(), max });
         }
         let crc = payload_crc(payload);
-        let mut patience = Patience::until(deadline, shared.options.stall_timeout);
         let mut tail = shared.tail.lock();
         loop {
             if self.mode() == LogMode::Receive {
@@ -298,7 +304,7 @@ impl Log {
                 return Err(error.clone());
             }
             if tail.gathered.bytes() + payload.len() > shared.options.buffer_bytes_max {
-                patience.spend(&shared.dir)?;
+                patience.spend(shared)?;
                 shared.flush_or_wait_for_room(&mut tail);
                 continue;
             }
@@ -308,8 +314,8 @@ impl Log {
                 break;
             }
             // Without the lock: flushes of what is gathered go on meanwhile.
-            let left = patience.spend(&shared.dir)?;
-            MutexGuard::unlocked(&mut tail, || shared.preparer.await_ready(next, left))?;
+            let (asked, deadline) = patience.spend(shared)?;
+            MutexGuard::unlocked(&mut tail, || shared.preparer.await_ready(next, asked, deadline))?;
         }
         let now = time.unwrap_or_else(|| shared.clock.now().max(tail.last_time.next()));
         assert!(now > tail.last_time, "commit times strictly increase");
@@ -509,25 +515,25 @@ impl Log {
 
 /// How long an append waits for room. The clock is asked only by those who wait.
 struct Patience {
+    /// Since when the caller waits, once it does.
+    since: Option<Instant>,
     deadline: Option<Instant>,
-    timeout: Duration,
-    began: Option<Instant>,
 }
 
 impl Patience {
-    fn until(deadline: Option<Instant>, timeout: Duration) -> Self {
-        Self { deadline, timeout, began: None }
+    fn new(since: Option<Instant>, deadline: Option<Instant>) -> Self {
+        Self { since, deadline }
     }
 
-    /// What is left of it.
-    fn spend(&mut self, dir: &Path) -> Result<Duration> {
+    /// Since when it is waited, and until when it may be.
+    fn spend(&mut self, shared: &Shared) -> Result<(Instant, Instant)> {
         let now = now();
-        let began = *self.began.get_or_insert(now);
-        let deadline = self.deadline.unwrap_or(began + self.timeout);
-        match deadline.checked_duration_since(now) {
-            Some(left) if !left.is_zero() => Ok(left),
-            _ => Err(Error::Stalled { path: dir.to_owned(), since: now - began }),
+        let since = *self.since.get_or_insert(now);
+        let deadline = self.deadline.unwrap_or(since + shared.options.stall_timeout);
+        if deadline <= now {
+            return Err(Error::Stalled { path: shared.dir.clone(), since: now - since });
         }
+        Ok((since, deadline))
     }
 }
 

@@ -163,6 +163,8 @@ crate::mutants! {
     ReplacedByUnsynced,
     /// A file is replaced, and its new name does not survive power loss.
     ReplacedNameNotSynced,
+    /// Who needs the next segment hears of a try to make it that failed before they asked.
+    StaleFailureBelieved,
 }
 
 #[cfg(test)]

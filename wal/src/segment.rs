@@ -101,7 +101,10 @@ struct State {
     ready: Option<Prepared>,
     /// Segments to turn into spares.
     retired: Vec<PathBuf>,
-    failure: Option<Error>,
+    /// Why the last try failed, if it did, and when that try began: later than it, there may be room again.
+    failure: Option<(Instant, Error)>,
+    /// When somebody last asked for what is wanted.
+    asked: Option<Instant>,
     /// The last one taken. A log that fills segments gets a spare beside the one that is ready, others do not pay for it.
     /// `taken < wanted` and `taken < ready.id`: what was taken has the log in it, and its name is never given away again.
     taken: Option<SegmentId>,
@@ -133,6 +136,8 @@ impl State {
     }
 }
 
+/// How long the thread pauses after a try that failed, unless somebody asks meanwhile.
+const RETRY: Duration = Duration::from_millis(200);
 /// Spares kept beside the one that is ready. More retired segments than that are removed.
 const SPARES_MAX: usize = 2;
 
@@ -176,32 +181,44 @@ impl Preparer {
         self.state.lock().is_ready(id)
     }
 
-    /// Waits at most so long until the thread has segment `id` ready, or somebody else took it.
+    /// Waits until `deadline` at most until the thread has segment `id` ready, or somebody else took it. The caller wants it
+    /// since `asked`: the answer is that of a try that began later, which the thread makes at once.
     ///
     /// # Errors
-    /// What the last attempt failed with. The thread goes on trying, so a later call can succeed.
-    pub(crate) fn await_ready(&self, id: SegmentId, at_most: Duration) -> Result<()> {
+    /// What that try failed with, or, if it is not over by then, the one before. The thread goes on trying, so a later call
+    /// can succeed.
+    pub(crate) fn await_ready(&self, id: SegmentId, asked: Instant, deadline: Instant) -> Result<()> {
         let mut state = self.state.lock();
-        self.await_locked(&mut state, id, Some(now() + at_most))
+        self.await_locked(&mut state, id, asked, Some(deadline))
     }
 
-    fn await_locked(&self, state: &mut MutexGuard<'_, State>, id: SegmentId, deadline: Option<Instant>) -> Result<()> {
+    fn await_locked(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        id: SegmentId,
+        asked: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<()> {
         state.waiting += 1;
+        state.asked = state.asked.max(Some(asked));
+        self.changed.notify_all();
         let result = loop {
             // Each time: somebody else may have asked for another one, as when a timeline begins.
             self.want_locked(state, id);
             if state.is_ready(id) || state.has_passed(id) {
                 break Ok(());
             }
-            if let Some(failure) = &state.failure {
-                break Err(failure.clone());
-            }
-            if state.closed {
-                break Err(Error::Closed);
+            let counts = |began| began >= asked || planted(Mutant::StaleFailureBelieved);
+            match &state.failure {
+                Some((began, failure)) if counts(*began) || state.closed => break Err(failure.clone()),
+                _ if state.closed => break Err(Error::Closed),
+                _ => {}
             }
             match deadline {
                 None => self.changed.wait(state),
-                Some(deadline) if self.changed.wait_until(state, deadline).timed_out() => break Ok(()),
+                Some(deadline) if self.changed.wait_until(state, deadline).timed_out() => {
+                    break state.failure.as_ref().map_or(Ok(()), |(_, failure)| Err(failure.clone()));
+                }
                 Some(_) => {}
             }
         };
@@ -215,11 +232,12 @@ impl Preparer {
     /// As of [`await_ready`](Self::await_ready).
     pub(crate) fn take(&self, id: SegmentId, threaded: bool) -> Result<Prepared> {
         self.want(id);
+        let asked = now();
         loop {
             let mut state = self.state.lock();
             assert!(!state.has_passed(id), "a segment is begun once");
             if threaded {
-                self.await_locked(&mut state, id, None)?;
+                self.await_locked(&mut state, id, asked, None)?;
             }
             if let Some(ready) = state.ready.take_if(|ready| ready.id == id) {
                 (state.failure, state.taken, state.no_spare) = (None, Some(id), false);
@@ -253,13 +271,15 @@ impl Preparer {
             if let Some(way) = self.probe() {
                 found(way);
             }
+            let began = now();
             if let Err(error) = self.step() {
                 tracing::warn!(%error, "cannot prepare the next log segment; trying again");
                 let mut state = self.state.lock();
-                state.failure = Some(error);
+                state.failure = Some((began, error));
                 self.changed.notify_all();
-                if !state.closed {
-                    self.changed.wait_for(&mut state, Duration::from_millis(200));
+                // Who asked since is owed a try of their own.
+                if !state.closed && state.asked <= Some(began) {
+                    self.changed.wait_for(&mut state, RETRY);
                 }
             }
         }
@@ -285,7 +305,7 @@ impl Preparer {
     /// Tells whoever waits that there will be no more segments.
     pub(crate) fn fail(&self, error: Error) {
         let mut state = self.state.lock();
-        (state.failure, state.closed) = (Some(error), true);
+        (state.failure, state.closed) = (Some((now(), error)), true);
         self.changed.notify_all();
     }
 
@@ -443,7 +463,7 @@ mod tests {
         let id = SegmentId { number: SegmentNumber(0), timeline: TimelineId(1) };
         let begun = preparer.take(id, false).unwrap();
         begun.file.write_at(b"log", 0).unwrap();
-        preparer.await_ready(id, Duration::ZERO).expect("it does not wait for what it need not have");
+        preparer.await_ready(id, now(), now()).expect("it does not wait for what it need not have");
         preparer.step().unwrap();
         let mut found = [0; 3];
         let named = disk.open(&dir.join(id.file_name()), Access::Read).unwrap();
