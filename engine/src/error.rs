@@ -229,6 +229,18 @@ pub enum Error {
         /// The data directory.
         path: PathBuf,
     },
+    /// Nothing fits into memory or onto level 0 any more, because what makes room fails again and again. Nothing was written;
+    /// reads go on; writes come back when it succeeds.
+    #[error(
+        "no commit is let in until {work} succeeds, and it fails: {cause}; it is tried again every few seconds, and writes go on by themselves"
+    )]
+    Stuck {
+        /// `writing memtables out` or `merging tables`.
+        work: &'static str,
+        /// Why the last try failed.
+        #[source]
+        cause: Box<Error>,
+    },
     /// An earlier write or sync of the log failed, or applying a record did. Nothing more is written until reopened.
     #[error("the database stopped taking writes after an error and must be reopened: {cause}")]
     Poisoned {

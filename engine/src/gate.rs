@@ -1,7 +1,10 @@
 //! Where writers wait so that memory stays bounded: slowed while what waits to be written grows, stopped at the end of
-//! what may be in memory or on level 0, and refused while the disk is full. Readers never come here.
+//! what may be in memory or on level 0, and refused while the disk is full, or while what would make room fails. Readers
+//! never come here.
 
 mod pressure;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -22,8 +25,22 @@ pub(crate) enum Worker {
     Compactor = 1,
 }
 
+impl Worker {
+    const ALL: [Self; 2] = [Self::Flusher, Self::Compactor];
+
+    /// What it does, for who reads that it fails.
+    fn work(self) -> &'static str {
+        match self {
+            Self::Flusher => "writing memtables out",
+            Self::Compactor => "merging tables",
+        }
+    }
+}
+
 /// The longest time a writer is slowed at once.
 const WAIT_MAX: Duration = Duration::from_millis(50);
+/// Tries of a worker that may fail, one after the other, before writers that wait for it are told: some errors pass.
+const TRIES_BORNE: u32 = 3;
 /// Less is not slept, but added to the next one's: the scheduler could not keep it.
 const WAIT_MIN: Duration = Duration::from_micros(200);
 
@@ -48,12 +65,21 @@ pub(crate) struct Gate {
 
 #[derive(Debug)]
 struct State {
-    /// Why each worker's last attempt failed, if it did.
-    failures: [Option<Error>; 2],
+    /// How each worker fails, if it does.
+    failures: [Option<Failure>; 2],
     closed: bool,
     /// When the next writer that is slowed may go on.
     next: Instant,
     waits: Waits,
+}
+
+/// Of a worker.
+#[derive(Clone, Debug)]
+struct Failure {
+    /// Why the last try failed.
+    error: Error,
+    /// How many did, one after the other.
+    tries: u32,
 }
 
 /// Waits of writers since opening.
@@ -105,7 +131,11 @@ impl Gate {
             let now = Instant::now();
             let until = state.next.clamp(now, now + WAIT_MAX);
             if deadline.is_some_and(|deadline| until > deadline) {
-                return Err(self.backpressure("tables wait to be written and merged", until - now));
+                let reason = match state.failures.iter().flatten().next() {
+                    Some(failure) => format!("tables wait to be written and merged, which fails: {}", failure.error),
+                    None => String::from("tables wait to be written and merged"),
+                };
+                return Err(self.backpressure(reason, until - now));
             }
             state.next = until + Duration::from_secs_f64(bytes as f64 / pressure::rate(pressure));
             let wait = until - now;
@@ -123,7 +153,7 @@ impl Gate {
     }
 
     /// Returns when there is room, or says why there is none before `deadline`, or before `timeout` is over if there is no
-    /// deadline.
+    /// deadline; sooner if who should make room fails again and again.
     pub(crate) fn pass(&self, deadline: Option<Instant>, timeout: Duration) -> Result<()> {
         if self.free.load(Ordering::Acquire) || planted(Mutant::GateStopsNobody) {
             return Ok(());
@@ -135,16 +165,14 @@ impl Gate {
             if state.closed {
                 break Err(Error::Closed);
             }
-            if state.is_disk_full() {
-                break Err(Error::DiskFull { path: self.path.clone() });
-            }
-            if let Some(error) = state.gone() {
+            if let Some(error) = self.refused(&state) {
                 break Err(error);
             }
-            let Some(reason) = self.full() else { break Ok(()) };
+            let Some((worker, reason)) = self.full() else { break Ok(()) };
             since.get_or_insert_with(Instant::now);
             if self.changed.wait_until(&mut state, deadline).timed_out() {
-                break Err(self.backpressure(reason, Duration::from_millis(100)));
+                let late = || self.backpressure(reason.to_owned(), Duration::from_millis(100));
+                break Err(state.stuck(worker, 1).unwrap_or_else(late));
             }
         };
         if let Some(since) = since {
@@ -156,9 +184,17 @@ impl Gate {
         result
     }
 
-    fn backpressure(&self, reason: &str, retry_after: Duration) -> Error {
+    /// What writers are told at once, if there is no use in waiting.
+    fn refused(&self, state: &State) -> Option<Error> {
+        if state.is_disk_full() {
+            return Some(Error::DiskFull { path: self.path.clone() });
+        }
+        state.gone().or_else(|| self.full().and_then(|(worker, _)| state.stuck(worker, TRIES_BORNE)))
+    }
+
+    fn backpressure(&self, reason: String, retry_after: Duration) -> Error {
         let subject = self.path.display().to_string();
-        Error::Backpressure(Backpressure { reason: reason.to_owned(), subject, retry_after })
+        Error::Backpressure(Backpressure { reason, subject, retry_after })
     }
 
     /// Has somebody look at what waits to be written out or merged: sets of memtables, and the other two of [`Debt`]. Looks
@@ -187,12 +223,12 @@ impl Gate {
         self.bands.urgency(&self.debt(|| 0.0))
     }
 
-    /// What there is too much of, if anything.
-    fn full(&self) -> Option<&'static str> {
+    /// What there is too much of, if anything, and who makes it less.
+    fn full(&self) -> Option<(Worker, &'static str)> {
         if self.frozen.load(Ordering::Relaxed) >= self.bands.frozen_max {
-            Some("memtables wait to be written out")
+            Some((Worker::Flusher, "memtables wait to be written out"))
         } else if f64::from_bits(self.level0.load(Ordering::Relaxed)) >= LEVEL0_MAX {
-            Some("tables wait to be merged")
+            Some((Worker::Compactor, "tables wait to be merged"))
         } else {
             None
         }
@@ -200,17 +236,19 @@ impl Gate {
 
     /// After every change of the state.
     fn announce(&self, state: &State) {
-        let free = !state.closed && !state.is_disk_full() && state.gone().is_none() && self.full().is_none();
+        let free = !state.closed && self.full().is_none() && self.refused(state).is_none();
         self.free.store(free, Ordering::Release);
         self.changed.notify_all();
     }
 
-    /// How a worker's last attempt went. A full disk refuses writes until the attempt succeeds, and a worker that is gone for good
-    /// refuses them.
+    /// How a worker's last try went. A full disk refuses writes until a try succeeds, a worker that is gone for good refuses
+    /// them, and so does one that fails again and again while there is no room without it.
     pub(crate) fn set_outcome(&self, worker: Worker, outcome: Result<(), Error>) {
         let mut state = self.state.lock();
         let before = state.is_disk_full();
-        state.failures[worker as usize] = outcome.err();
+        let failure = &mut state.failures[worker as usize];
+        let tries = failure.as_ref().map_or(0, |failure| failure.tries).saturating_add(1);
+        *failure = outcome.err().map(|error| Failure { error, tries });
         let after = state.is_disk_full();
         self.announce(&state);
         drop(state);
@@ -226,8 +264,15 @@ impl Gate {
     }
 
     /// Why background work stands still, if it does.
-    pub(crate) fn failures(&self) -> Vec<Error> {
-        self.state.lock().failures.iter().flatten().cloned().collect()
+    pub(crate) fn failures(&self) -> Vec<(&'static str, Error)> {
+        let state = self.state.lock();
+        let failing = |worker: Worker| Some((worker.work(), state.failures[worker as usize].as_ref()?.error.clone()));
+        Worker::ALL.into_iter().filter_map(failing).collect()
+    }
+
+    /// What writers are told at once now, if they are not let in and there is no use in waiting.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        self.refused(&self.state.lock())
     }
 
     pub(crate) fn close(&self) {
@@ -245,91 +290,20 @@ impl Gate {
 impl State {
     /// Why a worker will not come back, if one will not: there is nobody to wait for.
     fn gone(&self) -> Option<Error> {
-        self.failures.iter().flatten().find(|failure| matches!(failure, Error::Poisoned { .. })).cloned()
+        let mut errors = self.failures.iter().flatten().map(|failure| &failure.error);
+        errors.find(|error| matches!(error, Error::Poisoned { .. })).cloned()
+    }
+
+    /// Why nobody is let in as long as there is no room without this worker, if so many of its tries have failed.
+    fn stuck(&self, worker: Worker, tries: u32) -> Option<Error> {
+        let failure = self.failures[worker as usize].as_ref().filter(|failure| failure.tries >= tries)?;
+        if planted(Mutant::FailureNotTold) {
+            return None;
+        }
+        Some(Error::Stuck { work: worker.work(), cause: Box::new(failure.error.clone()) })
     }
 
     fn is_disk_full(&self) -> bool {
-        self.failures.iter().any(|failure| matches!(failure, Some(Error::DiskFull { .. })))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-    use std::thread;
-
-    use super::*;
-    use crate::mutant::with_mutant;
-
-    fn gate() -> Gate {
-        Gate::new(Path::new("/d"), Bands { frozen_max: 4, level1_bytes: 1 << 20 })
-    }
-
-    #[test]
-    fn a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once() {
-        let gate = gate();
-        let slowed_at = |frozen| {
-            gate.update_debt(|| (frozen, 0.0, 0));
-            let before = gate.waits().slowed_for;
-            (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
-            gate.waits().slowed_for - before
-        };
-        let [none, some, much] = [0, 2, 3].map(slowed_at);
-        assert_eq!(none, Duration::ZERO);
-        assert!(some < much, "{some:?} at two sets, {much:?} at three");
-        assert!(much >= Duration::from_millis(10), "{much:?}");
-        assert!(gate.waits().longest <= WAIT_MAX);
-        assert_eq!(gate.waits().stalls, 0, "nobody was stopped");
-    }
-
-    #[test]
-    fn a_gate_that_slows_nobody_is_noticed() {
-        let slowed_for = || {
-            let gate = gate();
-            gate.update_debt(|| (3, 0.0, 0));
-            (0..8).for_each(|_| gate.slow(64 << 10, || 0.0, None).unwrap());
-            gate.waits().slowed_for
-        };
-        assert!(slowed_for() >= Duration::from_millis(10));
-        assert_eq!(with_mutant(Mutant::GateSlowsNobody, slowed_for), Duration::ZERO);
-    }
-
-    #[test]
-    fn a_look_that_took_long_does_not_undo_a_later_one() {
-        let gate = gate();
-        let looking = Barrier::new(2);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                gate.update_debt(|| {
-                    looking.wait();
-                    // The other one comes meanwhile.
-                    thread::sleep(Duration::from_millis(100));
-                    (4, 0.0, 0)
-                });
-            });
-            looking.wait();
-            gate.update_debt(|| (0, 0.0, 0));
-        });
-        gate.pass(None, Duration::ZERO).expect("nothing waits to be written out");
-    }
-
-    #[test]
-    fn a_deadline_that_comes_before_the_turn_is_backpressure_at_once() {
-        let gate = gate();
-        gate.update_debt(|| (0, LEVEL0_MAX, 0));
-        gate.slow(1 << 20, || 0.0, None).unwrap();
-        let refused = gate.slow(1, || 0.0, Some(Instant::now())).unwrap_err();
-        assert!(matches!(refused, Error::Backpressure(_)), "{refused}");
-    }
-
-    #[test]
-    fn one_large_batch_does_not_make_the_next_writer_wait_long() {
-        let gate = gate();
-        gate.update_debt(|| (0, LEVEL0_MAX, 0));
-        gate.slow(16 << 20, || 0.0, None).unwrap();
-        let started = Instant::now();
-        gate.slow(1, || 0.0, None).unwrap();
-        assert!(started.elapsed() >= WAIT_MAX, "it does wait");
-        assert!(gate.waits().longest <= WAIT_MAX, "{:?}", gate.waits().longest);
+        self.failures.iter().flatten().any(|failure| matches!(failure.error, Error::DiskFull { .. }))
     }
 }

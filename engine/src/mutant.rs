@@ -68,6 +68,8 @@ seawall_wal::mutants! {
     GateSlowsNobody,
     /// Writers are not stopped, however much there is in memory.
     GateStopsNobody,
+    /// Writers that wait for room are not told what fails of making it.
+    FailureNotTold,
     /// Checksums of values in blob files are not compared.
     BlobValuesNotChecked,
     /// A blob file is named before its bytes survive power loss.

@@ -96,8 +96,10 @@ pub struct Stats {
     pub stall_longest: Duration,
     /// Commits that were stopped or slowed, by how long.
     pub waits: WaitCounts,
-    /// Why writing tables out or merging them stands still, if it does. It is tried again and again.
-    pub background_failures: Vec<Error>,
+    /// What fails of `writing memtables out` and `merging tables`, and why. It is tried again and again.
+    pub background_failures: Vec<(&'static str, Error)>,
+    /// What commits are answered now, if none is let in and there is no use in waiting.
+    pub writes_refused: Option<Error>,
     /// Whether writes stand still because the disk is full.
     pub disk_full: bool,
     /// Which way bulk reads and writes go.
@@ -178,6 +180,7 @@ impl Db {
             stall_longest: waits.longest,
             waits: waits.counts,
             background_failures: core.gate.failures(),
+            writes_refused: core.gate.refusal(),
             disk_full: core.gate.is_disk_full(),
             io_path: core.durable.storage().io_path(),
             log: core.log.stats(),

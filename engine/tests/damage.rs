@@ -146,7 +146,7 @@ fn a_damaged_table_is_reported_and_stops_no_other_keyspace() {
     let (bad, good) = (db.keyspace("bad").unwrap(), db.keyspace("good").unwrap());
     let until = Instant::now() + Duration::from_secs(20);
     let damage =
-        |db: &Db| db.stats().background_failures.iter().any(|error| matches!(error, Error::CorruptTable { .. }));
+        |db: &Db| db.stats().background_failures.iter().any(|(_, error)| matches!(error, Error::CorruptTable { .. }));
     // Which merge meets the damage first is the policy's business; one that does is not far.
     for round in 0.. {
         bad.insert(format!("{round:04}"), "new").unwrap();

@@ -88,9 +88,8 @@ fn commit_while_tables_cannot_be_written() -> (Db, Option<Error>) {
 fn memory_stays_bounded_while_tables_cannot_be_written() {
     let (db, refused) = commit_while_tables_cannot_be_written();
     let refused = refused.expect("commits do not go on without bound");
-    assert!(matches!(&refused, Error::Backpressure(pressure) if pressure.reason.contains("memtables")), "{refused}");
+    assert!(matches!(&refused, Error::Stuck { work: "writing memtables out", .. }), "{refused}");
     assert!(db.stats().memtable_bytes < 8 * (8 << 10), "{}", db.stats().memtable_bytes);
-    assert!(db.stats().stalls > 0 && db.stats().stalled >= Duration::from_millis(100));
     assert!(db.keyspace("k").unwrap().get("0000").unwrap().is_some(), "reads go on");
 }
 
@@ -98,7 +97,53 @@ fn memory_stays_bounded_while_tables_cannot_be_written() {
 fn a_gate_that_stops_nobody_is_noticed() {
     // Then the log is the first that cannot go on: it makes files, too.
     let (db, refused) = with_mutant(Mutant::GateStopsNobody, commit_while_tables_cannot_be_written);
-    assert!(!matches!(refused, Some(Error::Backpressure(_))) && db.stats().stalls == 0, "{refused:?}");
+    assert!(!matches!(refused, Some(Error::Stuck { .. })) && db.stats().stalls == 0, "{refused:?}");
+}
+
+#[test]
+fn writers_hear_what_no_table_can_be_written_for_and_go_on_by_themselves_when_one_can() {
+    const EIO: i32 = 5;
+    const EMFILE: i32 = 24;
+    const EROFS: i32 = 30;
+    let steps = [(FaultyOperation::Create, EROFS), (FaultyOperation::Create, EMFILE), (FaultyOperation::Write, EIO)];
+    for (operation, errno) in steps.into_iter().chain([(FaultyOperation::Sync, EIO), (FaultyOperation::SyncDir, EIO)]) {
+        let disk = MemoryDisk::new();
+        let storage = FaultyStorage::new(Arc::new(disk.clone()));
+        let builder = threaded(&disk).storage(Arc::new(storage.clone())).memtable_bytes(8 << 10);
+        let db = builder.stall_timeout(Duration::from_secs(10)).open().unwrap();
+        let keys = db.keyspace("k").unwrap();
+        // More than will be tried.
+        (0..500).for_each(|nth| storage.fail_under(Path::new("/data/tables"), operation, nth, Fault::Error(errno)));
+        let mut acknowledged = 0_u32;
+        let mut write = || keys.insert(format!("{acknowledged:04}"), vec![0; 4_000]).map(|_| acknowledged += 1);
+        let refused = (0..100).find_map(|_| write().err()).expect("memory is bounded");
+        let Error::Stuck { work: "writing memtables out", cause } = &refused else {
+            panic!("{operation:?}: {refused}")
+        };
+        let Error::Io { path, source, .. } = &**cause else { panic!("{operation:?}: {cause}") };
+        assert!(path.starts_with("/data/tables") && source.raw_os_error() == Some(errno), "{operation:?}: {cause}");
+        assert!(refused.to_string().contains(&cause.to_string()), "{refused}");
+        let stats = db.stats();
+        assert_eq!(stats.writes_refused.map(|error| error.to_string()), Some(refused.to_string()));
+        assert!(matches!(&stats.background_failures[..], [("writing memtables out", _)]));
+        assert_eq!(keys.get("0000").unwrap().unwrap(), vec![0; 4_000], "reads go on");
+        storage.heal();
+        let until = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = write() {
+            assert!(matches!(error, Error::Stuck { .. }) && Instant::now() < until, "{operation:?}: {error}");
+            thread::sleep(Duration::from_millis(5));
+        }
+        (0..20).for_each(|_| write().unwrap());
+        db.flush().unwrap();
+        let stats = db.stats();
+        assert!(stats.background_failures.is_empty() && stats.writes_refused.is_none(), "{stats:?}");
+        let expected = all(&keys);
+        assert_eq!(expected.len(), acknowledged as usize, "what was refused is not there, what was acknowledged is");
+        drop(keys);
+        drop(db);
+        let db = inline(&disk.crashed_losing_all()).open().unwrap();
+        assert_eq!(all(&db.existing_keyspace("k").unwrap()), expected);
+    }
 }
 
 #[test]

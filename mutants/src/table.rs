@@ -173,6 +173,11 @@ pub const ROWS: &[Row] = &[
         "gate::tests::a_writer_waits_longer_the_more_waits_to_be_written_and_never_long_at_once",
     ),
     row("engine:gate-stops-nobody", "engine/pressure", "memory_stays_bounded_while_tables_cannot_be_written"),
+    row(
+        "engine:failure-not-told",
+        "engine/pressure",
+        "writers_hear_what_no_table_can_be_written_for_and_go_on_by_themselves_when_one_can",
+    ),
     // Standbys.
     row("replication:written-reported-as-flushed", "replication/scenarios", "streams_go_as_their_transcripts_tell"),
     row(

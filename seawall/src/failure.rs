@@ -36,6 +36,8 @@ pub enum Kind {
     TooLarge,
     /// The disk is full.
     DiskFull,
+    /// What would make room fails: nothing can be written into tables.
+    DiskFailing,
     /// Nobody answers.
     Unreachable,
     /// It took too long, or the server is full.
@@ -74,7 +76,7 @@ pub const EXITS: [Exit; 12] = [
 ];
 
 /// One row for each kind: its name, exit code and HTTP status.
-const KINDS: [(Kind, &str, u8, u16); 18] = [
+const KINDS: [(Kind, &str, u8, u16); 19] = [
     (Kind::Failed, "failed", 1, 500),
     (Kind::Usage, "usage", 2, 400),
     (Kind::Partial, "partial", 3, 500),
@@ -88,6 +90,7 @@ const KINDS: [(Kind, &str, u8, u16); 18] = [
     (Kind::Backpressure, "backpressure", 1, 503),
     (Kind::TooLarge, "too_large", 1, 413),
     (Kind::DiskFull, "disk_full", 1, 507),
+    (Kind::DiskFailing, "disk_failing", 1, 503),
     (Kind::Unreachable, "unreachable", 1, 502),
     (Kind::Unavailable, "unavailable", 1, 503),
     (Kind::Config, "config", 78, 500),
@@ -178,6 +181,12 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What to do about a file system that is read-only.
+const READ_ONLY: &str = "the file system is read-only, which some become when they find damage: the system's log says why; \
+                         unmount it, check it (fsck), mount it read-write";
+/// What fails in the background is tried again at least so often.
+const STUCK_RETRY_SECONDS: f64 = 2.0;
+
 impl From<seawall_engine::Error> for Failure {
     fn from(error: seawall_engine::Error) -> Self {
         use seawall_engine::Error as E;
@@ -195,6 +204,7 @@ impl From<seawall_engine::Error> for Failure {
             E::Backpressure(_) => Kind::Backpressure,
             E::Indeterminate { .. } => Kind::Indeterminate,
             E::DiskFull { .. } => Kind::DiskFull,
+            E::Stuck { .. } => Kind::DiskFailing,
             E::Closed | E::Stalled { .. } => Kind::Unavailable,
             // A file that must be there and is not is damage; a place where nothing can be made is none.
             E::Io { operation, source, .. }
@@ -219,10 +229,19 @@ impl From<seawall_engine::Error> for Failure {
             E::Io { source, .. } | E::Log(seawall_wal::Error::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem =>
             {
-                failure.hint = Some(String::from(
-                    "the file system is read-only, which some become when they find damage: the system's log says why; \
-                     mount it read-write, and open the database again",
-                ));
+                failure.hint = Some(format!("{READ_ONLY}, and open the database again"));
+            }
+            E::Stuck { cause, .. } => {
+                failure.retry_after_seconds = Some(STUCK_RETRY_SECONDS);
+                failure.hint = match &**cause {
+                    E::Io { source, .. } if source.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {
+                        Some(format!("{READ_ONLY}; nothing that was acknowledged is lost"))
+                    }
+                    E::Io { .. } => Some(String::from(
+                        "the system's log says what is wrong with the disk; nothing that was acknowledged is lost, it is in the log",
+                    )),
+                    _ => None,
+                };
             }
             E::Io { .. } if kind == Kind::VerificationFailed => {
                 failure.hint =
@@ -293,6 +312,24 @@ mod tests {
             assert_eq!(failure.kind, Kind::Failed);
             assert!(failure.hint.is_some_and(|hint| hint.contains("mount it read-write")), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn who_cannot_write_because_no_table_can_be_written_is_told_why_and_that_nothing_is_lost() {
+        let told = |errno| {
+            let path = std::path::PathBuf::from("/data/tables/x");
+            let source = std::sync::Arc::new(std::io::Error::from_raw_os_error(errno));
+            let cause = Box::new(seawall_engine::Error::Io { operation: "create", path, source });
+            Failure::from(seawall_engine::Error::Stuck { work: "writing memtables out", cause })
+        };
+        let [failing, read_only] = [told(5), told(30)];
+        for failure in [&failing, &read_only] {
+            assert_eq!((failure.kind, failure.kind.http_status()), (Kind::DiskFailing, 503));
+            assert!(failure.message.contains("cannot create /data/tables/x: "), "{}", failure.message);
+            assert!(failure.hint.as_ref().is_some_and(|hint| hint.contains("nothing that was acknowledged is lost")));
+        }
+        assert!(read_only.hint.is_some_and(|hint| hint.contains("mount it read-write")));
+        assert!(failing.hint.is_some_and(|hint| !hint.contains("mount")));
     }
 
     #[test]

@@ -84,6 +84,12 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
             writeln!(out, "ingestion: {} because of {reason} of {subject}", mode.name())?;
         }
     }
+    if let Some(refused) = &status.writes_refused {
+        writeln!(out, "writes:    stand still: {refused}")?;
+    }
+    for failure in &status.background_failures {
+        writeln!(out, "disk:      {failure}; it is tried again")?;
+    }
     if let Some(backup) = &status.last_backup {
         writeln!(out, "backup:    {}, finished {}", backup.id, backup.stop_time)?;
     }

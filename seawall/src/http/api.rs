@@ -146,6 +146,10 @@ pub struct NodeStatus {
     pub throttle: ThrottleStatus,
     /// The newest base backup it knows of.
     pub last_backup: Option<BackupSummary>,
+    /// Why no write is let in now, if there is no use in waiting: the disk is full, or what makes room fails.
+    pub writes_refused: Option<String>,
+    /// What fails of writing memtables out and merging tables, each with the reason. It is tried again every few seconds.
+    pub background_failures: Vec<String>,
 }
 
 /// Positions of a node's log: `oldest <= replay`, `visible <= flush <= write <= end`.

@@ -52,6 +52,16 @@ pub const METRICS: &[Metric] = &[
     ("seawall_slowdown_seconds_total", "counter", "Time commits were slowed."),
     ("seawall_snapshots", "gauge", "Snapshots held."),
     ("seawall_disk_full", "gauge", "1 while writes stand still for want of room."),
+    (
+        "seawall_writes_refused",
+        "gauge",
+        "1 while no write is let in: no room, or what makes room fails; status says why.",
+    ),
+    (
+        "seawall_background_failures",
+        "gauge",
+        "How many fail of writing memtables out and merging tables; status says why.",
+    ),
     ("seawall_replica_connected", "gauge", "1 while the standby is connected, 0 while it is missing."),
     ("seawall_replica_lag_bytes", "gauge", "Bytes of log a standby lacks, by stage: write, flush, replay."),
     ("seawall_replica_lag_seconds", "gauge", "Age of the oldest log a standby lacks, by stage."),
@@ -82,7 +92,7 @@ pub fn render(status: &NodeStatus, replicas: &[ReplicaStatus], stats: &NodeStats
     let mut page = Page { text: String::with_capacity(8 << 10), declared: 0 };
     node(&mut page, status);
     log(&mut page, status, stats);
-    engine(&mut page, stats);
+    engine(&mut page, status, stats);
     standbys(&mut page, replicas);
     upstream_and_archive(&mut page, status);
     throttle_and_rest(&mut page, status, stats);
@@ -170,7 +180,7 @@ fn log(page: &mut Page, status: &NodeStatus, stats: &NodeStats) {
     page.one("seawall_recovery_records", status.recovery.records as f64);
 }
 
-fn engine(page: &mut Page, stats: &NodeStats) {
+fn engine(page: &mut Page, status: &NodeStatus, stats: &NodeStats) {
     page.one("seawall_memtable_bytes", stats.memtable_bytes as f64);
     page.one("seawall_memtables_waiting", stats.memtables_waiting as f64);
     let levels: Vec<String> = (0..stats.levels.len()).map(|level| level.to_string()).collect();
@@ -200,6 +210,8 @@ fn engine(page: &mut Page, stats: &NodeStats) {
     page.one("seawall_slowdown_seconds_total", stats.slowdown_seconds_total);
     page.one("seawall_snapshots", stats.snapshots as f64);
     page.one("seawall_disk_full", flag(stats.disk_full));
+    page.one("seawall_writes_refused", flag(status.writes_refused.is_some()));
+    page.one("seawall_background_failures", status.background_failures.len() as f64);
 }
 
 fn standbys(page: &mut Page, replicas: &[ReplicaStatus]) {

@@ -39,6 +39,9 @@ pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
     if underway > FLUSH_SECONDS_MAX {
         reasons.push(format!("the disk has not finished a write of the log for {underway:.1} s"));
     }
+    if let Some(refused) = &status.writes_refused {
+        reasons.push(format!("writes stand still: {refused}"));
+    }
     if status.role == NodeRole::Standby {
         match &status.upstream {
             None => reasons.push(String::from("the standby follows nobody yet")),
@@ -100,6 +103,15 @@ mod tests {
         assert!(readiness(&status, MAX).ready);
         status.log.flush_underway_seconds = 12.0;
         assert_eq!(readiness(&status, MAX).reasons, ["the disk has not finished a write of the log for 12.0 s"]);
+    }
+
+    #[test]
+    fn a_node_that_lets_no_write_in_is_not_ready_and_one_whose_background_work_fails_still_is() {
+        let mut status = NodeStatus { role: NodeRole::Primary, state: NodeState::Running, ..NodeStatus::default() };
+        status.background_failures = vec![String::from("merging tables fails: cannot write /data/tables/x")];
+        assert!(readiness(&status, MAX).ready);
+        status.writes_refused = Some(String::from("the disk of /data is full"));
+        assert_eq!(readiness(&status, MAX).reasons, ["writes stand still: the disk of /data is full"]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use seawall_wal::Timestamp;
 use seawall_wal::recovery::Verdict;
 
 use super::{Following, Node, Role, State};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, chain};
 use crate::http::HttpNode;
 use crate::http::api::{
     ArchiveStatus, BackupEvent, BackupRequest, BackupSummary, Lag, LogStatus, NodeRole, NodeState, NodeStatus,
@@ -57,6 +57,12 @@ impl HttpNode for Node {
             archive: self.archive_status(),
             throttle: self.throttle_status(),
             last_backup: self.last_backup().map(|manifest| backup_summary(&manifest)),
+            writes_refused: stats.writes_refused.map(|error| chain(&error)),
+            background_failures: stats
+                .background_failures
+                .iter()
+                .map(|(work, error)| format!("{work} fails: {}", chain(error)))
+                .collect(),
         }
     }
 

@@ -130,6 +130,11 @@ impl FaultyStorage {
         self.plan.lock().waiting.push(Waiting { operation, under: under.to_owned(), left: nth, fault });
     }
 
+    /// Nothing fails any more of what has not yet.
+    pub fn heal(&self) {
+        self.plan.lock().waiting.clear();
+    }
+
     /// Ends all [silence](Fault::Silence), also that to come.
     pub fn answer(&self) {
         self.plan.lock().answers = true;
