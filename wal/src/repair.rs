@@ -83,12 +83,7 @@ impl LogPlace<'_> {
             image[bytes.len()..].copy_from_slice(&damaged[bytes.len()..]);
         }
         let temporary = self.dir.join(SPARE_FOR_REPAIR);
-        match self.storage.remove(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io("remove", &temporary, error));
-            }
-            _ => {}
-        }
+        self.remove(&temporary)?;
         let file =
             self.storage.open(&temporary, Access::CreateNew).map_err(|error| Error::io("create", &temporary, error))?;
         write_all_at(&*file, &image, 0).map_err(|error| Error::io("write", &temporary, error))?;
@@ -237,6 +232,14 @@ impl LogPlace<'_> {
         Ok(Some(bytes))
     }
 
+    /// Removes a file, if it is there.
+    fn remove(&self, path: &Path) -> Result<()> {
+        match self.storage.remove(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the new file the segment's name, and the damaged one another.
     fn put_in_place(&self, mended: &Mended) -> Result<Repaired> {
         let kept = match mended.was_there {
@@ -271,9 +274,13 @@ struct Mended {
 pub(crate) type Damages = BTreeMap<SegmentNumber, Lsn>;
 
 impl Log {
-    /// Damage that readers of this log have met since it was opened and that was not repaired.
+    /// Damage that readers of this log have met since it was opened, in segments that are still here, and that was not
+    /// repaired.
     pub fn damages(&self) -> Vec<Damage> {
-        self.shared.damages.lock().iter().map(|(segment, at)| Damage { segment: *segment, at: *at }).collect()
+        let segments = self.shared.segments.read();
+        let mut damages = self.shared.damages.lock();
+        damages.retain(|segment, _| segments.contains_key(segment));
+        damages.iter().map(|(segment, at)| Damage { segment: *segment, at: *at }).collect()
     }
 
     /// Puts a sealed segment in order while the log is open; see [`LogPlace::repair`].
@@ -291,10 +298,12 @@ impl Log {
         let mended = place.mend(damage, source)?;
         // Held, so that the segment cannot become a spare meanwhile.
         let segments = shared.segments.read();
-        let repaired = match segments.contains_key(&damage.segment) {
-            true => place.put_in_place(&mended)?,
-            false => return Err(Error::Removed { requested: damage.at, oldest: self.oldest() }),
-        };
+        if !segments.contains_key(&damage.segment) {
+            drop(segments);
+            place.remove(&mended.temporary)?;
+            return Err(Error::Removed { requested: damage.at, oldest: self.oldest() });
+        }
+        let repaired = place.put_in_place(&mended)?;
         shared.damages.lock().remove(&damage.segment);
         Ok(repaired)
     }

@@ -251,6 +251,52 @@ fn a_segment_is_put_in_order_while_the_log_is_open_and_read() {
     assert_eq!(read(&disk).unwrap().len(), records.len() + 1);
 }
 
+/// A source while whose answer the log lets go of what is repaired.
+#[derive(Debug)]
+struct TooLate<'a> {
+    copy: Log,
+    log: &'a Log,
+}
+
+impl SegmentSource for TooLate<'_> {
+    fn name(&self) -> &str {
+        "a slow copy"
+    }
+
+    fn coverage(&self, timeline: TimelineId) -> Result<Option<(Lsn, Lsn)>> {
+        self.copy.coverage(timeline)
+    }
+
+    fn fetch(&self, timeline: TimelineId, from: Lsn) -> Result<Option<LogBytes>> {
+        self.log.recycle_before(self.log.end().lsn);
+        SegmentSource::fetch(&self.copy, timeline, from)
+    }
+
+    fn history(&self) -> Result<Option<TimelineHistory>> {
+        Ok(Some(history()))
+    }
+}
+
+#[test]
+fn of_a_segment_that_is_let_go_during_its_repair_no_file_and_no_damage_is_left() {
+    let (disk, _) = closed_log(260);
+    let copy = source(&disk);
+    let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    disk.flip_bit(&segment(1), 20_000, 3);
+    let mut at = Lsn::ZERO;
+    while let Ok(Some(read)) = log.read(at, 8 << 10) {
+        at = read.end();
+    }
+    let [damage] = log.damages()[..] else { panic!("{:?}", log.damages()) };
+    let gone = log.repair(damage, &TooLate { copy, log: &log }).unwrap_err();
+    assert!(matches!(gone, Error::Removed { .. }), "{gone}");
+    let names = disk.list(Path::new(DIR)).unwrap();
+    assert!(!names.iter().any(|name| name.contains("repair")), "{names:?}");
+    assert_eq!(log.damages(), [], "nobody needs it any more");
+    log.append(RecordKind::Commit, b"goes on").unwrap().wait().unwrap();
+    log.close().unwrap();
+}
+
 fn power_is_lost_at_each_operation_of_a_repair() {
     let (disk, records) = closed_log(260);
     let source = source(&disk);
