@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use seawall_replication::message::{
-    Bye, ByeReason, CREDIT_DEFAULT, Data, Hello, Identity, IoPath, Keepalive, Message, PROTOCOL_VERSIONS, Positions,
-    Refusal, StandbyName, Status, Welcome,
+    Bye, ByeReason, CREDIT_DEFAULT, Data, Fetch, Hello, Identity, IoPath, Keepalive, Message, PROTOCOL_VERSIONS,
+    Positions, Refusal, StandbyName, Status, Welcome,
 };
 use seawall_wal::{
     Chain, ClusterId, Lsn, NodeId, Position, SegmentSize, TimelineHistory, TimelineId, TimelineNonce, Timestamp,
@@ -75,6 +75,18 @@ pub fn data() -> Message {
     })
 }
 
+/// What a node asks that repairs the segment in which the second timeline begins.
+pub fn fetch() -> Message {
+    Message::Fetch(Fetch {
+        versions: PROTOCOL_VERSIONS,
+        log_format: 1,
+        segment_size: SIZE,
+        cluster: CLUSTER,
+        timeline: TimelineId(2),
+        from: Lsn::new(131_072),
+    })
+}
+
 /// One of each kind.
 pub fn messages() -> Vec<Message> {
     vec![
@@ -105,5 +117,6 @@ pub fn messages() -> Vec<Message> {
             flush: Lsn::new(200_000),
             history: history(),
         }),
+        fetch(),
     ]
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use seawall_fuzz::replication::{CLUSTER, FORK, SIZE, STANDBY, UPSTREAM, data, hello, history, messages, welcome};
+use seawall_fuzz::replication::{
+    CLUSTER, FORK, SIZE, STANDBY, UPSTREAM, data, fetch, hello, history, messages, welcome,
+};
 use seawall_fuzz::{Edit, Script};
 use seawall_replication::frame::FrameHeader;
 use seawall_replication::message::{CREDIT_DEFAULT, Data, Message, Positions, StandbyName};
@@ -24,6 +26,7 @@ fuzz_target!(
     init: seawall_fuzz::begin([
         ("standby", [0_u8, 1, 1, 2, 0, 2, 0, 9, 10, 11, 4, 1, 0, 12, 0xFF].as_slice()),
         ("upstream", &[1, 1, 0, 9, 10, 10, 11, 4, 6, 0, 12, 0xFF]),
+        ("fetch", &[1, 2, 10, 4, 6, 0, 2, 12, 0xFF, 0xFF]),
         ("changed", &[0, 1, 1, 3, 2, 1, 0, 4, 0, 0, 0, 0xFF, 2, 0]),
     ]),
     |input: &[u8]| {
@@ -139,7 +142,7 @@ fn upstream(script: &mut Script<'_>) {
     let mut sender = Sender::new(config, log, now);
     let mut reading: Option<Lsn> = None;
     let mut checking = false;
-    let mut granted = CREDIT_DEFAULT;
+    let (mut granted, mut fetching) = (CREDIT_DEFAULT, false);
     let mut sent = 0;
     for _ in 0..EVENTS_MAX {
         if script.is_over() {
@@ -147,6 +150,7 @@ fn upstream(script: &mut Script<'_>) {
         }
         let event = match script.u8() % 16 {
             1 => sender::Event::Received(hello()),
+            2 => sender::Event::Received(fetch()),
             9 if std::mem::take(&mut checking) => {
                 sender::Event::Checked(if script.u8() == 0xFF { Check::Differs } else { Check::Agrees })
             }
@@ -183,6 +187,9 @@ fn upstream(script: &mut Script<'_>) {
         match &event {
             sender::Event::Received(Message::Credit(more)) => granted = granted.max(*more),
             sender::Event::Received(Message::Hello(hello)) => granted = granted.max(hello.credit),
+            // Who fetches grants one group by asking for it.
+            sender::Event::Received(Message::Fetch(_)) => fetching = true,
+            sender::Event::Read(ReadOutcome::Group(group)) if fetching => granted += group.bytes.len() as u64,
             _ => {}
         }
         let was_closed = sender.is_closed();

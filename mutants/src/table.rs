@@ -191,6 +191,12 @@ pub const ROWS: &[Row] = &[
         "replication/lib",
         "standing::tests::nobody_is_fed_by_an_older_timeline_than_he_knows",
     ),
+    row("replication:strangers-fetch", "replication/scenarios", "streams_go_as_their_transcripts_tell"),
+    row(
+        "replication:fetched-from-anywhere",
+        "replication/cluster",
+        "fetching::nobody_makes_a_node_believe_that_its_log_is_damaged",
+    ),
     // The archive.
     row(
         "backup:digests-not-compared",

@@ -10,6 +10,7 @@ mod confirm;
 mod conversation;
 mod flow;
 mod identify;
+mod peer;
 mod promote;
 mod registry;
 mod server;
@@ -22,6 +23,7 @@ pub use client::{ClientConfig, StandbyClient};
 pub use client_status::{ClientState, ClientStatus};
 pub use confirm::NodeConfirmations;
 pub use identify::identify;
+pub use peer::PeerSource;
 pub use promote::{PromotionActs, PromotionError, promote};
 pub use registry::{
     ConnectionId, Registry, RegistryConfig, StageLag, StandbyConsumer, StandbyReport, StandbyState, ThrottleReport,

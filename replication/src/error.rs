@@ -48,6 +48,12 @@ pub enum ProtocolError {
         /// That position.
         expected: Lsn,
     },
+    /// Log is asked for from a place that need not be the end of a record.
+    #[error("log was asked for from {from}, which is neither the start of a segment nor where the last answer ended")]
+    ImpossibleFetch {
+        /// The place.
+        from: Lsn,
+    },
     /// Log that does not start where the last group ended.
     #[error(
         "log of timeline {timeline} at {start} was sent where {expected} of timeline {expected_timeline} comes next"

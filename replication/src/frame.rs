@@ -43,6 +43,8 @@ pub enum FrameType {
     Identify = 10,
     /// The answer.
     Identity = 11,
+    /// A node that repairs asks for log.
+    Fetch = 12,
 }
 
 impl FrameType {
@@ -59,6 +61,7 @@ impl FrameType {
             9 => Self::Bye,
             10 => Self::Identify,
             11 => Self::Identity,
+            12 => Self::Fetch,
             _ => return None,
         })
     }
@@ -68,7 +71,7 @@ impl FrameType {
         match self {
             Self::Hello | Self::Welcome | Self::Refuse | Self::History | Self::Identity => HISTORY_BODY_MAX,
             Self::Data => DATA_HEAD_SIZE + DATA_BYTES_MAX,
-            Self::Keepalive | Self::Status | Self::Credit | Self::Identify => SMALL_BODY_MAX,
+            Self::Keepalive | Self::Status | Self::Credit | Self::Identify | Self::Fetch => SMALL_BODY_MAX,
             Self::Bye => BYE_BODY_MAX,
         }
     }

@@ -52,6 +52,25 @@ pub enum Message {
     Identify((u16, u16)),
     /// The answer.
     Identity(Identity),
+    /// A node that repairs asks for log.
+    Fetch(Fetch),
+}
+
+/// What a node whose copy of the log is damaged asks of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Lowest and highest protocol version it speaks.
+    pub versions: (u16, u16),
+    /// The log format it reads.
+    pub log_format: u32,
+    /// The size of its segments.
+    pub segment_size: SegmentSize,
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// The timeline of the segment.
+    pub timeline: TimelineId,
+    /// The start of a segment, or where the last answer ended.
+    pub from: Lsn,
 }
 
 /// Who an upstream is, for a node that is to become its standby.
@@ -90,6 +109,7 @@ impl Message {
             Self::Bye(_) => "Bye",
             Self::Identify(_) => "Identify",
             Self::Identity(_) => "Identity",
+            Self::Fetch(_) => "Fetch",
         }
     }
 }
@@ -358,6 +378,7 @@ impl fmt::Display for Message {
             Self::Bye(bye) => write!(f, "Bye {:?}: {}", bye.reason, bye.text),
             Self::Identify(_) => write!(f, "Identify"),
             Self::Identity(identity) => write!(f, "Identity cluster={} flush={}", identity.cluster, identity.flush),
+            Self::Fetch(fetch) => write!(f, "Fetch timeline={} from={}", fetch.timeline, fetch.from),
         }
     }
 }

@@ -10,4 +10,8 @@ seawall_wal::mutants! {
     StrangersConfirm,
     /// A node lets itself be fed by one whose timeline is older than what it knows.
     FedByAnOlderTimeline,
+    /// Log is given to whoever repairs a segment, of whatever cluster it is.
+    StrangersFetch,
+    /// Log is read for a repair from wherever somebody asks.
+    FetchedFromAnywhere,
 }

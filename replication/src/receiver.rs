@@ -16,7 +16,7 @@ use crate::message::{
 };
 use crate::mutant::{Mutant, planted};
 use crate::standing::{Relation, relate};
-use assembly::Assembly;
+pub(crate) use assembly::Assembly;
 
 /// What a receiver needs to know for its whole life.
 #[derive(Clone, Debug)]

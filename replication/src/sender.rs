@@ -1,5 +1,8 @@
 //! One standby as its upstream sees it: events and the time in, actions out. It decides whether the standby may be fed, what
 //! is sent next and when silence has lasted too long. Sockets, the log and the table of standbys are `driver`'s business.
+//! Who is no standby and only fetches log for a repair is answered in `fetch`.
+
+mod fetch;
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +17,8 @@ use crate::message::{
     Status, Welcome,
 };
 use crate::standing::{Relation, relate};
+
+use fetch::Fetching;
 
 /// What a sender needs to know for its whole life.
 #[derive(Clone, Debug)]
@@ -135,6 +140,7 @@ enum State {
     AwaitingHello { until: Instant },
     AwaitingCheck { hello: Box<Hello>, start: Lsn, until: Instant },
     Streaming(Box<Streaming>),
+    Fetching(Fetching),
     Closed,
 }
 
@@ -183,7 +189,10 @@ impl Sender {
             Event::History(history) => self.follow_history(history, &mut actions),
             Event::Received(message) => self.received(message, now, &mut actions),
             Event::Checked(check) => self.checked(check, now, &mut actions),
-            Event::Read(outcome) => self.read(outcome, &mut actions),
+            Event::Read(outcome) => match &self.state {
+                State::Fetching(_) => self.answer_fetch(outcome, now, wall, &mut actions),
+                _ => self.read(outcome, &mut actions),
+            },
             Event::Tick => {}
             Event::Drain => self.drain(&mut actions),
             Event::Stop(why) => self.close(Ended::NotWanted(why), &mut actions),
@@ -207,6 +216,7 @@ impl Sender {
                 Some((streaming.heard + timeout).min(streaming.spoke + timeout / 2))
             }
             State::Streaming(streaming) => Some(streaming.heard.min(streaming.spoke) + timeout / 2),
+            State::Fetching(fetching) => Some(fetching.until),
             State::Closed => None,
         }
     }
@@ -228,6 +238,11 @@ impl Sender {
                 actions.push(Action::Send(Message::Identity(self.identity())));
                 return self.close(Ended::NotWanted("it only asked who this is"), actions);
             }
+            (State::AwaitingHello { .. }, Message::Fetch(fetch)) => return self.fetch(None, fetch, now, actions),
+            (State::Fetching(fetching), Message::Fetch(fetch)) if !fetching.is_reading() => {
+                let next = fetching.next;
+                return self.fetch(next, fetch, now, actions);
+            }
             (State::Streaming(streaming), Message::Status(status)) => {
                 (streaming.heard, streaming.asked) = (now, false);
                 if let Err(error) = streaming.confirm(status.positions) {
@@ -244,6 +259,7 @@ impl Sender {
             (State::AwaitingHello { .. }, message) => (message, "an introduction was awaited"),
             (State::AwaitingCheck { .. }, message) => (message, "the introduction was being checked"),
             (State::Streaming(_), message) => (message, "streaming"),
+            (State::Fetching(fetching), message) => (message, fetching.doing()),
         };
         let error = ProtocolError::Unexpected { message: state.0.name(), state: state.1 };
         self.close(error.into(), actions);
@@ -417,7 +433,9 @@ impl Sender {
                 self.leave_if_drained(actions);
             }
             State::Closed => {}
-            State::AwaitingHello { .. } | State::AwaitingCheck { .. } => self.refuse(Refusal::NotServing, actions),
+            State::AwaitingHello { .. } | State::AwaitingCheck { .. } | State::Fetching(_) => {
+                self.refuse(Refusal::NotServing, actions);
+            }
         }
     }
 
@@ -436,6 +454,12 @@ impl Sender {
             State::AwaitingHello { until } | State::AwaitingCheck { until, .. } => {
                 if now >= *until {
                     self.close(Ended::Silent(self.config.handshake_timeout), actions);
+                }
+                return;
+            }
+            State::Fetching(fetching) => {
+                if now >= fetching.until {
+                    self.close(Ended::Silent(timeout), actions);
                 }
                 return;
             }

@@ -171,6 +171,16 @@ pub enum Error {
         /// Its answer.
         why: String,
     },
+    /// A source of log (the archive, a peer) does not answer now; asked again later it may.
+    #[error("{source_name} does not answer, so it cannot provide the log at {at} now: {why}")]
+    SourceSilent {
+        /// Which source.
+        source_name: String,
+        /// From where.
+        at: Lsn,
+        /// What was met.
+        why: String,
+    },
     /// A timeline was claimed by somebody else.
     #[error("timeline {timeline} has been claimed by another node; this one may not begin it")]
     TimelineTaken {

@@ -27,9 +27,11 @@ pub(super) enum Side {
 
 impl Side {
     fn takes(self, kind: FrameType) -> bool {
-        use FrameType::{Bye, Credit, Data, Hello, History, Identify, Identity, Keepalive, Refuse, Status, Welcome};
+        use FrameType::{
+            Bye, Credit, Data, Fetch, Hello, History, Identify, Identity, Keepalive, Refuse, Status, Welcome,
+        };
         match self {
-            Self::Upstream => matches!(kind, Hello | Status | Credit | Bye | Identify),
+            Self::Upstream => matches!(kind, Hello | Status | Credit | Bye | Identify | Fetch),
             Self::Standby => matches!(kind, Welcome | Refuse | Data | History | Keepalive | Bye | Identity),
         }
     }
@@ -238,5 +240,6 @@ fn frame_name(kind: FrameType) -> &'static str {
         FrameType::Bye => "Bye",
         FrameType::Identify => "Identify",
         FrameType::Identity => "Identity",
+        FrameType::Fetch => "Fetch",
     }
 }

@@ -225,7 +225,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         match (&self.name, self.joined) {
             (Some(name), Some(id)) => self.shared.registry.left(name, id, &self.why),
-            _ => tracing::info!(peer = self.peer, why = self.why, "a connection ended before it became a standby's"),
+            _ => tracing::info!(peer = self.peer, why = self.why, "a connection that was no standby's ended"),
         }
     }
 }

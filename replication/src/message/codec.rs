@@ -4,7 +4,7 @@ use bytes::{Buf, Bytes};
 use seawall_wal::{Lsn, Position, SegmentSize, TimelineId, Timestamp};
 
 use super::{
-    Bye, ByeReason, Data, GROUP_BYTES_MAX, Hello, Identity, IoPath, Keepalive, Message, NAME_LEN_MAX, Positions,
+    Bye, ByeReason, Data, Fetch, GROUP_BYTES_MAX, Hello, Identity, IoPath, Keepalive, Message, NAME_LEN_MAX, Positions,
     Refusal, StandbyName, Status, Welcome,
 };
 use crate::frame::{DATA_HEAD_SIZE, Frame, FrameType};
@@ -51,6 +51,7 @@ impl Message {
                 FrameType::Identify
             }
             Self::Identity(identity) => encode_identity(identity, &mut body),
+            Self::Fetch(fetch) => encode_fetch(fetch, &mut body),
         };
         Frame::seal(kind, &body.0, log)
     }
@@ -82,6 +83,7 @@ impl Message {
                 Self::Identify((reader.u16("versions")?, reader.u16("versions")?))
             }
             FrameType::Identity => Self::Identity(parse_identity(&mut reader)?),
+            FrameType::Fetch => Self::Fetch(parse_fetch(&mut reader)?),
             FrameType::Data => unreachable!("parsed above"),
         };
         reader.end()?;
@@ -150,6 +152,25 @@ fn parse_identity(reader: &mut Reader<'_>) -> Result<Identity, Malformed> {
         flush: reader.lsn("flush LSN")?,
         history: reader.history(segment_size)?,
     })
+}
+
+fn encode_fetch(fetch: &Fetch, body: &mut Writer) -> FrameType {
+    body.bytes(&MAGIC).u16(fetch.versions.0).u16(fetch.versions.1).u32(fetch.log_format);
+    body.u32(fetch.segment_size.bytes()).bytes(&fetch.cluster.to_bytes()).u32(fetch.timeline.0).lsn(fetch.from);
+    FrameType::Fetch
+}
+
+fn parse_fetch(reader: &mut Reader<'_>) -> Result<Fetch, Malformed> {
+    parse_magic(reader)?;
+    let fetch = Fetch {
+        versions: (reader.u16("versions")?, reader.u16("versions")?),
+        log_format: reader.u32("log format")?,
+        segment_size: parse_size(reader)?,
+        cluster: reader.cluster()?,
+        timeline: TimelineId(reader.u32("timeline")?),
+        from: reader.lsn("from LSN")?,
+    };
+    if fetch.from.is_reachable() { Ok(fetch) } else { Err(Malformed::Value("from LSN")) }
 }
 
 fn encode_welcome(welcome: &Welcome, body: &mut Writer) -> FrameType {

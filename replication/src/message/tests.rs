@@ -83,6 +83,14 @@ fn messages() -> Vec<Message> {
             flush: Lsn::new(200_000),
             history: history(),
         }),
+        Message::Fetch(Fetch {
+            versions: PROTOCOL_VERSIONS,
+            log_format: 1,
+            segment_size: SIZE,
+            cluster: ClusterId::from_bytes([3; 16]),
+            timeline: TimelineId(2),
+            from: Lsn::new(131_072),
+        }),
     ];
     messages.extend(refusals.into_iter().map(Message::Refuse));
     for reason in [

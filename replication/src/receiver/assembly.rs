@@ -7,7 +7,7 @@ use crate::message::{Data, GROUP_BYTES_MAX};
 
 /// The group that is being received, if any.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
+pub(crate) struct Assembly {
     open: Option<Open>,
 }
 
@@ -18,12 +18,12 @@ struct Open {
 }
 
 impl Assembly {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.open.is_none()
     }
 
     /// Adds a piece; gives the group when it is whole.
-    pub(super) fn add(&mut self, data: Data) -> Result<Option<LogBytes>, ProtocolError> {
+    pub(crate) fn add(&mut self, data: Data) -> Result<Option<LogBytes>, ProtocolError> {
         let len = data.group_len as usize;
         assert!(len <= GROUP_BYTES_MAX, "parsing checked the size");
         let torn = ProtocolError::TornGroup { group: data.group_start };

@@ -3,6 +3,7 @@
 mod backpressure;
 mod failover;
 mod feeds;
+mod fetching;
 mod hostile;
 mod node;
 mod streaming;

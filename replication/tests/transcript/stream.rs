@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use seawall_replication::Ended;
-use seawall_replication::message::{CREDIT_DEFAULT, Data, Message, Positions, StandbyName, Status};
+use seawall_replication::message::{
+    CREDIT_DEFAULT, Data, Fetch, Message, PROTOCOL_VERSIONS, Positions, StandbyName, Status,
+};
 use seawall_replication::receiver::{self, LocalFacts, LocalLog, Receiver, ReceiverConfig};
 use seawall_replication::sender::{self, Check, LogState, ReadOutcome, Sender, SenderConfig};
 use seawall_wal::{
@@ -24,6 +26,8 @@ pub(crate) struct StreamWorld {
     now: Instant,
     log: LogState,
     check: Check,
+    /// Where the upstream's log is damaged.
+    damaged: Option<Lsn>,
     sender: Option<Sender>,
     receiver: Option<Receiver>,
     cluster: u8,
@@ -60,6 +64,7 @@ impl StreamWorld {
             now,
             log: LogState { flush: Lsn::ZERO, oldest: Lsn::ZERO, history: first() },
             check: Check::Agrees,
+            damaged: None,
             sender: None,
             receiver: None,
             cluster: 1,
@@ -106,6 +111,13 @@ impl StreamWorld {
         self.standby(receiver::Event::Connected);
     }
 
+    /// Somebody connects who is no standby.
+    fn connect_fetcher(&mut self) {
+        self.connect();
+        self.receiver = None;
+        self.doing.clear();
+    }
+
     fn upstream(&mut self, event: sender::Event) {
         let Some(sender) = &mut self.sender else { return };
         let wall = Timestamp((self.now - self.started).as_micros() as u64);
@@ -139,6 +151,9 @@ impl StreamWorld {
         let len = end.distance_from(start).min(bytes_max as u64) as usize;
         if len == 0 {
             return ReadOutcome::Nothing;
+        }
+        if let Some(at) = self.damaged.filter(|at| (start..start.advance(len as u64)).contains(at)) {
+            return ReadOutcome::Failed(format!("the record at {at} does not match its checksum"));
         }
         ReadOutcome::Group(LogBytes { timeline, start, bytes: vec![0; len] })
     }
@@ -244,6 +259,18 @@ impl StreamWorld {
                 };
                 self.to_upstream.push_back(Message::Status(Status { positions, ..Status::default() }));
             }
+            "fetch" => {
+                let (lowest, highest) = PROTOCOL_VERSIONS;
+                let fetch = Fetch {
+                    versions: (lowest, number("version", highest.into()) as u16),
+                    log_format: 1,
+                    segment_size: SegmentSize::new(number("size", SIZE.bytes().into()) as u32).unwrap(),
+                    cluster: ClusterId::from_bytes([number("cluster", 1) as u8; 16]),
+                    timeline: TimelineId(number("timeline", 1) as u32),
+                    from: command.need("from"),
+                };
+                self.to_upstream.push_back(Message::Fetch(fetch));
+            }
             "credit" => {
                 let credit = Message::Credit(command.need("limit"));
                 if command.word(0) == "upstream" { &mut self.to_standby } else { &mut self.to_upstream }
@@ -283,6 +310,8 @@ impl World for StreamWorld {
                 self.log.flush = command.word(0).parse().unwrap();
                 self.upstream(sender::Event::Flushed(self.log.flush));
             }
+            "damage" => self.damaged = Some(command.word(0).parse().unwrap()),
+            "fetcher" => self.connect_fetcher(),
             "recycle" => self.log.oldest = command.word(0).parse().unwrap(),
             "promote" => {
                 self.log.history = fork(&self.log.history, command.word(0).parse().unwrap(), 2);
