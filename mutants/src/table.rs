@@ -21,6 +21,8 @@ pub const ALL_HAVE_ROWS: (&str, &str) = ("mutants/table", "every_bug_has_one_row
 
 const PRIMARY_CRASHES: &str = "no_crash_of_a_primary_loses_an_acknowledged_record_or_raises_a_false_alarm";
 const STANDBY_CRASHES: &str = "no_crash_of_a_standby_loses_what_it_flushed_or_raises_a_false_alarm";
+const RING_AND_CALLS: &str =
+    "storage::uring::tests::a_ring_answers_and_leaves_the_bytes_as_posix_calls_do_whatever_the_kernel_says";
 const POWER_LOST: &str = "power_lost_at_any_operation_loses_nothing_acknowledged";
 const EVERY_ANSWER: &str = "every_operation_meets_every_answer_and_nothing_acknowledged_is_lost";
 const MODEL: &str = "it_is_a_map_whatever_happens_in_one_order";
@@ -45,6 +47,9 @@ pub const ROWS: &[Row] = &[
     row("wal:replaced-name-not-synced", "engine/crash", POWER_LOST),
     row("wal:short-write-believed", "engine/every_operation_fails", EVERY_ANSWER),
     row("wal:interrupted-is-failed", "engine/every_operation_fails", EVERY_ANSWER),
+    row("wal:linked-sync-failure-forgotten", "wal/lib", RING_AND_CALLS),
+    row("wal:short-link-believed", "wal/lib", RING_AND_CALLS),
+    row("wal:split-link-believed", "wal/lib", RING_AND_CALLS),
     row("wal:standby-acknowledges-unsynced", "wal/crash", STANDBY_CRASHES),
     row("wal:standby-switches-unsynced", "wal/crash", STANDBY_CRASHES),
     row(

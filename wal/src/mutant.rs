@@ -163,6 +163,12 @@ crate::mutants! {
     ReplacedByUnsynced,
     /// A file is replaced, and its new name does not survive power loss.
     ReplacedNameNotSynced,
+    /// A sync that failed behind a write that was short is made again, and believed.
+    LinkedSyncFailureForgotten,
+    /// A write with a sync linked behind it that moved fewer bytes than given is taken for a whole one.
+    ShortLinkBelieved,
+    /// A sync counts although the kernel took it apart from the write before it.
+    SplitLinkBelieved,
     /// Who needs the next segment hears of a try to make it that failed before they asked.
     StaleFailureBelieved,
 }

@@ -60,6 +60,12 @@ impl Disk {
             rings: None,
         }
     }
+
+    /// With rings of these.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(super) fn with_rings(rings: Rings) -> Self {
+        Self { rings: Some(Arc::new(rings)) }
+    }
 }
 
 impl Default for Disk {
@@ -181,15 +187,19 @@ impl File for DiskFile {
 
     #[cfg(target_os = "linux")]
     fn write_durable(&self, bytes: &[u8], offset: u64, way: DurableWrite) -> io::Result<()> {
-        let rings = || self.rings.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported));
+        let by_ring = |durable| {
+            let rings = self.rings.as_ref().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;
+            let written = rings.write_durable(&self.file, bytes, offset, durable);
+            written.unwrap_or_else(|| self.write_durable(bytes, offset, DurableWrite::ThenSync))
+        };
         match way {
             DurableWrite::ThenSync => {
                 super::write_all_at(self, bytes, offset)?;
                 self.sync_data()
             }
             DurableWrite::Dsync => dsync(&self.file, bytes, offset),
-            DurableWrite::UringDsync => rings()?.write_durable(&self.file, bytes, offset, Durable::Dsync),
-            DurableWrite::UringThenSync => rings()?.write_durable(&self.file, bytes, offset, Durable::LinkedSync),
+            DurableWrite::UringDsync => by_ring(Durable::Dsync),
+            DurableWrite::UringThenSync => by_ring(Durable::LinkedSync),
         }
     }
 
@@ -233,16 +243,17 @@ impl File for DiskFile {
 
     #[cfg(target_os = "linux")]
     fn read_many(&self, reads: &mut [ReadRequest<'_>]) -> io::Result<()> {
-        match &self.rings {
-            Some(rings) if reads.len() > 1 => rings.read(&self.file, reads),
-            _ => reads.iter_mut().try_for_each(|read| super::read_exact_at(self, read.buffer, read.offset)),
+        let rings = self.rings.as_ref().filter(|_| reads.len() > 1);
+        if let Some(read) = rings.and_then(|rings| rings.read(&self.file, reads)) {
+            return read;
         }
+        reads.iter_mut().try_for_each(|read| super::read_exact_at(self, read.buffer, read.offset))
     }
 
     #[cfg(target_os = "linux")]
     fn write_many(&self, writes: &[WriteRequest<'_>], then: AfterWrite) -> io::Result<()> {
-        if let Some(rings) = &self.rings {
-            return rings.write(&self.file, writes, then);
+        if let Some(written) = self.rings.as_ref().and_then(|rings| rings.write(&self.file, writes, then)) {
+            return written;
         }
         writes.iter().try_for_each(|write| super::write_all_at(self, write.bytes, write.offset))?;
         match then {
