@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use seawall_wal::Lsn;
+use seawall_wal::{Lsn, SegmentNumber, TimelineId};
 
 use crate::operator::MergeOperator;
 
 use crate::level::{Backpressure, CommitLevel};
+use crate::repair::Tried;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -80,6 +81,23 @@ pub enum Error {
         damage: Box<Error>,
         /// Why no copy helps.
         why: Box<Error>,
+    },
+    /// A segment of the log is damaged, and none of the other copies that were asked helps. Nothing was changed.
+    #[error(
+        "segment {segment} of timeline {timeline} is damaged from {at} on, byte {offset} of its file, and {}",
+        said_by_all(tried)
+    )]
+    NoCopy {
+        /// The segment.
+        segment: SegmentNumber,
+        /// The timeline of that segment.
+        timeline: TimelineId,
+        /// The first position from which nothing valid follows.
+        at: Lsn,
+        /// Where that is in the segment's file, in bytes.
+        offset: u32,
+        /// Who was asked, in this order.
+        tried: Vec<Tried>,
     },
     /// A record passed the log's checksums, but the engine cannot understand it.
     #[error("the record that ends at {lsn} is not understood ({why}); it was written by another version or program")]
@@ -308,6 +326,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether somebody who may have another copy did not answer, so that trying again later may help.
+    pub fn is_for_want_of_an_answer(&self) -> bool {
+        match self {
+            Self::Irreparable { why, .. } => why.is_for_want_of_an_answer(),
+            Self::NoCopy { tried, .. } => tried.iter().any(|tried| tried.was_silent),
+            Self::Log(seawall_wal::Error::SourceSilent { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// Of a file whose version is not the one that is read here.
     pub(crate) fn version(path: &Path, version: u32, supported: u32) -> Self {
         let path = path.to_owned();
@@ -334,6 +362,13 @@ impl From<seawall_wal::Error> for Error {
             seawall_wal::Error::TooLarge { size, max } => Self::TooLarge { what: "batch", size, max },
             other => Self::Log(other),
         }
+    }
+}
+
+fn said_by_all(tried: &[Tried]) -> String {
+    match tried {
+        [] => String::from("no other copy of it is known"),
+        _ => format!("no other copy helps: {}", tried.iter().map(Tried::to_string).collect::<Vec<_>>().join("; ")),
     }
 }
 

@@ -80,6 +80,8 @@ seawall_wal::mutants! {
     BlobsNotRenumbered,
     /// A repair takes what it gets for the file without looking at its digest.
     RepairsUnproven,
+    /// If the first of several other copies of the log does not help, no other is asked.
+    OneCopyAsked,
     /// The manifest lists the blob files that were written with tables of level 0, and forgets those that merges keep.
     KeptBlobsForgotten,
     /// Readers see what is applied, and power loss can take away again.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_wal::storage::{Storage, replace_file};
-use seawall_wal::{LogPlace, SegmentSource};
+use seawall_wal::{ClusterId, Error as WalError, LogPlace, SegmentSize, SegmentSource, TimelineHistory};
 
 use crate::control::{Control, ControlFile};
 use crate::core::Core;
@@ -22,10 +22,72 @@ use crate::options::Builder;
 /// Where else the bytes of a data directory can be had.
 #[derive(Clone, Debug)]
 pub struct Copies {
-    /// Its log.
-    pub log: Arc<dyn SegmentSource>,
+    /// Its log, in the order in which they are asked.
+    pub log: Vec<Arc<dyn SegmentSource>>,
     /// Its tables and blob files.
     pub tables: Arc<dyn TableSource>,
+}
+
+/// A copy of a segment that did not help.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Whose it is.
+    pub copy: String,
+    /// Why it does not help.
+    pub why: String,
+    /// Whether that is because nobody answered, so that it may help later.
+    pub was_silent: bool,
+}
+
+impl Tried {
+    /// What an error says of a copy; `None` if the error is not the copy's but this node's own.
+    fn of(source: &dyn SegmentSource, error: &WalError) -> Option<Self> {
+        let (copy, why, was_silent) = match error {
+            WalError::Source { source_name, why, .. } => (source_name.as_str(), why.clone(), false),
+            WalError::SourceSilent { source_name, why, .. } => (source_name.as_str(), why.clone(), true),
+            WalError::CorruptRecord { .. } => (source.name(), format!("its copy is damaged too: {error}"), false),
+            WalError::Foreign { field, .. } => {
+                (source.name(), format!("its copy is of another log, with another {field}"), false)
+            }
+            WalError::WrongCluster { .. } => (source.name(), error.to_string(), false),
+            _ => return None,
+        };
+        Some(Self { copy: copy.to_owned(), why, was_silent })
+    }
+}
+
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { copy, why, was_silent } = self;
+        write!(f, "{copy}{}: {why}", if *was_silent { " does not answer" } else { "" })
+    }
+}
+
+impl Copies {
+    /// Has a segment repaired from the first copy that helps. One that lacks it, does not answer, or cannot be proven is
+    /// passed over; an error of this node's own disk is not.
+    fn repair_segment(
+        &self,
+        damage: seawall_wal::Damage,
+        size: SegmentSize,
+        history: &TimelineHistory,
+        repair: impl Fn(&dyn SegmentSource) -> seawall_wal::Result<seawall_wal::Repaired>,
+    ) -> Result<seawall_wal::Repaired> {
+        let mut tried = Vec::new();
+        for source in &self.log {
+            match repair(&**source) {
+                Ok(done) => return Ok(done),
+                Err(error) => tried.push(Tried::of(&**source, &error).ok_or(error)?),
+            }
+            if planted(Mutant::OneCopyAsked) {
+                break;
+            }
+        }
+        let seawall_wal::Damage { segment, at } = damage;
+        let timeline = history.of_segment(segment, size).id;
+        let offset = u32::try_from(at.distance_from(size.start_of(segment))).unwrap_or(u32::MAX);
+        Err(Error::NoCopy { segment, timeline, at, offset, tried })
+    }
 }
 
 /// What was found damaged.
@@ -80,12 +142,15 @@ pub struct Repaired {
 
 impl Builder {
     /// Opens the database. What is found damaged or missing on the way is fetched from another copy, proven and put in its
-    /// place, one thing after the other, and then opening begins again. `copies` is asked for the first time when there is
-    /// damage. Says what was repaired.
+    /// place, one thing after the other, and then opening begins again. `copies` is asked for when there is damage, for those
+    /// of this cluster's data, with segments of this size. Says what was repaired.
     ///
     /// # Errors
     /// As [`open`](Self::open), and [`Error::Irreparable`] if no copy helps: then it is as it was.
-    pub fn open_repairing(self, mut copies: impl FnMut() -> Result<Copies>) -> Result<(Db, Vec<Repaired>)> {
+    pub fn open_repairing(
+        self,
+        mut copies: impl FnMut(ClusterId, SegmentSize) -> Copies,
+    ) -> Result<(Db, Vec<Repaired>)> {
         let mut repaired: Vec<Repaired> = Vec::new();
         loop {
             let error = match self.clone().open() {
@@ -97,7 +162,7 @@ impl Builder {
             if repaired.iter().any(|done| done.damage == damage) {
                 return Err(error);
             }
-            let done = copies().and_then(|copies| self.repair(&damage, &copies));
+            let done = self.repair(&damage, &mut copies);
             let done = done.map_err(|why| Error::Irreparable { damage: Box::new(error), why: Box::new(why) })?;
             tracing::warn!(damage = %done.damage, path = %done.path.display(), kept = ?done.kept, "damage was repaired from another copy");
             repaired.push(done);
@@ -105,19 +170,21 @@ impl Builder {
     }
 
     /// Puts something in order in a directory that nobody has open.
-    fn repair(&self, damage: &Damage, copies: &Copies) -> Result<Repaired> {
+    fn repair(&self, damage: &Damage, copies: &mut impl FnMut(ClusterId, SegmentSize) -> Copies) -> Result<Repaired> {
         let storage = self.storage_or_disk();
         let _lock = lock(&*storage, &self.path)?;
         let control = match ControlFile::read(&*storage, &self.path)? {
             Some((control, _)) => control,
             None => return Err(Error::NotFound { path: self.path.clone() }),
         };
+        let copies = copies(control.cluster, control.segment_size);
         match damage {
             Damage::Segment(found) => {
                 let dir = self.path.join(LOG_FOLDER);
                 let Control { cluster, segment_size, history, .. } = control;
                 let place = LogPlace { storage: &*storage, dir: &dir, cluster, segment_size, history: &history };
-                let done = place.repair(*found, &*copies.log)?;
+                let done =
+                    copies.repair_segment(*found, segment_size, &history, |source| place.repair(*found, source))?;
                 Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept })
             }
             Damage::File(kind, hash) => {
@@ -152,7 +219,9 @@ impl Db {
     pub fn repair(&self, damage: &Damage, copies: &Copies) -> Result<Repaired> {
         match damage {
             Damage::Segment(found) => {
-                let done = self.log().repair(*found, &*copies.log)?;
+                let (log, size) = (self.log(), self.log().options().segment_size);
+                let repair = |source: &dyn SegmentSource| log.repair(*found, source);
+                let done = copies.repair_segment(*found, size, &log.history(), repair)?;
                 Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept })
             }
             Damage::File(kind, hash) => self.core().repair_file(*kind, hash, &*copies.tables),

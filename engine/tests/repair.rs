@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use seawall_engine::mutant::{Mutant, with_mutant};
 use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, Repaired, TableSource};
 use seawall_wal::storage::{MemoryDisk, Storage, read_file};
-use seawall_wal::{LogBytes, Lsn, SegmentSource, TimelineHistory, TimelineId};
+use seawall_wal::{LogBytes, Lsn, SegmentSize, SegmentSource, TimelineHistory, TimelineId};
 
 /// Values of which some are in blob files, in tables and in several segments of log that was not written out.
 fn filled() -> (MemoryDisk, Entries) {
@@ -83,11 +83,11 @@ impl SegmentSource for OtherLog {
 
 fn copies(disk: &MemoryDisk) -> Copies {
     let log = OtherLog(inline(&disk.duplicate()).open().unwrap());
-    Copies { log: Arc::new(log), tables: Arc::new(Other(disk.duplicate())) }
+    Copies { log: vec![Arc::new(log)], tables: Arc::new(Other(disk.duplicate())) }
 }
 
 fn open_repairing(disk: &MemoryDisk, copies: &Copies) -> Result<(Db, Vec<Repaired>), Error> {
-    inline(disk).open_repairing(|| Ok(copies.clone()))
+    inline(disk).open_repairing(|_, _| copies.clone())
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn whatever_keeps_a_database_from_opening_is_repaired_one_after_the_other() {
 #[test]
 fn a_healthy_database_asks_for_no_copy() {
     let (disk, expected) = filled();
-    let (db, repaired) = inline(&disk).open_repairing(|| panic!("nothing is damaged")).unwrap();
+    let (db, repaired) = inline(&disk).open_repairing(|_, _| panic!("nothing is damaged")).unwrap();
     assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 0));
 }
 
@@ -201,6 +201,69 @@ fn without_a_copy_that_helps_it_says_what_is_damaged_and_why_it_stays_so_and_cha
     assert_eq!(open_repairing(&disk, &whole).unwrap().1.len(), 1);
     assert_eq!(read_file(&disk, &table, 1 << 20).unwrap(), bytes);
     assert_eq!(content(&inline(&disk).open().unwrap()).unwrap(), expected);
+}
+
+/// A source that does not answer.
+#[derive(Debug)]
+struct Silent;
+
+impl SegmentSource for Silent {
+    fn name(&self) -> &str {
+        "the silent node"
+    }
+
+    fn coverage(&self, _: TimelineId) -> seawall_wal::Result<Option<(Lsn, Lsn)>> {
+        self.fetch(TimelineId(1), Lsn::ZERO).map(|_| None)
+    }
+
+    fn fetch(&self, _: TimelineId, at: Lsn) -> seawall_wal::Result<Option<LogBytes>> {
+        let (source_name, why) = (self.name().to_owned(), String::from("connection refused"));
+        Err(seawall_wal::Error::SourceSilent { source_name, at, why })
+    }
+
+    fn history(&self) -> seawall_wal::Result<Option<TimelineHistory>> {
+        self.fetch(TimelineId(1), Lsn::ZERO).map(|_| None)
+    }
+}
+
+#[test]
+fn a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named() {
+    let (disk, expected) = filled();
+    let whole = copies(&disk);
+    let damaged = files(&disk, "wal", ".wal").into_iter().rev().nth(1).unwrap();
+    let foreign: Arc<dyn SegmentSource> = Arc::new(OtherLog(inline(&filled().0).open().unwrap()));
+    let rotten = disk.duplicate();
+    let damaged_too: Arc<dyn SegmentSource> = Arc::new(OtherLog(inline(&rotten).open().unwrap()));
+    rotten.flip_bit(&damaged, 30_000, 1);
+    disk.flip_bit(&damaged, 20_000, 2);
+    let unhelpful = [Arc::new(Silent) as Arc<dyn SegmentSource>, foreign, damaged_too];
+    let asking = |log: &[Arc<dyn SegmentSource>]| Copies { log: log.to_vec(), ..whole.clone() };
+
+    let none = open_repairing(&disk, &asking(&[])).unwrap_err();
+    assert!(none.to_string().contains("no other copy of it is known"), "{none}");
+    assert!(!none.is_for_want_of_an_answer());
+    let answered = open_repairing(&disk, &asking(&unhelpful[1..])).unwrap_err();
+    assert!(!answered.is_for_want_of_an_answer(), "asking again cannot help: {answered}");
+    let error = open_repairing(&disk, &asking(&unhelpful)).unwrap_err();
+    assert!(error.is_for_want_of_an_answer(), "{error}");
+    let Error::Irreparable { why, .. } = &error else { panic!("{error}") };
+    let Error::NoCopy { segment, timeline, at, offset, tried } = &**why else { panic!("{why}") };
+    assert_eq!((timeline.0, u64::from(*offset)), (1, at.offset() % SegmentSize::MIN.bytes() as u64));
+    let words = error.to_string();
+    for part in [
+        &format!("segment {segment} of timeline 1 is damaged from {at} on, byte {offset} of its file") as &str,
+        "the silent node does not answer: connection refused",
+        "the other node: its copy is of another log",
+        "the other node: its copy is damaged too",
+    ] {
+        assert!(words.contains(part), "{part}: {words}");
+    }
+    assert_eq!(tried.len(), 3);
+    assert!(disk.list(&Path::new(PATH).join("wal/cut")).unwrap_or_default().is_empty(), "nothing was changed");
+
+    let order = [&unhelpful[..], &whole.log].concat();
+    let (db, repaired) = open_repairing(&disk, &asking(&order)).unwrap();
+    assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 1));
 }
 
 fn refuses_a_copy_that_is_damaged_too() {

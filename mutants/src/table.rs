@@ -108,6 +108,11 @@ pub const ROWS: &[Row] = &[
         "tables_written_by_recovery_are_not_ahead_of_a_log_that_was_never_synced",
     ),
     row("engine:second-opener-let-in", "engine/usage", "a_second_opener_is_told_who_has_it"),
+    row(
+        "engine:one-copy-asked",
+        "engine/repair",
+        "a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named",
+    ),
     row("engine:repairs-unproven", "engine/repair", "a_copy_that_is_damaged_too_is_not_put_in_place"),
     // What readers see.
     row(

@@ -169,6 +169,8 @@ pub struct ReplicationSection {
     pub listen: Option<SocketAddr>,
     /// `host:port`, several with commas between, or empty.
     pub upstream: String,
+    /// The same, of those who may have what is damaged here.
+    pub repair_from: String,
     /// Allows addresses that are not loopback.
     pub insecure_plaintext: bool,
     /// Of silence.
@@ -190,8 +192,17 @@ pub struct ReplicationSection {
 impl ReplicationSection {
     /// The upstreams, in the order in which they are tried.
     pub fn upstreams(&self) -> impl Iterator<Item = &str> {
-        self.upstream.split(',').map(str::trim).filter(|upstream| !upstream.is_empty())
+        addresses(&self.upstream)
     }
+
+    /// Those asked for what is damaged, in this order.
+    pub fn repair_from(&self) -> impl Iterator<Item = &str> {
+        addresses(&self.repair_from)
+    }
+}
+
+fn addresses(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|address| !address.is_empty())
 }
 
 /// A commit level as settings and requests write it: `local`, `remote_flush(1)`.

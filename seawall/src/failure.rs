@@ -195,7 +195,7 @@ impl From<seawall_engine::Error> for Failure {
             E::NotFound { .. } | E::UnknownKeyspace { .. } => Kind::NotFound,
             E::SnapshotTooOld { .. } | E::SnapshotTooNew { .. } => Kind::NotFound,
             E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
-            E::CorruptPayload { .. } | E::Irreparable { .. } => Kind::VerificationFailed,
+            E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } => Kind::VerificationFailed,
             E::TooLarge { .. } | E::TooMany { .. } | E::TooManyRanges { .. } => Kind::TooLarge,
             E::Conflict { .. } => Kind::Conflict,
             E::EmptyKey | E::EmptyName | E::Unsorted { .. } | E::LevelUnavailable { .. } => Kind::Usage,

@@ -141,7 +141,7 @@ fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place(
     wait("it gives up", || node.state().0 == State::Failed);
     let (_, words) = node.state();
     let named = tables.iter().any(|path| words.contains(path.file_stem().unwrap().to_str().unwrap()));
-    assert!(named && words.contains("the archive does not help"), "{words}");
+    assert!(named && words.contains("it cannot be repaired: the archive at "), "{words}");
     assert!(words.contains("restore this node from a standby or the archive"), "{words}");
     let refused = more.insert("a", "b").unwrap_err();
     assert!(matches!(refused, seawall::Error::ReadOnly { .. }), "{refused}");

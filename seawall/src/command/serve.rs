@@ -224,6 +224,7 @@ pub(super) fn options(config: &Config, assume_primary: bool) -> Result<NodeOptio
         cache_bytes: config.engine.cache_max.0,
         tunings: config.tunings().collect(),
         replication_listen: config.replication.listen,
+        repair_from: config.replication.repair_from().map(str::to_owned).collect(),
         replication_timeout: config.replication.timeout.0,
         standbys_max: config.replication.standbys_max,
         synchronous: config.replication.synchronous.clone(),

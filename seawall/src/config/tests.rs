@@ -133,6 +133,10 @@ fn an_address_that_is_not_loopback_is_refused_until_plaintext_is_spelled_out() {
     let standby = ["node.role=standby", "replication.upstream=db1:7701"];
     assert!(refused(&standby).contains("another machine"));
     with(&[standby[0], standby[1], "replication.insecure_plaintext=true"]).unwrap();
+    let repairing = ["node.role=primary", "replication.repair_from=localhost:7702, db2:7701"];
+    let message = refused(&repairing);
+    assert!(message.contains("`replication.repair_from` is db2:7701, another machine"), "{message}");
+    with(&[repairing[0], repairing[1], "replication.insecure_plaintext=true"]).unwrap();
     for near in ["127.0.0.1:7701", "localhost:7701", "[::1]:7701"] {
         with(&["node.role=standby", &format!("replication.upstream={near}")]).unwrap();
     }
@@ -145,6 +149,11 @@ fn settings_that_contradict_each_other_are_refused() {
         (&["replication.upstream=localhost:1"], "which follows nobody"),
         (&["replication.listen=127.0.0.1:1"], "set node.role = \"primary\""),
         (&["node.role=standby", "replication.upstream=nowhere"], "expected host:port"),
+        (&["replication.repair_from=localhost:1"], "no other node has its log"),
+        (
+            &["node.role=primary", "replication.repair_from=localhost:1,nowhere"],
+            "`replication.repair_from` is `nowhere`",
+        ),
         (&["log.segment_size=3MiB"], "a power of two"),
         (&["log.segment_size=32KiB"], "from 64KiB to 1GiB"),
         (&["archive.url=ftp://x"], "the scheme `ftp` is not known"),

@@ -55,8 +55,18 @@ fn node(config: &Config) -> Result<(), Broken> {
             "replication.listen",
             "is set, but node.role is \"standalone\", which has no standbys; set node.role = \"primary\"",
         ),
+        (Role::Standalone, _) if !config.replication.repair_from.is_empty() => broken(
+            "replication.repair_from",
+            "is set, but node.role is \"standalone\": no other node has its log; set node.role = \"primary\"",
+        ),
         _ => names(config),
     }
+}
+
+/// The other nodes that are named, with the setting that names them.
+fn peers(config: &Config) -> impl Iterator<Item = (&'static str, &str)> {
+    let upstreams = config.replication.upstreams().map(|peer| ("replication.upstream", peer));
+    upstreams.chain(config.replication.repair_from().map(|peer| ("replication.repair_from", peer)))
 }
 
 fn names(config: &Config) -> Result<(), Broken> {
@@ -65,13 +75,10 @@ fn names(config: &Config) -> Result<(), Broken> {
             return broken("replication.required", format!("has the name `{name}`: {error}"));
         }
     }
-    for upstream in config.replication.upstreams() {
-        let port = upstream.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
+    for (key, peer) in peers(config) {
+        let port = peer.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then_some(port));
         if !port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0)) {
-            return broken(
-                "replication.upstream",
-                format!("is `{upstream}`; expected host:port, several with commas between"),
-            );
+            return broken(key, format!("is `{peer}`; expected host:port, several with commas between"));
         }
     }
     Ok(())
@@ -123,10 +130,10 @@ fn listeners(config: &Config) -> Result<(), Broken> {
             ),
         );
     }
-    let away = config.replication.upstreams().find(|upstream| leaves_this_machine(upstream));
-    if let Some(away) = away.filter(|_| !config.replication.insecure_plaintext) {
+    let away = peers(config).find(|(_, peer)| leaves_this_machine(peer));
+    if let Some((key, away)) = away.filter(|_| !config.replication.insecure_plaintext) {
         return broken(
-            "replication.upstream",
+            key,
             format!(
                 "is {}, another machine, to which replication runs in the clear; use a tunnel that ends at a loopback \
                  address, or set replication.insecure_plaintext = true on a network you trust",

@@ -59,6 +59,9 @@ pub struct NodeOptions {
     pub tunings: BTreeMap<String, Tuning>,
     /// Where standbys may connect; port 0 picks a free one.
     pub replication_listen: Option<SocketAddr>,
+    /// Nodes that may have what is damaged of this one's log, `host:port` each, where they listen for standbys. In the order in
+    /// which they are asked; a standby asks its upstreams after them.
+    pub repair_from: Vec<String>,
     /// Where this node takes writes when it is primary, for the messages of nodes that do not.
     pub advertise: String,
     /// Silence after which a peer is given up.
@@ -95,6 +98,7 @@ impl NodeOptions {
             cache_bytes: 256 << 20,
             tunings: BTreeMap::new(),
             replication_listen: None,
+            repair_from: Vec::new(),
             advertise: String::new(),
             replication_timeout: Duration::from_secs(10),
             standbys_max: 16,

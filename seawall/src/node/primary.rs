@@ -302,7 +302,8 @@ fn keep_versions(db: &Db, registry: &Arc<Registry>) {
     db.set_read_horizon(confirmed.map(|confirmed| confirmed.max(oldest)));
 }
 
-fn is_final(error: &super::Error) -> bool {
+/// Whether trying again to open the archive cannot help.
+pub(super) fn is_final(error: &super::Error) -> bool {
     matches!(error, super::Error::Archive(error) if is_final_archive(error))
         || matches!(error, super::Error::RepositorySettings(_))
 }

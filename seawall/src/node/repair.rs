@@ -1,47 +1,94 @@
-//! A node repairs what it finds damaged from its archive: when its database is opened, and while it runs. What no copy helps
-//! with stops its writes.
+//! A node repairs what it finds damaged from other copies: a segment of its log from its peers and its archive, a table from
+//! the archive; when its database is opened, and while it runs. What no copy helps with stops its writes.
+
+mod archive;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use seawall_backup::{Archive, ArchiveSource, ArchiveTables};
-use seawall_engine::{Builder, Copies, Damage, Db};
+use seawall_engine::{Builder, Copies, Damage, Db, FileHash, TableSource};
+use seawall_replication::driver::PeerSource;
+use seawall_wal::{ClusterId, SegmentSize, SegmentSource};
+
+use archive::ArchiveCopy;
 
 use super::error::{Error, Result};
-use super::{ARCHIVE_PATIENCE, Inner, State};
+use super::{Inner, Role, State};
 
 /// How often a running node asks whether readers met damage.
 const LOOK: Duration = Duration::from_millis(500);
-/// Between attempts while the archive does not answer.
+/// Between attempts while somebody who may have a copy does not answer.
 const RETRY: Duration = Duration::from_secs(5);
+/// A segment is looked for so often among peers that answer and do not help before the node gives up: theirs may be under
+/// repair as well.
+const ATTEMPTS: u32 = 3;
+/// A node that does not open without a repair waits so long for them: after a power failure all start at once.
+const START: Duration = Duration::from_secs(60);
 
-/// Opens a database; with an archive, what is damaged is repaired from it.
+/// Opens a database; what is damaged is repaired from other copies.
 pub(super) async fn open(inner: &Arc<Inner>, builder: Builder) -> Result<Db> {
-    let inner = inner.clone();
-    let opened = tokio::task::spawn_blocking(move || match inner.options.archive {
-        None => builder.open(),
-        Some(_) => builder.open_repairing(|| inner.copies()).map(|(db, _)| db),
-    });
-    let stopping = |_| Error::WrongState { operation: "start", actual: String::from("stopping") };
-    opened.await.map_err(stopping)?.map_err(Error::from)
+    let until = Instant::now() + START;
+    loop {
+        let (copies, work) = (inner.clone(), builder.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            work.open_repairing(|cluster, size| copies.copies(cluster, size)).map(|(db, _)| db)
+        });
+        let stopping = |_| Error::WrongState { operation: "start", actual: String::from("stopping") };
+        match opened.await.map_err(stopping)? {
+            Err(error) if error.is_for_want_of_an_answer() && Instant::now() < until => {
+                tracing::warn!(%error, "this node does not open before it is repaired; trying again");
+                tokio::time::sleep(RETRY.min(until.saturating_duration_since(Instant::now()))).await;
+            }
+            opened => return Ok(opened?),
+        }
+    }
 }
 
 impl Inner {
-    /// The archive as another copy of everything. Blocks.
-    fn copies(self: &Arc<Self>) -> seawall_engine::Result<Copies> {
-        let opening = tokio::time::timeout(ARCHIVE_PATIENCE, self.open_archive_of_any_cluster());
-        let opened = self.runtime.block_on(opening);
-        let opened = opened.unwrap_or(Err(Error::ArchiveSilent { operation: "repair what is damaged" }));
-        let refused = |error: Error| seawall_engine::Error::WrongState {
-            operation: "use the archive for the repair",
-            actual: error.to_string(),
+    /// Where else this node's data can be had. Peers are asked before the archive: they are nearer, cost nothing, and have
+    /// what the archive does not have yet.
+    fn copies(self: &Arc<Self>, cluster: ClusterId, size: SegmentSize) -> Copies {
+        let peer = |address: &String| -> Arc<dyn SegmentSource> {
+            Arc::new(PeerSource::new(address, cluster, size, self.options.replication_timeout, self.runtime.clone()))
         };
-        opened.map(|archive| self.copies_in(archive)).map_err(refused)
+        let mut log: Vec<_> = self.peers().into_iter().map(peer).collect();
+        let tables: Arc<dyn TableSource> = match &self.options.archive {
+            None => Arc::new(NoTables),
+            Some(_) => {
+                let archive = Arc::new(ArchiveCopy::new(self.clone(), cluster));
+                log.push(archive.clone());
+                archive
+            }
+        };
+        Copies { log, tables }
     }
 
-    fn copies_in(&self, archive: Archive) -> Copies {
-        let log = Arc::new(ArchiveSource::new(archive.clone(), self.runtime.clone()));
-        Copies { log, tables: Arc::new(ArchiveTables::new(archive, self.runtime.clone())) }
+    /// Whom this node asks for log: those it was told of, then those it follows.
+    fn peers(&self) -> Vec<&String> {
+        let upstreams = match &self.options.role {
+            Role::Standby { upstreams } => upstreams.as_slice(),
+            Role::Primary => &[],
+        };
+        let mut peers: Vec<&String> = Vec::new();
+        for peer in self.options.repair_from.iter().chain(upstreams) {
+            if !peers.contains(&peer) {
+                peers.push(peer);
+            }
+        }
+        peers
+    }
+}
+
+/// Without an archive there is no other copy of a table: each node merges for itself and has files of its own.
+#[derive(Debug)]
+struct NoTables;
+
+impl TableSource for NoTables {
+    fn fetch(&self, _: &FileHash, _: u64) -> seawall_engine::Result<Vec<u8>> {
+        Err(seawall_engine::Error::WrongState {
+            operation: "fetch another copy of a table",
+            actual: String::from("there is no archive to repair it from, and other nodes have other tables"),
+        })
     }
 }
 
@@ -51,7 +98,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
         tokio::time::sleep(LOOK).await;
         let Some(db) = inner.db.read().clone() else { return };
         for damage in db.damages() {
-            match repair(&inner, &db, &damage).await {
+            match repair_patiently(&inner, &db, &damage).await {
                 Attempt::Repaired => {}
                 Attempt::NotNow(why) => {
                     tracing::warn!(%damage, why, "damage is not repaired yet; it is not served, and tried again");
@@ -60,7 +107,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
                 Attempt::NoCopy(why) => {
                     db.hold_writes(true);
                     let words = format!(
-                        "{damage} is damaged in {}, and {why}; restore this node from a standby or the archive",
+                        "{damage} is damaged in {}, and it cannot be repaired: {why}; restore this node from a standby or the archive",
                         db.path().display()
                     );
                     tracing::error!(%damage, why, "damage cannot be repaired; this node takes no more writes");
@@ -80,28 +127,33 @@ enum Attempt {
     NoCopy(String),
 }
 
-async fn repair(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
-    if inner.options.archive.is_none() {
-        return Attempt::NoCopy(String::from("there is no archive to repair it from"));
+async fn repair_patiently(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
+    let is_peers = matches!(damage, Damage::Segment(_)) && !inner.peers().is_empty();
+    for _ in 1..ATTEMPTS {
+        match repair(inner, db, damage).await {
+            Attempt::NoCopy(why) if is_peers => {
+                tracing::warn!(%damage, why, "damage is not repaired; peers are asked again");
+                tokio::time::sleep(RETRY).await;
+            }
+            attempt => return attempt,
+        }
     }
-    let archive = match tokio::time::timeout(ARCHIVE_PATIENCE, inner.open_archive_to_read(db.cluster())).await {
-        Ok(Ok(archive)) => archive,
-        Ok(Err(error)) => return Attempt::NotNow(error.to_string()),
-        Err(_) => return Attempt::NotNow(String::from("the archive does not answer")),
-    };
-    let (copies, work_db, work_damage) = (inner.copies_in(archive.clone()), db.clone(), damage.clone());
+    repair(inner, db, damage).await
+}
+
+async fn repair(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
+    let copies = inner.copies(db.cluster(), db.log().options().segment_size);
+    let (work_db, work_damage) = (db.clone(), damage.clone());
     let work = tokio::task::spawn_blocking(move || work_db.repair(&work_damage, &copies));
     match work.await {
         Ok(Ok(done)) => {
-            tracing::warn!(%damage, path = %done.path.display(), kept = ?done.kept, "damage was repaired from the archive");
+            tracing::warn!(%damage, path = %done.path.display(), kept = ?done.kept, "damage was repaired from another copy");
             Attempt::Repaired
         }
         // It was let go meanwhile.
         Ok(Err(_)) if !db.damages().contains(damage) => Attempt::Repaired,
-        Ok(Err(error)) => match archive.newest_history().await {
-            Ok(_) => Attempt::NoCopy(format!("the archive does not help: {error}")),
-            Err(_) => Attempt::NotNow(error.to_string()),
-        },
+        Ok(Err(error)) if error.is_for_want_of_an_answer() => Attempt::NotNow(error.to_string()),
+        Ok(Err(error)) => Attempt::NoCopy(error.to_string()),
         Err(_) => Attempt::NotNow(String::from("this node is stopping")),
     }
 }
