@@ -38,6 +38,10 @@ pub trait SegmentSource: Send + Sync + fmt::Debug {
 
     /// The log of `timeline` from the byte at `from` on: some whole records that start there. `None` if the source has
     /// nothing at `from` (yet). Verified for transport damage; the caller still verifies records and chain.
+    ///
+    /// # Errors
+    /// [`Error::SourceSilent`](crate::Error::SourceSilent) from one that knows that it may answer later, else
+    /// [`Error::Source`](crate::Error::Source), or what the source's own log says.
     fn fetch(&self, timeline: TimelineId, from: Lsn) -> Result<Option<LogBytes>>;
 
     /// The history of the cluster as this source knows it, if it keeps one.
