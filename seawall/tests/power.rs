@@ -7,10 +7,10 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "power/answers.rs"]
+mod answers;
 #[path = "power/machine.rs"]
 mod machine;
-
-use std::collections::BTreeMap;
 
 use machine::{End, Machine, WRONG, storm_losses};
 use rand::rngs::SmallRng;
@@ -18,9 +18,6 @@ use rand::{Rng as _, SeedableRng as _};
 use rustix::io::Errno;
 use seawall_disks::fuse::{Cached, Effect, Fault, Operation, PowerLoss, SECTOR_LEN};
 
-/// A disk's most likely errors, and how they are said.
-const ERRORS: [(&str, Errno, &[&str]); 2] =
-    [("EIO", Errno::IO, &["Input/output error"]), ("ENOSPC", Errno::NOSPC, &["No space left on device", "is full"])];
 /// What a path has in it and how long the program lives, so that there are changes of every kind of file: a life that is no
 /// more than the making of a database and a few commits, and one with several segments, tables, blob files and manifests.
 const LIVES: [(&str, [&str; 4]); 5] =
@@ -68,52 +65,6 @@ fn a_power_loss_at_every_change_and_again_while_recovering_loses_nothing() {
     println!(
         "{lives} lives cut at a change and once more while recovering, {acknowledged} commits acknowledged, 0 lost"
     );
-}
-
-#[test]
-fn an_error_at_every_change_ends_the_program_or_is_overcome_and_loses_nothing() {
-    let Some(machine) = Machine::start() else { return };
-    let mut random = SmallRng::seed_from_u64(3);
-    let mut met: BTreeMap<(&str, Operation), (u64, u64)> = BTreeMap::new();
-    // Whether it was met.
-    let mut meet = |(error, errno, words): (&'static str, Errno, &[&str]), fault: Fault, life: &[&str]| {
-        machine.begin_anew();
-        machine.disk.inject(Fault { effect: Effect::Fail(errno.raw_os_error()), ..fault });
-        let end = machine.run(life);
-        let Some(hit) = machine.disk.hits().into_iter().next() else { return false };
-        let (ended, overcome) = met.entry((error, hit.operation)).or_default();
-        match end {
-            End::Failed { words: said, .. } => {
-                assert!(words.iter().any(|words| said.contains(words)), "{error} of {hit:?}, but it said: {said}");
-                *ended += 1;
-            }
-            End::Well(_) => *overcome += 1,
-        }
-        machine.disk.lose_power(choice(random.random_range(0..4), random.random()));
-        machine.run_to_its_end(&SHORT);
-        true
-    };
-    for error in ERRORS {
-        for (path, life) in LIVES {
-            let at = |moment| Fault { path: path.into(), ..Fault::at(&Operation::CHANGES, moment, Effect::Stop) };
-            let _ = moments(&life).take_while(|moment| meet(error, at(*moment), &life)).count();
-        }
-        // Some kinds are rare.
-        for operation in Operation::CHANGES {
-            let _ = (1..=3).take_while(|nth| meet(error, Fault::at(&[operation], *nth, Effect::Stop), &LONG)).count();
-        }
-    }
-    println!("{:>8} {:>12} {:>6} {:>8}", "error", "operation", "ended", "overcome");
-    for ((error, operation), (ended, overcome)) in &met {
-        println!("{error:>8} {:>12} {ended:>6} {overcome:>8}", format!("{operation:?}"));
-    }
-    machine.begin_anew();
-    machine.run_to_its_end(&LONG);
-    for operation in Operation::CHANGES.into_iter().filter(|operation| machine.disk.count(&[*operation]) > 0) {
-        for (error, ..) in ERRORS {
-            assert!(met.contains_key(&(error, operation)), "{operation:?} is asked of the disk, and never met {error}");
-        }
-    }
 }
 
 #[test]
