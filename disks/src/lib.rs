@@ -5,3 +5,5 @@
 pub mod fuse;
 #[cfg(target_os = "linux")]
 pub mod image;
+#[cfg(target_os = "linux")]
+pub mod refusal;
