@@ -20,6 +20,7 @@ use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use seawall_disks::fuse::{Cached, Effect, Fault, FuseDisk, Operation, PowerLoss};
+use seawall_disks::refusal::{Call, refuse_at_times};
 use seawall_wal::format::{RECORD_HEADER_SIZE, payload_len_max};
 use seawall_wal::storage::{Access, AfterWrite, Disk, DurableWrite, File, IoPath, Storage, WriteRequest};
 use seawall_wal::{Error, Log, LogBytes, Lsn, Position, RecordKind, SegmentSize, Threads, Ticket};
@@ -225,6 +226,50 @@ fn a_log_has_the_same_files_and_says_the_same_whichever_way_it_is_written() {
         bytes += expected.values().map(Vec::len).sum::<usize>();
     }
     println!("{seeds} logs by four ways, {bytes} bytes by each, the same");
+}
+
+#[test]
+fn a_log_is_the_same_while_the_kernel_has_no_time_for_its_ring() {
+    if !is_ring_granted() {
+        return;
+    }
+    let life = |way: DurableWrite| {
+        let (folder, mut told) = (tempfile::tempdir().unwrap(), Told::default());
+        for life in 0..2 {
+            let (log, ..) = Opener::primary().open(Repeating::of(way), folder.path()).unwrap();
+            log.write_by(way);
+            write(&log, life, 120, &mut told);
+            log.close().unwrap();
+        }
+        (told, files(folder.path()))
+    };
+    for (ring, calls) in PARTNERS {
+        let expected = life(calls);
+        let (refused, granted) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let counts = (Arc::clone(&refused), Arc::clone(&granted));
+        // On a thread of its own: what is refused once is refused for as long as the thread lives.
+        let found = std::thread::spawn(move || {
+            let mut random = SmallRng::seed_from_u64(1);
+            let answers = move || {
+                let errno = [libc::EBUSY, libc::EAGAIN, libc::EINTR, libc::ENOMEM].choose(&mut random).copied();
+                let errno = errno.filter(|_| random.random_bool(0.4));
+                if errno.is_some() { &counts.0 } else { &counts.1 }.fetch_add(1, Ordering::Relaxed);
+                errno
+            };
+            refuse_at_times(Call::IoUringEnter, answers).map(|()| life(ring))
+        });
+        let found = match found.join().unwrap() {
+            Ok(found) => found,
+            Err(error) => return println!("skipped: no filter of system calls can be set here: {error}"),
+        };
+        assert_eq!(found.0, expected.0, "{ring}");
+        assert!(found.1 == expected.1, "{ring}: other bytes");
+        let [refused, granted] = [refused, granted].map(|count| count.load(Ordering::Relaxed));
+        println!(
+            "{ring}: io_uring_enter was refused {refused} times and granted {granted} times, the same answers and bytes"
+        );
+        assert!(refused > 20 && granted > 20, "{ring}: {refused} refused, {granted} granted");
+    }
 }
 
 /// A folder for a log on an empty disk.

@@ -19,7 +19,8 @@ use io_uring::{IoUring, opcode};
 use parking_lot::Mutex;
 
 use answer::Direction;
-use group::{Group, Part};
+use group::{Group, Part, enter};
+use ring::Ring as _;
 
 use super::{AfterWrite, ReadRequest, WriteRequest};
 
@@ -130,13 +131,9 @@ fn try_out(ring: &mut IoUring) -> io::Result<()> {
     // SAFETY: it names neither file nor memory.
     let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
     assert!(pushed.is_ok(), "there is room in a new ring");
-    while ring.completion().is_empty() {
-        match ring.submit_and_wait(1) {
-            Err(error) if error.raw_os_error() != Some(libc::EINTR) => return Err(error),
-            _ => {}
-        }
+    while ring.take_completed().is_none() {
+        enter(ring)?;
     }
-    ring.completion().for_each(drop);
     Ok(())
 }
 

@@ -150,18 +150,28 @@ impl<R: Ring> Group<'_, R> {
         }
     }
 
-    /// Hands what is queued to the kernel, and waits; there may be no completion when it returns.
     fn wait(&mut self) {
-        let mut busy = Busy::default();
-        while let Err(error) = self.ring.enter() {
-            match after_entry_failed(error.raw_os_error(), self.ring.has_completed()) {
-                Entry::Again => {}
-                Entry::Collect => return,
-                Entry::Later if busy.goes_on() => {}
-                Entry::Later | Entry::Abandon => self.ring.abandon(&error),
-            }
+        if let Err(error) = enter(self.ring) {
+            self.ring.abandon(&error);
         }
     }
+}
+
+/// Hands what is queued to the kernel, and waits; there may be no completion when it returns.
+///
+/// # Errors
+/// If asking again is of no use: the kernel refuses, or was short of something for too long.
+pub(super) fn enter(ring: &mut impl Ring) -> io::Result<()> {
+    let mut busy = Busy::default();
+    while let Err(error) = ring.enter() {
+        match after_entry_failed(error.raw_os_error(), ring.has_completed()) {
+            Entry::Again => {}
+            Entry::Collect => return Ok(()),
+            Entry::Later if busy.goes_on() => {}
+            Entry::Later | Entry::Abandon => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// How long the kernel has been short of something.
