@@ -205,3 +205,34 @@ async fn log_that_was_not_asked_for_is_not_taken() {
         assert!(matches!(error, Error::Source { .. }), "{what}: {error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_answers_in_crumbs_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = source(&listener.local_addr().unwrap().to_string(), ClusterId::random());
+    let started = Instant::now();
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut fetch = [0; 64];
+        while stream.read_exact(&mut fetch).await.is_ok() {
+            tokio::time::sleep(PATIENCE / 8).await;
+            let from = u64::from_le_bytes(fetch[56..].try_into().unwrap());
+            let frame = Message::Data(seawall_replication::message::Data {
+                timeline: FIRST,
+                group_start: Lsn::new(from),
+                group_len: 10,
+                offset: 0,
+                flush: Lsn::new(200_000),
+                time: Default::default(),
+                bytes: vec![0; 10].into(),
+            });
+            let frame = frame.to_frame();
+            stream.write_all(&[frame.head.as_ref(), frame.log.as_ref()].concat()).await.unwrap();
+        }
+    });
+    // Each answer comes in time; the segment would take minutes.
+    let error = blocking(move || fetch_all(&slow, Lsn::ZERO)).await.unwrap_err();
+    assert!(matches!(error, Error::SourceSilent { .. }), "{error}");
+    assert!(started.elapsed() < PATIENCE * 40, "{:?}", started.elapsed());
+    serving.abort();
+}
