@@ -98,7 +98,7 @@ pub(crate) fn open(builder: Builder) -> Result<Db> {
         mode,
         |records| replay.records(records),
     )?;
-    // What the log came back with is durable; if it is less than before, the alarm was raised and this is the truth.
+    // What the log came back with is durable, and not less than before.
     let flushed = log.flushed().value();
     durable.control.update(|control| {
         control.watermark = flushed;

@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::{all, inline};
+use std::path::Path;
+
+use common::{PATH, all, inline};
 use seawall_engine::manifest::Manifest;
 use seawall_engine::{Db, Error, Installation, LogRetention, OpenAs, Role};
-use seawall_wal::storage::MemoryDisk;
+use seawall_wal::storage::{MemoryDisk, Storage};
 use seawall_wal::{Lsn, TimelineId, TimelineNonce};
 
 /// An empty standby of `primary`, on a disk of its own.
@@ -70,6 +72,23 @@ fn a_standby_shows_the_same_and_refuses_writes_naming_the_primary() {
     fill(&primary, 0..10);
     ship(&primary, &standby, 1000);
     same(&primary, &standby);
+}
+
+#[test]
+fn a_standby_whose_log_is_damaged_below_what_it_confirmed_gives_nothing_up() {
+    let primary = inline(&MemoryDisk::new()).log_retention(LogRetention::Node).open().unwrap();
+    let (disk, standby) = standby_of(&primary);
+    fill(&primary, 0..300);
+    ship(&primary, &standby, 100_000);
+    standby.close().unwrap();
+    let log = Path::new(PATH).join("wal");
+    let segment = log.join(disk.list(&log).unwrap().iter().filter(|name| name.ends_with(".wal")).nth(1).unwrap());
+    disk.flip_bit(&segment, 20_000, 3);
+    let error = inline(&disk).open().unwrap_err();
+    assert!(matches!(&error, Error::Log(seawall_wal::Error::Corrupt { .. })), "{error}");
+    assert!(error.to_string().contains("restore this node"), "{error}");
+    disk.flip_bit(&segment, 20_000, 3);
+    same(&primary, &inline(&disk).open().unwrap());
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub const ROWS: &[Row] = &[
     row(
         "wal:watermark-ignored",
         "wal/crash",
-        "with_a_watermark_no_flipped_bit_goes_unnoticed_and_a_standby_fetches_again",
+        "below_the_watermark_no_flipped_bit_is_cut_by_a_primary_nor_by_a_standby",
     ),
     row("wal:unbounded-length", "wal/lib", "format::tests::a_record_that_says_it_is_longer_than_its_segment_is_none"),
     row("wal:chain-ignored", "wal/log", "what_a_copied_primary_wrote_does_not_continue_what_the_primary_wrote"),

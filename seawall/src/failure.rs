@@ -195,6 +195,8 @@ impl From<seawall_engine::Error> for Failure {
             E::NotFound { .. } | E::UnknownKeyspace { .. } => Kind::NotFound,
             E::SnapshotTooOld { .. } | E::SnapshotTooNew { .. } => Kind::NotFound,
             E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
+            // Who has a copy may be starting as well: whoever watches over this process may start it again.
+            error if error.is_for_want_of_an_answer() => Kind::Unreachable,
             E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } => Kind::VerificationFailed,
             E::TooLarge { .. } | E::TooMany { .. } | E::TooManyRanges { .. } => Kind::TooLarge,
             E::Conflict { .. } => Kind::Conflict,

@@ -18,7 +18,7 @@ use crate::kept::{kept_path, sync_kept};
 use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
-use crate::recovery::{AtEnd, Evidence, Halt, Headers, Origin, Recovery, Verdict, decide};
+use crate::recovery::{AtEnd, Evidence, Halt, Headers, Recovery, Row, Verdict, decide};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, read_exact_at, write_all_at};
@@ -57,12 +57,12 @@ impl Log {
         mut on_records: impl FnMut(&[Record<'_>]) -> Result<(), E>,
     ) -> Result<(Self, Recovery), E> {
         storage.create_dir_all(dir).map_err(|error| Error::io("create", dir, error))?;
-        let mut pass = Pass::new(&*storage, dir, &options, at, mode)?;
+        let mut pass = Pass::new(&*storage, dir, &options, at)?;
         match options.threads {
             Threads::Inline => pass.read_records(&mut |record| on_records(slice::from_ref(record)))?,
             Threads::Background => pass.read_records_aside(&mut on_records)?,
         }
-        let (evidence, row) = pass.judge();
+        let row = pass.judge();
         if let Verdict::Halt(halt) = row.verdict {
             return Err(pass.halted(halt).into());
         }
@@ -75,16 +75,16 @@ impl Log {
             kept: None,
         };
         if row.verdict != Verdict::Open {
-            pass.cut(&evidence, &mut recovery)?;
+            pass.cut(&mut recovery)?;
         }
         pass.make_durable()?;
-        report(&recovery, at.watermark);
+        report(&recovery);
         let opened = pass.into_opened()?;
         Ok((Self::start(storage, clock, dir, options, &at.history, mode, opened)?, recovery))
     }
 }
 
-fn report(recovery: &Recovery, watermark: Lsn) {
+fn report(recovery: &Recovery) {
     let Recovery { end, records, row, cut_to, kept, .. } = recovery;
     match recovery.verdict {
         Verdict::Open => tracing::info!(end = %end.lsn, records, "log recovered"),
@@ -92,10 +92,6 @@ fn report(recovery: &Recovery, watermark: Lsn) {
             let bytes = cut_to.distance_from(end.lsn);
             tracing::warn!(end = %end.lsn, records, row, bytes, ?kept, "log recovered; a torn tail was cut");
         }
-        Verdict::Repair => tracing::error!(
-            end = %end.lsn, flushed = %watermark, row,
-            "the log came back shorter than what this node had flushed; the rest is fetched again"
-        ),
         Verdict::Halt(_) => {}
     }
 }
@@ -112,7 +108,6 @@ struct Pass<'a> {
     dir: &'a Path,
     options: &'a LogOptions,
     at: &'a OpenAt,
-    mode: LogMode,
     /// Segments of the history that have begun.
     begun: BTreeMap<SegmentNumber, Found>,
     /// Files with a segment's name that hold nothing.
@@ -133,24 +128,22 @@ struct Pass<'a> {
 /// How a header is not what its place demands.
 enum Odd {
     TooNew(u32),
-    Foreign { field: &'static str, found: String, expected: String },
-    Unreadable,
+    Foreign {
+        field: &'static str,
+        found: String,
+        expected: String,
+    },
+    /// Why it cannot be.
+    Unreadable(&'static str),
 }
 
 impl<'a> Pass<'a> {
-    fn new(
-        storage: &'a dyn Storage,
-        dir: &'a Path,
-        options: &'a LogOptions,
-        at: &'a OpenAt,
-        mode: LogMode,
-    ) -> Result<Self> {
+    fn new(storage: &'a dyn Storage, dir: &'a Path, options: &'a LogOptions, at: &'a OpenAt) -> Result<Self> {
         let mut pass = Self {
             storage,
             dir,
             options,
             at,
-            mode,
             begun: BTreeMap::new(),
             prepared: Vec::new(),
             odd: None,
@@ -179,17 +172,13 @@ impl<'a> Pass<'a> {
         let header = self.storage.open(&path, Access::ReadDirect).and_then(|file| {
             let len = file.len()?;
             if len != u64::from(size.bytes()) {
-                return Ok(Err(len));
+                return Ok(Err(()));
             }
             read_segment_header(&*file).map(Ok)
         });
         let header = match header {
             Ok(Ok(header)) => header,
-            Ok(Err(len)) => {
-                let (found, expected) = (format!("{len} bytes"), format!("{} bytes", size.bytes()));
-                self.note_odd(path, Odd::Foreign { field: "file size", found, expected });
-                return;
-            }
+            Ok(Err(())) => return self.note_odd(path, Odd::Unreadable("its file has another length than a segment")),
             Err(error) => {
                 self.read_error.get_or_insert(Error::io("read", path, error));
                 return;
@@ -206,7 +195,9 @@ impl<'a> Pass<'a> {
                 // Recovery does not need it; readers will not find it either.
                 tracing::warn!(path = %path.display(), "a segment before the checkpoint is unreadable and is left out");
             }
-            UnverifiedSegmentHeader::Unreadable => self.note_odd(path, Odd::Unreadable),
+            UnverifiedSegmentHeader::Unreadable => {
+                self.note_odd(path, Odd::Unreadable("its segment's header is neither empty nor whole"));
+            }
             UnverifiedSegmentHeader::Parsed(header) => match self.foreign(&header, id) {
                 Some(odd) => self.note_odd(path, odd),
                 None => {
@@ -363,8 +354,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Puts the facts together and asks the table.
-    fn judge(&mut self) -> (Evidence, &'static crate::recovery::Row) {
-        let size = self.options.segment_size;
+    fn judge(&mut self) -> &'static Row {
         // A header beyond X says that everything before its segment was flushed by the node that wrote it.
         let end = self.end.lsn;
         for found in self.begun.values().filter(|found| found.header.previous.lsn > end) {
@@ -373,28 +363,24 @@ impl<'a> Pass<'a> {
             }
             self.valid_to = self.valid_to.max(Some(found.header.first_record()));
         }
-        let at_hand = self.begun.get(&size.segment_of(Lsn::new(end.offset().saturating_sub(1))));
-        let received = at_hand.is_none_or(|found| found.header.writer != self.options.node);
-        let origin = if received && self.mode == LogMode::Receive { Origin::Received } else { Origin::Written };
         let evidence = Evidence {
             read_failed: self.read_error.is_some(),
             headers: match &self.odd {
                 None => Headers::Fine,
                 Some((_, Odd::TooNew(_))) => Headers::TooNew,
                 Some((_, Odd::Foreign { .. })) => Headers::Foreign,
-                Some((_, Odd::Unreadable)) => Headers::Unreadable,
+                Some((_, Odd::Unreadable(_))) => Headers::Unreadable,
             },
             at_end: self.at_end,
             below_watermark: end < self.at.watermark && !planted(Mutant::WatermarkIgnored),
             stamped_beyond: self.stamped > end,
             valid_beyond: self.valid_to.is_some_and(|valid| valid > end),
-            origin,
         };
         if planted(Mutant::TruncateAtAnyBadCrc) {
             let naive = Evidence { below_watermark: false, stamped_beyond: false, ..evidence };
-            return (naive, decide(&naive));
+            return decide(&naive);
         }
-        (evidence, decide(&evidence))
+        decide(&evidence)
     }
 
     fn halted(&mut self, halt: Halt) -> Error {
@@ -413,14 +399,14 @@ impl<'a> Pass<'a> {
             (Halt::Foreign, Some((path, Odd::Foreign { field, found, expected }))) => {
                 Error::Foreign { path, field, found, expected }
             }
-            (Halt::UnreadableHeader, Some((path, _))) => {
+            (Halt::UnreadableHeader, Some((path, Odd::Unreadable(evidence)))) => {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let id = SegmentId::from_file_name(name).expect("only segment files are looked at");
                 Error::Corrupt {
                     at: self.options.segment_size.start_of(id.number),
                     segment: id.number,
                     timeline: id.timeline,
-                    evidence: "its segment's header is neither empty nor whole",
+                    evidence,
                 }
             }
             (Halt::BelowWatermark, _) => corrupt(self.end.lsn, "this node had noted that it flushed beyond"),
@@ -430,11 +416,11 @@ impl<'a> Pass<'a> {
     }
 
     /// Puts away what lies beyond X.
-    fn cut(&mut self, evidence: &Evidence, recovery: &mut Recovery) -> Result<()> {
+    fn cut(&mut self, recovery: &mut Recovery) -> Result<()> {
         let size = self.options.segment_size;
         let number = size.segment_of(self.at.history.next_byte(self.end.lsn));
         recovery.cut_to = self.valid_to.unwrap_or(self.end.lsn).max(self.end.lsn);
-        // Later segments: what is there has never been acknowledged, or the feed has it.
+        // Later segments: what is there has never been acknowledged.
         let later: Vec<SegmentNumber> = self.begun.range(number..).map(|(number, _)| *number).collect();
         // From the back, so that a crash in between leaves no gap.
         for later in later.into_iter().rev() {
@@ -456,9 +442,7 @@ impl<'a> Pass<'a> {
             return Ok(());
         }
         recovery.cut_to = recovery.cut_to.max(self.end.lsn.advance(used as u64));
-        if evidence.origin == Origin::Written {
-            recovery.kept = Some(self.keep_aside(&rest[..used])?);
-        }
+        recovery.kept = Some(self.keep_aside(&rest[..used])?);
         if planted(Mutant::CutLeftThere) {
             return Ok(());
         }
@@ -533,7 +517,7 @@ impl Odd {
         match self {
             Self::TooNew(_) => 0,
             Self::Foreign { .. } => 1,
-            Self::Unreadable => 2,
+            Self::Unreadable(_) => 2,
         }
     }
 }

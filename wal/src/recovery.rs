@@ -25,15 +25,6 @@ pub enum AtEnd {
     Bad,
 }
 
-/// Where lost bytes could come from again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// This node wrote the segment, or is to write on in it: there is no other copy it could ask by itself.
-    Written,
-    /// The segment was received, and this node goes on receiving: the feed has the bytes.
-    Received,
-}
-
 /// Everything the decision depends on. X is the end of the good records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Evidence {
@@ -49,8 +40,6 @@ pub struct Evidence {
     pub stamped_beyond: bool,
     /// Something beyond X is valid in itself.
     pub valid_beyond: bool,
-    /// Where the segment at X came from.
-    pub origin: Origin,
 }
 
 /// What to do.
@@ -60,8 +49,6 @@ pub enum Verdict {
     Open,
     /// The log ends at X once what lies beyond is put away.
     Cut,
-    /// As `Cut`; what was lost had been flushed here, so an alarm is raised and the feed brings it again.
-    Repair,
     /// Stop, having changed nothing.
     Halt(Halt),
 }
@@ -94,7 +81,6 @@ pub struct Row {
     below_watermark: Option<bool>,
     stamped_beyond: Option<bool>,
     valid_beyond: Option<bool>,
-    origin: Option<Origin>,
     /// What it says.
     pub verdict: Verdict,
 }
@@ -107,7 +93,6 @@ const ANY: Row = Row {
     below_watermark: None,
     stamped_beyond: None,
     valid_beyond: None,
-    origin: None,
     verdict: Verdict::Open,
 };
 
@@ -117,17 +102,15 @@ const STAMP: Verdict = Verdict::Halt(Halt::BelowStamp);
 const WATERMARK: Verdict = Verdict::Halt(Halt::BelowWatermark);
 
 /// The table, in order of precedence.
-pub static TABLE: [Row; 13] = [
+pub static TABLE: [Row; 11] = [
     Row { number: 9, read_failed: Some(true), verdict: Verdict::Halt(Halt::Io), ..ANY },
     Row { number: 7, headers: Some(Headers::TooNew), verdict: Verdict::Halt(Halt::TooNew), ..ANY },
     Row { number: 6, headers: Some(Headers::Foreign), verdict: Verdict::Halt(Halt::Foreign), ..ANY },
     Row { number: 8, headers: Some(Headers::Unreadable), verdict: Verdict::Halt(Halt::UnreadableHeader), ..ANY },
     Row { number: 4, stamped_beyond: Some(true), verdict: STAMP, ..BAD },
-    Row { number: 4, below_watermark: Some(true), origin: Some(Origin::Written), verdict: WATERMARK, ..BAD },
-    Row { number: 4, below_watermark: Some(true), origin: Some(Origin::Received), verdict: Verdict::Repair, ..BAD },
+    Row { number: 4, below_watermark: Some(true), verdict: WATERMARK, ..BAD },
     Row { number: 5, stamped_beyond: Some(true), verdict: STAMP, ..CLEAN },
-    Row { number: 5, below_watermark: Some(true), origin: Some(Origin::Written), verdict: WATERMARK, ..CLEAN },
-    Row { number: 5, below_watermark: Some(true), origin: Some(Origin::Received), verdict: Verdict::Repair, ..CLEAN },
+    Row { number: 5, below_watermark: Some(true), verdict: WATERMARK, ..CLEAN },
     Row { number: 3, valid_beyond: Some(true), verdict: Verdict::Cut, ..ANY },
     Row { number: 2, valid_beyond: Some(false), verdict: Verdict::Cut, ..BAD },
     Row { number: 1, valid_beyond: Some(false), verdict: Verdict::Open, ..CLEAN },
@@ -144,7 +127,6 @@ impl Row {
             && fits(self.below_watermark, evidence.below_watermark)
             && fits(self.stamped_beyond, evidence.stamped_beyond)
             && fits(self.valid_beyond, evidence.valid_beyond)
-            && fits(self.origin, evidence.origin)
     }
 }
 
@@ -179,17 +161,14 @@ mod tests {
         for bits in 0..32u8 {
             let bit = |at: u8| bits >> at & 1 == 1;
             for headers in [Headers::TooNew, Headers::Foreign, Headers::Unreadable, Headers::Fine] {
-                for origin in [Origin::Written, Origin::Received] {
-                    all.push(Evidence {
-                        read_failed: bit(0),
-                        headers,
-                        at_end: if bit(1) { AtEnd::Bad } else { AtEnd::Clean },
-                        below_watermark: bit(2),
-                        stamped_beyond: bit(3),
-                        valid_beyond: bit(4),
-                        origin,
-                    });
-                }
+                all.push(Evidence {
+                    read_failed: bit(0),
+                    headers,
+                    at_end: if bit(1) { AtEnd::Bad } else { AtEnd::Clean },
+                    below_watermark: bit(2),
+                    stamped_beyond: bit(3),
+                    valid_beyond: bit(4),
+                });
             }
         }
         all
@@ -209,10 +188,7 @@ mod tests {
         if evidence.stamped_beyond {
             Verdict::Halt(Halt::BelowStamp)
         } else if evidence.below_watermark {
-            match evidence.origin {
-                Origin::Written => Verdict::Halt(Halt::BelowWatermark),
-                Origin::Received => Verdict::Repair,
-            }
+            Verdict::Halt(Halt::BelowWatermark)
         } else if evidence.at_end == AtEnd::Bad || evidence.valid_beyond {
             Verdict::Cut
         } else {

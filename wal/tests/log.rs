@@ -366,10 +366,8 @@ fn a_log_of_another_cluster_or_version_is_refused_unchanged() {
     let short = disk.duplicate();
     short.open(&path, Access::Write).unwrap().set_len(5000).unwrap();
     let error = Opener::primary().open(Arc::new(short), Path::new(DIR)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("{name} is not part of this log: file size is 5000 bytes, expected 65536 bytes")
-    );
+    assert!(matches!(error, Error::Corrupt { segment: seawall_wal::SegmentNumber(0), at: Lsn::ZERO, .. }), "{error}");
+    assert!(error.to_string().contains("another length than a segment"), "{error}");
 }
 
 #[test]

@@ -180,7 +180,7 @@ pub struct LogStatus {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RecoveryStatus {
-    /// `open`, `cut`, `repair`.
+    /// `open`, `cut`.
     pub verdict: String,
     /// More about that, if there is more.
     pub detail: Option<String>,

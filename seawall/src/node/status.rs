@@ -240,7 +240,6 @@ fn recovery_status(db: &Db) -> RecoveryStatus {
     let verdict = match recovery.verdict {
         Verdict::Open => "open",
         Verdict::Cut => "cut",
-        Verdict::Repair => "repair",
         Verdict::Halt(_) => "halt",
     };
     let cut = recovery.cut_to.distance_from(recovery.end.lsn);

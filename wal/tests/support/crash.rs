@@ -260,9 +260,6 @@ impl Check<'_> {
         if end < self.acknowledged {
             return Err(Broken::Lost { acknowledged: self.acknowledged, found: end });
         }
-        if recovery.verdict == Verdict::Repair {
-            return Err(Broken::FalseAlarm("repair".to_owned()));
-        }
         if self.opener.mode == LogMode::Append && recovery.verdict == Verdict::Cut {
             self.goes_on(log, disk, found)?;
         }
@@ -296,8 +293,6 @@ impl Check<'_> {
 pub enum Flipped {
     Harmless,
     Refused,
-    /// A standby saw that it had lost what it had flushed.
-    Repaired,
     ReportedAsCut,
     /// Acknowledged records are missing and nobody said so.
     Silent,
@@ -315,7 +310,6 @@ pub fn flip(run: &Run, healthy: &MemoryDisk, opener: &Opener, segment: u64, bit:
     }
     match (found.len() == run.written.len(), recovery.verdict) {
         (true, _) => Flipped::Harmless,
-        (false, Verdict::Repair) => Flipped::Repaired,
         (false, Verdict::Cut) => Flipped::ReportedAsCut,
         (false, _) => Flipped::Silent,
     }
