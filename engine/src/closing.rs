@@ -3,9 +3,11 @@
 
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use seawall_wal::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use seawall_wal::sync::now;
+use seawall_wal::sync::thread::{self, JoinHandle};
 
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -32,7 +34,7 @@ pub(crate) fn close(core: &Arc<Core>, threads: Vec<JoinHandle<()>>) -> Result<()
         // Nobody may be listening any more.
         let _ = done.send(result);
     };
-    match std::thread::Builder::new().name(String::from("seawall-close")).spawn(work) {
+    match thread::Builder::new().name(String::from("seawall-close")).spawn(work) {
         Ok(thread) => wait(core, &outcome, thread),
         Err(error) => Err(crate::error::at("start a thread for", &core.path)(error)),
     }
@@ -40,7 +42,7 @@ pub(crate) fn close(core: &Arc<Core>, threads: Vec<JoinHandle<()>>) -> Result<()
 
 fn wait(core: &Core, outcome: &Receiver<Result<()>>, thread: JoinHandle<()>) -> Result<()> {
     let patience = core.settings.stall_timeout;
-    let began = Instant::now();
+    let began = now();
     loop {
         match outcome.recv_timeout(LOOK.min(patience)) {
             Ok(result) => return result,
@@ -50,8 +52,8 @@ fn wait(core: &Core, outcome: &Receiver<Result<()>>, thread: JoinHandle<()>) -> 
             },
             Err(RecvTimeoutError::Timeout) => {
                 let underway = Duration::from_micros(core.log.stats().flush_micros_now);
-                if underway >= patience || began.elapsed() >= PATIENCE * patience {
-                    return Err(Error::Stalled { path: core.path.clone(), since: underway.max(began.elapsed()) });
+                if underway >= patience || now() - began >= PATIENCE * patience {
+                    return Err(Error::Stalled { path: core.path.clone(), since: underway.max(now() - began) });
                 }
             }
         }

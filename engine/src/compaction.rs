@@ -12,9 +12,9 @@ mod tuning;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
+use seawall_wal::sync::Mutex;
+use seawall_wal::sync::atomic::AtomicBool;
 use seawall_wal::{Lsn, Timestamp};
 
 use crate::blob::{BlobFile, BlobMeta, BlobShare};

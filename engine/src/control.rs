@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use seawall_wal::storage::{Access, File, Storage, read_exact_at, replace_file, write_all_at};
+use seawall_wal::sync::Mutex;
 use seawall_wal::{
     Chain, ClusterId, Lsn, NodeId, Position, SegmentSize, TIMELINES_MAX, TimelineEntry, TimelineHistory, TimelineId,
     TimelineNonce, Timestamp,

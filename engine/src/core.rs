@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::Guard;
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use seawall_wal::sync::atomic::{AtomicBool, Ordering};
+use seawall_wal::sync::{Mutex, MutexGuard, OnceLock, RwLock, now};
 use seawall_wal::{Clock, Log, LogMode, Lsn, Record, RecordKind, Recovery, Ticket};
 
 use crate::compaction::{Merger, Pace, Shapes, debt_bytes, metas, purge_dropped, raise_floor};
@@ -202,10 +202,10 @@ impl Core {
         if let Some(order) = self.order.try_lock() {
             return Ok((order, None));
         }
-        let started = Instant::now();
+        let started = now();
         let deadline = deadline.unwrap_or(started + self.settings.stall_timeout);
         let order = self.order.try_lock_until(deadline).ok_or_else(|| {
-            Error::from(seawall_wal::Error::Stalled { path: self.path.clone(), since: started.elapsed() })
+            Error::from(seawall_wal::Error::Stalled { path: self.path.clone(), since: now() - started })
         })?;
         Ok((order, Some(started)))
     }
@@ -244,7 +244,7 @@ impl Core {
         if self.check_writable().is_err() {
             return Ok(());
         }
-        let deadline = Some(Instant::now() + TIME_RECORD_PATIENCE);
+        let deadline = Some(seawall_wal::sync::now() + TIME_RECORD_PATIENCE);
         let (_order, since) = self.lock_order(deadline)?;
         self.check_writable()?;
         self.apply_pending();
@@ -266,7 +266,8 @@ impl Core {
     fn apply_pending_unless_busy(&self) {
         let mut began = None;
         while !self.pending.is_empty() {
-            if began.get_or_insert_with(Instant::now).elapsed() > SERVING_MAX {
+            let began = *began.get_or_insert_with(now);
+            if now() - began > SERVING_MAX {
                 return;
             }
             let Some(applier) = self.pending.try_applier() else { return };

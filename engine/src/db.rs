@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::Mutex;
+use seawall_wal::sync::atomic::Ordering;
+use seawall_wal::sync::thread::{self, JoinHandle};
+use seawall_wal::sync::{Mutex, now};
 use seawall_wal::{ClusterId, Log, LogOwner, Lsn, NodeId, Position, RecordKind, Recovery, Timestamp};
 
 use crate::batch::Batch;
@@ -332,10 +332,10 @@ impl Db {
         core.log.flushed().wait_for(lsn, Some(deadline))?;
         // Applying follows receiving, or appending, within moments.
         while core.visible() < lsn {
-            if Instant::now() >= deadline {
+            if now() >= deadline {
                 return Err(Error::Indeterminate { lsn, why: "the deadline passed before it was applied here".into() });
             }
-            std::thread::sleep(std::time::Duration::from_millis(1));
+            thread::sleep(std::time::Duration::from_millis(1));
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use seawall_wal::storage::Storage;
+use seawall_wal::sync::Mutex;
 use seawall_wal::{Lsn, Position};
 
 use crate::control::ControlFile;

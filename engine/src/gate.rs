@@ -7,10 +7,10 @@ mod pressure;
 mod tests;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use seawall_wal::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use seawall_wal::sync::{Condvar, Mutex, now, thread};
 
 use crate::error::{Error, Result};
 use crate::level::Backpressure;
@@ -106,7 +106,7 @@ impl Waits {
 impl Gate {
     pub(crate) fn new(path: &Path, bands: Bands) -> Self {
         let waits = Waits::default();
-        let state = State { failures: [None, None], closed: false, next: Instant::now(), waits };
+        let state = State { failures: [None, None], closed: false, next: now(), waits };
         Self {
             path: path.to_owned(),
             bands,
@@ -128,7 +128,7 @@ impl Gate {
         }
         let wait = {
             let mut state = self.state.lock();
-            let now = Instant::now();
+            let now = now();
             let until = state.next.clamp(now, now + WAIT_MAX);
             if deadline.is_some_and(|deadline| until > deadline) {
                 let reason = match state.failures.iter().flatten().next() {
@@ -144,7 +144,7 @@ impl Gate {
             }
             wait
         };
-        std::thread::sleep(wait);
+        thread::sleep(wait);
         let mut state = self.state.lock();
         state.waits.slowed += 1;
         state.waits.slowed_for += wait;
@@ -158,7 +158,7 @@ impl Gate {
         if self.free.load(Ordering::Acquire) || planted(Mutant::GateStopsNobody) {
             return Ok(());
         }
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + timeout);
+        let deadline = deadline.unwrap_or_else(|| now() + timeout);
         let mut state = self.state.lock();
         let mut since = None;
         let result = loop {
@@ -169,14 +169,14 @@ impl Gate {
                 break Err(error);
             }
             let Some((worker, reason)) = self.full() else { break Ok(()) };
-            since.get_or_insert_with(Instant::now);
+            since.get_or_insert_with(now);
             if self.changed.wait_until(&mut state, deadline).timed_out() {
                 let late = || self.backpressure(reason.to_owned(), Duration::from_millis(100));
                 break Err(state.stuck(worker, 1).unwrap_or_else(late));
             }
         };
         if let Some(since) = since {
-            let wait = since.elapsed();
+            let wait = now() - since;
             state.waits.stalls += 1;
             state.waits.stalled += wait;
             state.waits.add(wait);

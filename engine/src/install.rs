@@ -7,8 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use seawall_wal::storage::{Access, Storage, read_file, write_all_at};
+use seawall_wal::sync::Mutex;
 use seawall_wal::{Log, LogBytes, LogMode, NodeId, OpenAt, Position, SegmentSize, TimelineHistory, Timestamp};
 
 use crate::control::{CONTROL_NAME, Control, ControlFile, ROLE_TEXT_LEN_MAX, Role};

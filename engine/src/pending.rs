@@ -1,7 +1,7 @@
 //! Commits that are in the log and not yet in the memtables. Appending holds the lock of order for a moment; applying
 //! happens after it, by one committer at a time for all who came meanwhile, while the log is being flushed.
 
-use parking_lot::{Mutex, MutexGuard};
+use seawall_wal::sync::{Mutex, MutexGuard};
 use seawall_wal::{Position, Timestamp};
 
 /// Payload bytes that may wait; who comes then applies before going on. One who applies takes all of them, and so is kept

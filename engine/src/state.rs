@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use seawall_wal::sync::atomic::{AtomicU64, Ordering};
+use seawall_wal::sync::{Mutex, MutexGuard, RwLock};
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::catalogue::Catalogue;

@@ -17,8 +17,8 @@ use std::ops::RangeBounds;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use seawall_wal::Lsn;
+use seawall_wal::sync::{Mutex, thread};
 
 pub use range::TransactionRange;
 
@@ -95,7 +95,7 @@ impl Db {
                     // A snapshot taken before the other commit is flushed would only meet it again.
                     self.core().flush_log_to(lsn)?;
                     self.core().apply_pending();
-                    std::thread::sleep(pause(tries));
+                    thread::sleep(pause(tries));
                     tries += 1;
                 }
                 Err(error) => return Err(error),

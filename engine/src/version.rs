@@ -2,8 +2,9 @@
 //! view stay while it is held.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use seawall_wal::sync::OnceLock;
 use seawall_wal::{Lsn, Timestamp};
 
 use crate::blob::{BlobFile, BlobShare};

@@ -2,12 +2,12 @@
 //! fails they try again, ever more slowly; when the disk is full they say so at the gate until it is not.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use seawall_wal::caught;
+use seawall_wal::sync::atomic::Ordering;
+use seawall_wal::sync::thread::{self, JoinHandle};
+use seawall_wal::sync::{Condvar, Mutex};
 
 use crate::core::Core;
 use crate::error::{Error, Result, at};
@@ -44,7 +44,7 @@ pub(crate) fn spawn(core: &Arc<Core>) -> Result<Vec<JoinHandle<()>>> {
     let core_path = core.path.clone();
     let start = |name: &str, worker| {
         let core = Arc::clone(core);
-        let started = std::thread::Builder::new().name(name.to_owned()).spawn(move || watched(&core, worker));
+        let started = thread::Builder::new().name(name.to_owned()).spawn(move || watched(&core, worker));
         started.map_err(at("start a thread for", &core_path))
     };
     Ok(vec![start("seawall-tables", Worker::Flusher)?, start("seawall-merge", Worker::Compactor)?])

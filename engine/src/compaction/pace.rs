@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use seawall_wal::LogStats;
+use seawall_wal::sync::{Mutex, now, thread};
 
 use crate::mutant::{Mutant, planted};
 
@@ -38,7 +38,7 @@ struct State {
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        let now = Instant::now();
+        let now = now();
         Self { state: Mutex::new(State { next: now, looked: now, share: Share::new() }) }
     }
 
@@ -46,7 +46,7 @@ impl Pace {
     pub(crate) fn charge(&self, bytes: u64, urgency: f64, log: impl FnOnce() -> LogStats) {
         let pause = {
             let mut state = self.state.lock();
-            let now = Instant::now();
+            let now = now();
             if now >= state.looked + LOOK {
                 state.looked = now;
                 state.share.look(&log());
@@ -60,7 +60,7 @@ impl Pace {
             (state.next - now).min(PAUSE_MAX)
         };
         if pause >= PAUSE_MIN {
-            std::thread::sleep(pause);
+            thread::sleep(pause);
         }
     }
 }

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+
+use seawall_wal::sync::atomic::{AtomicBool, Ordering};
+use seawall_wal::sync::thread;
 
 use super::pace::STEP_BYTES;
 use super::survival::{Outside, Survival};

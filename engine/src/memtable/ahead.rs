@@ -2,9 +2,9 @@
 //! a page when it is touched first, and a virtual machine may have to get it from its host, which takes milliseconds.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
-use parking_lot::{Condvar, Mutex};
+use seawall_wal::sync::thread::{self, JoinHandle};
+use seawall_wal::sync::{Condvar, Mutex};
 
 use super::chunk::Chunk;
 
@@ -34,7 +34,7 @@ impl Ahead {
     pub(super) fn start(chunk_bytes: usize) -> Self {
         let shared = Arc::new(Shared { chunk_bytes, stock: Mutex::default(), changed: Condvar::new() });
         let working = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(String::from("seawall-memory")).spawn(move || working.run());
+        let thread = thread::Builder::new().name(String::from("seawall-memory")).spawn(move || working.run());
         Self { shared, thread: thread.inspect_err(|error| tracing::debug!(%error, "no memory is got ahead")).ok() }
     }
 

@@ -7,10 +7,9 @@
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
 
-use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use seawall_wal::sync::{Mutex, OnceLock};
 
 use super::ahead::Ahead;
 

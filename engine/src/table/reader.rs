@@ -4,11 +4,12 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use seawall_wal::Lsn;
 use seawall_wal::storage::{Access, Mapping, ReadRequest, Storage};
+use seawall_wal::sync::OnceLock;
 
 use super::block::{self, Block, BlockKind, FRAME_LEN};
 use super::content::Content;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use seawall_wal::storage::Storage;
+use seawall_wal::sync::Mutex;
 
 use super::block::Block;
 use super::{FinishedTable, Placement, Table, TableMeta, TableWriter};

@@ -10,8 +10,6 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{LazyLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
-pub use std::sync::OnceLock;
-
 pub use shuttle::sync::{atomic, mpsc};
 pub use shuttle::thread_local;
 
@@ -195,6 +193,50 @@ impl<T> RwLock<T> {
     /// Waits for readers and writers.
     pub fn write(&self) -> shuttle::sync::RwLockWriteGuard<'_, T> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A value that is made when it is first asked for; others wait for it.
+#[derive(Debug, Default)]
+pub struct OnceLock<T> {
+    value: std::sync::OnceLock<T>,
+    making: Mutex<()>,
+}
+
+impl<T> OnceLock<T> {
+    /// Without a value.
+    pub const fn new() -> Self {
+        Self { value: std::sync::OnceLock::new(), making: Mutex::new(()) }
+    }
+
+    /// The value, if there is one.
+    pub fn get(&self) -> Option<&T> {
+        self.value.get()
+    }
+
+    /// The value, made by `make` if there is none.
+    pub fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        if self.value.get().is_none() {
+            let _making = self.making.lock();
+            if self.value.get().is_none() {
+                let _first = self.value.set(make());
+            }
+        }
+        self.value.get().expect("it was made")
+    }
+
+    /// Gives it a value.
+    ///
+    /// # Errors
+    /// The value, if it has one.
+    pub fn set(&self, value: T) -> Result<(), T> {
+        self.value.set(value)
+    }
+}
+
+impl<T: Clone> Clone for OnceLock<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), making: Mutex::new(()) }
     }
 }
 
