@@ -23,6 +23,7 @@ use crate::marks::{Moment, second_of};
 use crate::mutant::{Mutant, planted};
 use crate::options::{Background, LogRetention};
 use crate::pending::{Applier, Pending, PendingCommit};
+use crate::race;
 use crate::state::State;
 use crate::version::View;
 use crate::worker::Bell;
@@ -144,7 +145,8 @@ impl Core {
     /// Up to where readers see: `min(applied, flushed)`.
     pub(crate) fn visible(&self) -> Lsn {
         let durable = if planted(Mutant::VisibleBeforeDurable) { Lsn::MAX } else { self.log.flushed().value() };
-        self.state.applied_lsn().min(durable)
+        let applied = if race::planted(race::Mutant::UnappliedSeen) { Lsn::MAX } else { self.state.applied_lsn() };
+        applied.min(durable)
     }
 
     /// A moment to read at now and the view to read it from.

@@ -15,6 +15,7 @@ use seawall_wal::sync::{Condvar, Mutex, now, thread};
 use crate::error::{Error, Result};
 use crate::level::Backpressure;
 use crate::mutant::{Mutant, planted};
+use crate::race;
 
 pub(crate) use pressure::{Bands, Debt, LEVEL0_MAX, MEMORY_SLOW};
 
@@ -238,7 +239,9 @@ impl Gate {
     fn announce(&self, state: &State) {
         let free = !state.closed && self.full().is_none() && self.refused(state).is_none();
         self.free.store(free, Ordering::Release);
-        self.changed.notify_all();
+        if !race::planted(race::Mutant::RoomNotAnnounced) {
+            self.changed.notify_all();
+        }
     }
 
     /// How a worker's last try went. A full disk refuses writes until a try succeeds, a worker that is gone for good refuses

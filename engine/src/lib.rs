@@ -51,6 +51,7 @@ mod operator;
 mod options;
 pub mod payload;
 mod pending;
+pub mod race;
 mod range;
 mod range_deletes;
 mod repair;

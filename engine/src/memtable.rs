@@ -9,8 +9,11 @@ mod arena;
 mod chunk;
 mod cursor;
 mod node;
+#[cfg(all(test, loom))]
+mod orderings;
 #[cfg(test)]
 mod probe;
+mod sync;
 mod tree;
 
 use std::fmt;
@@ -18,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
-use parking_lot::Mutex;
+use seawall_wal::sync::Mutex;
 use seawall_wal::{Lsn, Position, Timestamp};
 
 use crate::format::KeyspaceId;
@@ -27,7 +30,8 @@ use crate::payload::RANGE_DELETES_MAX;
 use crate::range_deletes::{RangeDeletes, Removal};
 use crate::table::{Content, EntryRef};
 use arena::{Allocator, Arena, Record};
-use node::{Place, SLOTS};
+use node::Place;
+use sync::SLOTS;
 use tree::Tree;
 
 pub(crate) use chunk::ChunkPool;

@@ -9,7 +9,7 @@ pub const VARIABLE: &str = "SEAWALL_MUTANT";
 
 /// The crates that have bugs to plant; of some of them another program does.
 #[cfg(any(test, feature = "testing"))]
-const CRATES: [&str; 5] = ["wal", "wal-race", "engine", "replication", "backup"];
+const CRATES: [&str; 6] = ["wal", "wal-race", "engine", "engine-race", "replication", "backup"];
 
 /// A bug's name in the environment: its crate, and what its variant is called, in small letters with hyphens.
 #[cfg(any(test, feature = "testing"))]

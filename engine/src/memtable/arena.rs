@@ -19,12 +19,14 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use parking_lot::{Mutex, MutexGuard};
 use seawall_wal::Lsn;
+use seawall_wal::sync::{Mutex, MutexGuard};
 
 use super::chunk::{ALIGN, Chunk, ChunkPool};
+use super::sync::{AtomicPtr, Ordering, Written, order};
+use crate::race::Mutant;
 use crate::table::{Content, EntryRef};
 
 /// What is larger than this part of a chunk gets memory of its own, so that little is lost at the end of a chunk.
@@ -99,7 +101,13 @@ impl<'a> Allocator<'a> {
         // SAFETY: `take` gave so many bytes, aligned for the header, to nobody else; the four parts follow each other
         // within them, and are not part of what is copied.
         unsafe {
-            header.write(RecordHeader { lsn: lsn.offset(), value_len, key_len, kind: content.kind() });
+            header.write(RecordHeader {
+                written: Written::new(),
+                lsn: lsn.offset(),
+                value_len,
+                key_len,
+                kind: content.kind(),
+            });
             let rest = start.add(size_of::<RecordHeader>()).as_ptr();
             ptr::copy_nonoverlapping(key.as_ptr(), rest, key.len());
             ptr::copy_nonoverlapping(head.as_ptr(), rest.add(key.len()), head.len());
@@ -149,6 +157,7 @@ impl<'a> Allocator<'a> {
 /// The key follows it, and what the content is stored in.
 #[repr(C)]
 struct RecordHeader {
+    written: Written,
     lsn: u64,
     value_len: u32,
     key_len: u16,
@@ -167,7 +176,9 @@ pub(super) struct Record<'a> {
 impl<'a> Record<'a> {
     fn header(self) -> &'a RecordHeader {
         // SAFETY: it was written before anyone got this, never changes, and stays while the arena does.
-        unsafe { self.header.as_ref() }
+        let header = unsafe { self.header.as_ref() };
+        header.written.read();
+        header
     }
 
     pub(super) fn lsn(self) -> Lsn {
@@ -217,11 +228,15 @@ impl RecordLink {
     }
 
     pub(super) fn get(&self) -> Option<Record<'_>> {
-        NonNull::new(self.0.load(Ordering::Acquire)).map(|header| Record { header, arena: PhantomData })
+        NonNull::new(self.0.load(order(Ordering::Acquire, Mutant::LinkNotAcquired)))
+            .map(|header| Record { header, arena: PhantomData })
     }
 
     pub(super) fn set(&self, target: Option<Record<'_>>) {
-        self.0.store(target.map_or(ptr::null_mut(), |record| record.header.as_ptr()), Ordering::Release);
+        self.0.store(
+            target.map_or(ptr::null_mut(), |record| record.header.as_ptr()),
+            order(Ordering::Release, Mutant::RecordNotReleased),
+        );
     }
 }
 
@@ -235,10 +250,10 @@ impl<T> Link<T> {
 
     pub(super) fn get(&self) -> Option<&T> {
         // SAFETY: it is null or came from a reference into the arena, which whoever holds this link holds.
-        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+        unsafe { self.0.load(order(Ordering::Acquire, Mutant::LinkNotAcquired)).as_ref() }
     }
 
     pub(super) fn set(&self, target: &T) {
-        self.0.store(ptr::from_ref(target).cast_mut(), Ordering::Release);
+        self.0.store(ptr::from_ref(target).cast_mut(), order(Ordering::Release, Mutant::NodeNotReleased));
     }
 }

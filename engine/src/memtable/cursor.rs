@@ -9,7 +9,8 @@ use seawall_wal::Lsn;
 
 use super::Memtable;
 use super::arena::Kept;
-use super::node::{Place, SLOTS};
+use super::node::Place;
+use super::sync::SLOTS;
 use crate::table::EntryRef;
 
 /// A place among the versions of a memtable that may grow meanwhile; newer versions do not disturb it.

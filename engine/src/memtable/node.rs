@@ -5,17 +5,15 @@
 //! `high` and puts a new node to the `right`, so a reader who comes too late finds what it looks for there.
 
 use std::cmp::Ordering::{Greater, Less};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use std::{hint, thread};
+use std::hint::black_box;
 
 use seawall_wal::Lsn;
 
 use super::arena::{Allocator, Link, Record, RecordLink};
+use super::sync::{AtomicU32, AtomicU64, GROUP, Ordering, SLOTS, fence, spin_loop, yield_now};
+use crate::race::{Mutant, planted};
 use crate::table::version_order;
 
-pub(super) const SLOTS: usize = 64;
-/// Slots are searched in groups of a cache line's worth.
-const GROUP: usize = 8;
 /// So many more bytes must be common to all keys before a node's slots are made anew without them.
 const STRIPPED_MORE_MIN: usize = 4;
 /// How often a reader looks again before it lets others run.
@@ -100,7 +98,7 @@ impl Node {
             high: RecordLink::new(high),
             right: Link::new(right),
             children: Link::new(kids),
-            starts: [const { AtomicU64::new(u64::MAX) }; SLOTS],
+            starts: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             records: std::array::from_fn(|_| RecordLink::new(None)),
         }
     }
@@ -181,13 +179,13 @@ impl Node {
     /// Reads a word of each cache line that a search looks at, and waits for none of them.
     pub(super) fn touch_starts(&self) {
         let starts = self.starts.iter().step_by(GROUP).map(|start| start.load(Ordering::Relaxed));
-        hint::black_box(starts.fold(self.count() as u64, |all, start| all ^ start));
+        black_box(starts.fold(self.count() as u64, |all, start| all ^ start));
     }
 
     /// As `touch_starts`, of each line that an insert changes.
     pub(super) fn touch(&self) {
         self.touch_starts();
-        hint::black_box(self.records.iter().step_by(GROUP).filter(|record| record.get().is_some()).count());
+        black_box(self.records.iter().step_by(GROUP).filter(|record| record.get().is_some()).count());
     }
 
     /// Looks at the node until it did not change meanwhile; a change takes well under a microsecond, unless the writer is
@@ -199,21 +197,27 @@ impl Node {
             if before.is_multiple_of(2) {
                 let answer = look();
                 // If anything `look` saw was written after `before`, then the change to odd is seen below.
-                fence(Ordering::Acquire);
-                if self.version.load(Ordering::Relaxed) == before {
+                if !planted(Mutant::LookNotFenced) {
+                    fence(Ordering::Acquire);
+                }
+                if self.version.load(Ordering::Relaxed) == before || planted(Mutant::ChangeNotNoticed) {
                     return answer;
                 }
             }
             spins += 1;
-            if spins < SPINS_MAX { hint::spin_loop() } else { thread::yield_now() }
+            if spins < SPINS_MAX { spin_loop() } else { yield_now() }
         }
     }
 
     /// Changes the node. Only the one who holds the arena's allocator does.
     fn write(&self, change: impl FnOnce()) {
         let before = self.version.load(Ordering::Relaxed);
-        self.version.store(before + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
+        if !planted(Mutant::ChangeNotAnnounced) {
+            self.version.store(before + 1, Ordering::Relaxed);
+        }
+        if !planted(Mutant::ChangeNotFenced) {
+            fence(Ordering::Release);
+        }
         change();
         self.version.store(before + 2, Ordering::Release);
     }
@@ -265,7 +269,9 @@ impl Node {
         }
         self.write(|| {
             self.high.set(separator);
-            self.right.set(right);
+            if !planted(Mutant::SplitNotLinked) {
+                self.right.set(right);
+            }
             self.count.store(at as u32, Ordering::Relaxed);
             self.starts[at..].iter().for_each(|start| start.store(u64::MAX, Ordering::Relaxed));
             self.strip();

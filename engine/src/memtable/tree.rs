@@ -10,7 +10,8 @@ use std::sync::Arc;
 use seawall_wal::Lsn;
 
 use super::arena::{Allocator, Arena, Kept, Link, Record};
-use super::node::{Node, Place, SLOTS, Slot};
+use super::node::{Node, Place, Slot};
+use super::sync::SLOTS;
 use crate::table::EntryRef;
 
 /// Nodes that are not the last of their level have at least 32 slots in use, so this is for 2^60 versions.
