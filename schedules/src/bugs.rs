@@ -8,6 +8,7 @@ use seawall_wal::race;
 
 /// The bug, as the environment names it, and the promise.
 const ROWS: &[(&str, &str)] = &[
+    ("wal:acknowledge-before-sync", "every_committer_is_answered_after_a_sync_of_its_record"),
     ("wal-race:woken-before-flushed", "every_committer_is_answered_after_a_sync_of_its_record"),
     ("wal-race:calls-counted-late", "every_committer_is_answered_after_a_sync_of_its_record"),
     ("wal-race:turn-not-passed-on", "every_committer_is_answered_after_a_sync_of_its_record"),
@@ -20,6 +21,12 @@ const ROWS: &[(&str, &str)] = &[
     ("wal-race:ready-not-announced", "rotation_keeps_the_order_and_loses_nothing"),
     ("wal-race:end-seen-last", "closing_ends_and_everybody_gets_an_answer"),
     ("wal-race:segment-made-again", "rotation_keeps_the_order_and_loses_nothing"),
+    ("engine-race:unapplied-seen", "a_batch_is_seen_whole_and_what_was_seen_stays"),
+    ("engine-race:room-not-announced", "what_is_written_out_and_merged_is_read_meanwhile_and_afterwards"),
+    ("engine:visible-before-durable", "what_was_read_survives_power_loss"),
+    ("engine:unchecked-transactions", "transactions_that_meet_take_effect_one_after_the_other"),
+    ("engine:unchecked-unflushed", "transactions_that_meet_take_effect_one_after_the_other"),
+    ("engine:unchecked-pending", "transactions_that_meet_take_effect_one_after_the_other"),
 ];
 
 /// Most are noticed within a few schedules; the one that takes longest within some hundred.

@@ -2,6 +2,7 @@
 //! bugs and fails unless each is noticed, `again` runs one schedule that failed. The script `run` beside it builds it.
 
 mod bugs;
+mod database;
 mod explore;
 mod log;
 mod promises;

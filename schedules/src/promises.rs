@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
+use crate::database::{closing as databases, commits, tables};
 use crate::explore::{again as run_again, explore};
 use crate::log::{answers, closing, failures, reading, segments};
 
@@ -40,10 +41,17 @@ pub(crate) const ALL: &[Promise] = promises![
     closing::closing_a_log_that_failed_ends_and_everybody_gets_an_answer,
     reading::who_follows_the_log_reads_every_record_once,
     reading::a_standby_has_what_it_acknowledged,
+    commits::a_commit_that_was_answered_is_seen_and_survives,
+    commits::a_batch_is_seen_whole_and_what_was_seen_stays,
+    commits::what_was_read_survives_power_loss,
+    commits::transactions_that_meet_take_effect_one_after_the_other,
+    tables::what_is_written_out_and_merged_is_read_meanwhile_and_afterwards,
+    databases::closing_a_database_ends_and_every_commit_gets_an_answer,
+    databases::a_database_whose_log_fails_answers_every_commit,
 ];
 
 /// Schedules of each promise, unless it is said.
-const SCHEDULES: usize = 5000;
+const SCHEDULES: usize = 3000;
 /// From which they follow, unless it is said.
 const SEED: u64 = 0x5EA;
 /// Where schedules are kept that failed, under the folder this runs in.
