@@ -81,6 +81,11 @@ pub const ROWS: &[Row] = &[
         "wal/repair",
         "power_lost_during_a_repair_leaves_a_log_that_is_whole_or_can_be_repaired_again",
     ),
+    row(
+        "wal:repair-before-flush",
+        "wal/repair",
+        "a_segment_whose_last_records_are_not_flushed_is_not_repaired_before_they_are",
+    ),
     row("wal:repair-unproven", "wal/repair", "a_copy_that_is_damaged_or_of_another_history_is_refused"),
     // What is written down beside the log.
     row("engine:tables-not-synced", "engine/crash", POWER_LOST),

@@ -164,6 +164,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     /// What readers met that does not check out.
     pub(crate) damages: Mutex<Damages>,
+    /// Held by who repairs a segment, for as long as that takes; no other lock is held by who waits for it.
+    pub(crate) repairing: Mutex<()>,
     opened: Instant,
 }
 
@@ -240,6 +242,7 @@ impl Log {
             way: RwLock::default(),
             counters: Counters::default(),
             damages: Mutex::default(),
+            repairing: Mutex::default(),
             opened: now(),
         });
         let mut threads = Vec::new();

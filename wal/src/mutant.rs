@@ -127,6 +127,8 @@ crate::mutants! {
     RepairNotSynced,
     /// A repair takes what it gets without looking whether it belongs there.
     RepairUnproven,
+    /// A segment is repaired as soon as the next one has begun, although its last records may not be flushed.
+    RepairBeforeFlush,
     /// A group is synced and then written.
     SyncBeforeWrite,
     /// A sync that failed is tried again, and believed.

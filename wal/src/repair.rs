@@ -61,7 +61,7 @@ impl LogPlace<'_> {
     /// what it has is damaged too or of another history: then nothing was changed. [`Error::Io`] from the disk.
     pub fn repair(&self, damage: Damage, source: &dyn SegmentSource) -> Result<Repaired> {
         let mended = self.mend(damage, source)?;
-        self.put_in_place(&mended)
+        self.put_in_place(&mended).inspect_err(|_| self.discard(&mended.temporary))
     }
 
     /// Makes the file that is to be.
@@ -84,16 +84,28 @@ impl LogPlace<'_> {
         }
         let temporary = self.dir.join(SPARE_FOR_REPAIR);
         self.remove(&temporary)?;
-        let file =
-            self.storage.open(&temporary, Access::CreateNew).map_err(|error| Error::io("create", &temporary, error))?;
-        write_all_at(&*file, &image, 0).map_err(|error| Error::io("write", &temporary, error))?;
-        if !planted(Mutant::RepairNotSynced) {
-            file.sync_data().map_err(|error| Error::io("sync", &temporary, error))?;
-        }
+        self.write_durably(&temporary, &image).inspect_err(|_| self.discard(&temporary))?;
         Ok(Mended { id, temporary, path, to: end.lsn, was_there: damaged.is_some() })
     }
 
-    /// The segment's bytes from the source, its header first: as many as it has.
+    fn write_durably(&self, path: &Path, image: &[u8]) -> Result<()> {
+        let file = self.storage.open(path, Access::CreateNew).map_err(|error| Error::io("create", path, error))?;
+        write_all_at(&*file, image, 0).map_err(|error| Error::io("write", path, error))?;
+        if !planted(Mutant::RepairNotSynced) {
+            file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+        }
+        Ok(())
+    }
+
+    /// After a failure: a disk that was full is not to stay so because of what did not fit.
+    fn discard(&self, temporary: &Path) {
+        if let Err(error) = self.remove(temporary) {
+            tracing::warn!(%error, "what is left of a repair that failed is in the way until the next one, or the next start");
+        }
+    }
+
+    /// The segment's bytes from the source, its header first: as many as it has, and none from beyond the fork that ends
+    /// its timeline here.
     fn fetch(&self, id: SegmentId, source: &dyn SegmentSource) -> Result<Vec<u8>> {
         let (start, end) = (self.segment_size.start_of(id.number), self.segment_size.end_of(id.number));
         let end = end.min(self.history.end_of(id.timeline));
@@ -117,7 +129,8 @@ impl LogPlace<'_> {
                 );
                 return Err(Error::Source { source_name: source.name().to_owned(), at: from, why });
             }
-            bytes.extend_from_slice(&log.bytes);
+            let within = log.bytes.len().min(end.distance_from(from) as usize);
+            bytes.extend_from_slice(&log.bytes[..within]);
         }
     }
 
@@ -156,10 +169,15 @@ impl LogPlace<'_> {
     /// damaged segment that is whole is the same in them, and the next segment goes on where they end.
     fn compare(&self, id: SegmentId, bytes: &[u8], end: Position) -> Result<()> {
         let path = self.dir.join(id.file_name());
-        let next = self.known_header(SegmentId { number: id.number.next(), ..id });
-        if let Some(next) = next.filter(|next| end.lsn >= next.previous.lsn && end != next.previous) {
-            let (found, expected) = (end.to_string(), next.previous.to_string());
-            return Err(self.foreign(id, "position before the next segment", found, expected));
+        let number = id.number.next();
+        // At a fork that is another timeline's, and goes on where the fork is.
+        let timeline = self.history.of_segment(number, self.segment_size).id;
+        let next = self.known_header(SegmentId { number, timeline }).map(|next| next.previous);
+        let fork = (timeline != id.timeline).then(|| self.history.fork_after(id.timeline)).flatten();
+        for (field, expected) in [("position before the next segment", next), ("position at the fork", fork)] {
+            if let Some(expected) = expected.filter(|expected| end.lsn >= expected.lsn && end != *expected) {
+                return Err(self.foreign(id, field, end.to_string(), expected.to_string()));
+            }
         }
         let Some(known) = self.known_header(id) else { return Ok(()) };
         let io = |error| Error::io("read", &path, error);
@@ -283,33 +301,47 @@ impl Log {
         damages.iter().map(|(segment, at)| Damage { segment: *segment, at: *at }).collect()
     }
 
-    /// Puts a sealed segment in order while the log is open; see [`LogPlace::repair`].
+    /// Puts a segment in order while the log is open; see [`LogPlace::repair`]. One after the other: a second caller waits.
     ///
     /// # Errors
-    /// As there, and [`Error::WrongMode`] for the segment that is being written.
+    /// As there, and [`Error::WrongMode`] for a segment that is still being written: later it can be repaired.
     pub fn repair(&self, damage: Damage, source: &dyn SegmentSource) -> Result<Repaired> {
         let shared = &self.shared;
-        let active = shared.tail.lock().active.as_ref().map(|active| active.header.segment);
-        if active.is_none_or(|active| active <= damage.segment) {
-            return Err(Error::WrongMode { operation: "repair the segment it writes", actual: "open" });
-        }
+        // They make their file under the same name.
+        let _one = shared.repairing.lock();
         let history = shared.history.read().clone();
+        if !shared.is_wholly_flushed(damage.segment, &history) {
+            let operation = "put it in order before it is full and flushed";
+            return Err(Error::WrongMode { operation, actual: "writing to that segment" });
+        }
         let place = shared.place(&history);
         let mended = place.mend(damage, source)?;
         // Held, so that the segment cannot become a spare meanwhile.
         let segments = shared.segments.read();
         if !segments.contains_key(&damage.segment) {
             drop(segments);
-            place.remove(&mended.temporary)?;
+            place.discard(&mended.temporary);
             return Err(Error::Removed { requested: damage.at, oldest: self.oldest() });
         }
-        let repaired = place.put_in_place(&mended)?;
+        let repaired = place.put_in_place(&mended).inspect_err(|_| place.discard(&mended.temporary))?;
         shared.damages.lock().remove(&damage.segment);
         Ok(repaired)
     }
 }
 
 impl Shared {
+    /// Whether nothing is written to this segment's file any more, now and later: what is still to be flushed would go to
+    /// the file that a repair puts aside, be acknowledged, and be in no segment. That a later segment has begun does not say
+    /// so: the last records of this one may be on their way.
+    fn is_wholly_flushed(&self, segment: SegmentNumber, history: &TimelineHistory) -> bool {
+        let size = self.options.segment_size;
+        if planted(Mutant::RepairBeforeFlush) {
+            return self.tail.lock().active.as_ref().is_some_and(|active| active.header.segment > segment);
+        }
+        let end = size.end_of(segment).min(history.end_of(history.of_segment(segment, size).id));
+        self.flushed.value() >= end
+    }
+
     fn place<'a>(self: &'a Arc<Self>, history: &'a TimelineHistory) -> LogPlace<'a> {
         LogPlace {
             storage: &*self.storage,

@@ -111,8 +111,13 @@ impl TimelineHistory {
 
     /// Where this timeline's history stops being ours: the fork of its successor, or `Lsn::MAX` for the current one.
     pub fn end_of(&self, id: TimelineId) -> Lsn {
-        let next = self.entries.iter().position(|entry| entry.id == id).and_then(|index| self.entries.get(index + 1));
-        next.map_or(Lsn::MAX, |next| next.fork.lsn)
+        self.fork_after(id).map_or(Lsn::MAX, |fork| fork.lsn)
+    }
+
+    /// The fork that ends this timeline's history for us; `None` for the current one.
+    pub fn fork_after(&self, id: TimelineId) -> Option<Position> {
+        let index = self.entries.iter().position(|entry| entry.id == id)?;
+        self.entries.get(index + 1).map(|next| next.fork)
     }
 
     /// The timeline to which the position `lsn`, an exclusive end, belongs: the oldest one that reaches it.

@@ -9,7 +9,7 @@ use seawall_wal::mutant::{Mutant, with_mutant};
 use seawall_wal::storage::{CrashChoice, Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage};
 use seawall_wal::{
     Damage, Error, Log, LogBytes, LogPlace, Lsn, RecordKind, Repaired, Result, SegmentNumber, SegmentSize,
-    SegmentSource, TimelineHistory, TimelineId,
+    SegmentSource, TimelineHistory, TimelineId, TimelineNonce,
 };
 use support::{DIR, Opener, Written, cluster, history};
 
@@ -54,15 +54,27 @@ fn damage_of(error: &Error) -> Damage {
 }
 
 fn repair(storage: &dyn Storage, damage: Damage, source: &dyn SegmentSource) -> Result<Repaired> {
-    let history = history();
-    let place = LogPlace {
-        storage,
-        dir: Path::new(DIR),
-        cluster: cluster(),
-        segment_size: SegmentSize::MIN,
-        history: &history,
-    };
+    repair_of(&history(), storage, damage, source)
+}
+
+fn repair_of(
+    history: &TimelineHistory,
+    storage: &dyn Storage,
+    damage: Damage,
+    source: &dyn SegmentSource,
+) -> Result<Repaired> {
+    let place = LogPlace { storage, dir: Path::new(DIR), cluster: cluster(), segment_size: SegmentSize::MIN, history };
     place.repair(damage, source)
+}
+
+/// Reads an open log up to where it cannot be read.
+fn walk(log: &Log) -> Result<u64> {
+    let (mut at, mut bytes) = (Lsn::ZERO, 0);
+    while let Some(read) = log.read(at, 8 << 10)? {
+        bytes += read.bytes.len() as u64;
+        at = read.end();
+    }
+    Ok(bytes)
 }
 
 /// The log on a disk as a source.
@@ -229,26 +241,104 @@ fn a_segment_is_put_in_order_while_the_log_is_open_and_read() {
     let copy = source(&disk);
     let (log, _, records) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
     disk.flip_bit(&segment(1), 20_000, 3);
-    let walk = || -> Result<u64> {
-        let (mut at, mut bytes) = (Lsn::ZERO, 0);
-        while let Some(log) = log.read(at, 8 << 10)? {
-            bytes += log.bytes.len() as u64;
-            at = log.end();
-        }
-        Ok(bytes)
-    };
     assert_eq!(log.damages(), []);
-    assert!(matches!(walk().unwrap_err(), Error::CorruptRecord { segment: SegmentNumber(1), .. }));
+    assert!(matches!(walk(&log).unwrap_err(), Error::CorruptRecord { segment: SegmentNumber(1), .. }));
     let [damage] = log.damages()[..] else { panic!("{:?}", log.damages()) };
     assert_eq!(damage.segment, SegmentNumber(1));
     let active = Damage { segment: SegmentNumber(log.end().lsn.offset() / SEGMENT), at: log.end().lsn };
     assert!(matches!(log.repair(active, &copy), Err(Error::WrongMode { .. })));
     log.repair(damage, &copy).unwrap();
     assert_eq!(log.damages(), []);
-    assert_eq!(walk().unwrap(), log.end().lsn.offset());
+    assert_eq!(walk(&log).unwrap(), log.end().lsn.offset());
     log.append(RecordKind::Commit, b"goes on").unwrap().wait().unwrap();
     log.close().unwrap();
     assert_eq!(read(&disk).unwrap().len(), records.len() + 1);
+}
+
+#[test]
+fn a_segment_whose_last_records_are_not_flushed_is_not_repaired_before_they_are() {
+    let (disk, records) = closed_log(100);
+    let copy = source(&disk);
+    let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    let end = records.last().unwrap().lsn.offset();
+    let number = end / SEGMENT;
+    disk.flip_bit(&segment(number), end % SEGMENT - 2_000, 3);
+    walk(&log).unwrap_err();
+    let [damage] = log.damages()[..] else { panic!("{:?}", log.damages()) };
+    assert_eq!(damage.segment, SegmentNumber(number));
+    // The next segment has begun, and what is still to be flushed of this one is in memory.
+    let mut appended = Vec::new();
+    while log.end().lsn.offset() < (number + 1) * SEGMENT {
+        appended.push(log.append(RecordKind::Commit, &[7; 900]).unwrap());
+    }
+    let early = log.repair(damage, &copy);
+    for ticket in &appended {
+        ticket.wait().unwrap();
+    }
+    let refused = early.as_ref().is_err_and(|error| matches!(error, Error::WrongMode { .. }));
+    if refused {
+        log.repair(damage, &copy).unwrap();
+    }
+    log.close().unwrap();
+    let found = read(&disk).unwrap_or_else(|error| panic!("what was acknowledged is gone: {error}"));
+    assert_eq!(found.len(), records.len() + appended.len());
+    assert!(refused, "{early:?}");
+}
+
+#[test]
+fn two_repairs_of_one_log_at_once_both_succeed() {
+    let (disk, records) = closed_log(260);
+    let copies = [source(&disk), source(&disk)];
+    for _ in 0..30 {
+        let disk = disk.duplicate();
+        let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+        let together = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (number, copy) in (1..).zip(&copies) {
+                disk.flip_bit(&segment(number), 20_000, 3);
+                let damage = Damage { segment: SegmentNumber(number), at: Lsn::new(number * SEGMENT + 20_000) };
+                let (log, together) = (&log, &together);
+                scope.spawn(move || {
+                    together.wait();
+                    log.repair(damage, copy).unwrap();
+                });
+            }
+        });
+        log.close().unwrap();
+        assert_eq!(read(&disk).unwrap(), records);
+    }
+}
+
+#[test]
+fn at_a_fork_a_copy_gives_nothing_from_beyond_it_and_has_to_end_in_it() {
+    const PARTED: usize = 90;
+    const FORKED: usize = 100;
+    let disk = MemoryDisk::new();
+    write(&disk, 0..PARTED, 0);
+    let stranger = disk.duplicate();
+    write(&disk, PARTED..FORKED, 0);
+    let old = disk.duplicate();
+    let (log, _, records) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    let (fork, nonce) = (log.end(), TimelineNonce::from_bytes([0x72; 16]));
+    let forked = history().forked(TimelineId(2), nonce, fork, SegmentSize::MIN).unwrap();
+    log.begin_timeline(&forked).unwrap();
+    log.append(RecordKind::Commit, b"of timeline 2").unwrap().wait().unwrap();
+    log.close().unwrap();
+    // One went on with records of its own on the old timeline, the other has had others for longer.
+    write(&old, FORKED..FORKED + 60, 9);
+    write(&stranger, PARTED..FORKED + 60, 5);
+    let number = fork.lsn.offset() / SEGMENT;
+    assert_eq!(records[PARTED].lsn.offset() / SEGMENT, number, "they part in the segment that has the fork");
+    let damage = Damage { segment: SegmentNumber(number), at: Lsn::new(number * SEGMENT) };
+    let whole = disk.duplicate();
+    disk.remove(&segment(number)).unwrap();
+    let refused = repair_of(&forked, &disk, damage, &source(&stranger));
+    assert!(matches!(refused, Err(Error::Foreign { .. } | Error::CorruptRecord { .. })), "{refused:?}");
+    let done = repair_of(&forked, &disk, damage, &source(&old)).unwrap();
+    assert_eq!(done.to, fork.lsn, "nothing of what the old primary wrote on its own");
+    let opener = Opener { history: forked, ..Opener::primary() };
+    let [found, expected] = [disk, whole].map(|disk| opener.open(Arc::new(disk), Path::new(DIR)).unwrap().2);
+    assert_eq!((found.len(), &found), (FORKED + 1, &expected));
 }
 
 /// A source while whose answer the log lets go of what is repaired.
@@ -283,10 +373,7 @@ fn of_a_segment_that_is_let_go_during_its_repair_no_file_and_no_damage_is_left()
     let copy = source(&disk);
     let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
     disk.flip_bit(&segment(1), 20_000, 3);
-    let mut at = Lsn::ZERO;
-    while let Ok(Some(read)) = log.read(at, 8 << 10) {
-        at = read.end();
-    }
+    walk(&log).unwrap_err();
     let [damage] = log.damages()[..] else { panic!("{:?}", log.damages()) };
     let gone = log.repair(damage, &TooLate { copy, log: &log }).unwrap_err();
     assert!(matches!(gone, Error::Removed { .. }), "{gone}");
@@ -355,6 +442,8 @@ fn a_repair_that_fails_at_any_call_can_be_tried_again() {
                 break;
             }
             failures += usize::from(done.is_err());
+            let left = copy.list(Path::new(DIR)).unwrap().iter().any(|name| name.contains("repair"));
+            assert!(!left || operation == FaultyOperation::Remove, "{operation:?} {nth} leaves half a file");
             if read(&copy).is_err() {
                 repair(&copy, damage, &source).unwrap();
             }
