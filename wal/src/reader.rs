@@ -1,6 +1,7 @@
 //! Reading a log that is open: record by record for those who interpret it, or as verbatim bytes for those who pass it on.
 //! Both check every record and go only as far as the log is flushed.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -10,7 +11,7 @@ use crate::format::{
 };
 use crate::identity::TimelineId;
 use crate::log::{Log, Shared};
-use crate::lsn::Lsn;
+use crate::lsn::{Lsn, SegmentNumber};
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};
@@ -55,7 +56,7 @@ impl Log {
                     none => none.insert(shared.open_segment(&header, from)?),
                 };
                 read_exact_at(&**file, &mut bytes[read..], offset + read as u64)
-                    .map_err(|error| Error::io("read", shared.path_of(id_of(&header)), error))?;
+                    .map_err(|error| shared.unreadable("read", start, from, &header, error))?;
             }
             let parsed = bytes[..head].try_into().map(UnverifiedSegmentHeader::parse);
             if parsed.is_ok_and(|parsed| parsed != UnverifiedSegmentHeader::Parsed(header)) {
@@ -85,7 +86,12 @@ impl Log {
         LogReader { shared: self.shared.clone(), position: from, scan: None }
     }
 
-    /// The chain at `lsn`, if a record ends there and the log still holds it. Reads from the start of its segment.
+    /// The chain at `lsn`. `None` if it lies outside the log that is here, or if no record ends there: `None` within the log
+    /// is a verdict on whoever asks, and so is given only after all that is before it was read and found whole. Reads from the
+    /// start of its segment.
+    ///
+    /// # Errors
+    /// [`Error::CorruptRecord`] and [`Error::Io`]: whether a record ends there is not known.
     pub fn position_at(&self, lsn: Lsn) -> Result<Option<Position>> {
         let shared = &self.shared;
         if lsn == Lsn::ZERO {
@@ -104,15 +110,32 @@ impl Log {
         if lsn > shared.flushed.value() {
             return Ok(None);
         }
-        let inside = Lsn::new(lsn.offset() - 1);
-        let Ok(header) = shared.header_at(inside, lsn) else { return Ok(None) };
-        let Ok(file) = shared.open_segment(&header, lsn) else { return Ok(None) };
+        match shared.find_position(lsn) {
+            // Recycled long ago, or while it was looked for.
+            Err(Error::Removed { requested, oldest }) if requested <= oldest => Ok(None),
+            found => found,
+        }
+    }
+}
+
+impl Shared {
+    /// The position at `lsn`, below what is flushed, found by reading its segment from the start.
+    fn find_position(&self, lsn: Lsn) -> Result<Option<Position>> {
+        let header = self.header_at(Lsn::new(lsn.offset() - 1), lsn)?;
+        let file = self.open_segment(&header, lsn)?;
+        // Behind a fork nothing was ever written.
+        let written = self.flushed.value().min(self.history.read().end_of(header.timeline));
         let mut scan = SegmentScan::new(file, header, Lsn::ZERO);
-        scan.trust_until(shared.flushed.value());
+        scan.trust_until(written);
         loop {
             let place = scan.place();
-            let io = |error| Error::io("read", shared.path_of(id_of(&header)), error);
-            let Scanned::Record(record) = scan.peek().map_err(io)? else { return Ok(None) };
+            let io = |error| self.unreadable("read", place, lsn, &header, error);
+            let record = match scan.peek().map_err(io)? {
+                Scanned::Record(record) => record,
+                Scanned::Full => return Ok(None),
+                Scanned::Beyond if place >= written => return Ok(None),
+                Scanned::Beyond | Scanned::Bad(_) => return Err(self.damaged(place, lsn, &header)),
+            };
             let position = record.position();
             if position.lsn >= lsn {
                 return Ok((position.lsn == lsn).then_some(position));
@@ -194,7 +217,8 @@ impl LogReader {
         let scan = self.scan.as_mut().expect("it was just made");
         scan.trust_until(flushed);
         let header = *scan.header();
-        let io = |error| Error::io("read", shared.path_of(id_of(&header)), error);
+        let from = self.position.lsn;
+        let io = |error| shared.unreadable("read", start, from, &header, error);
         let position = match scan.peek().map_err(io)? {
             Scanned::Record(record) if record.header.continues(self.position.chain) => record.position(),
             Scanned::Record(_) => {
@@ -228,13 +252,9 @@ impl Shared {
 
     /// A segment's file for reading.
     fn open_segment(&self, header: &SegmentHeader, requested: Lsn) -> Result<Arc<dyn File>> {
-        let path = self.path_of(id_of(header));
-        match self.storage.open(&path, Access::Read) {
-            Ok(file) => Ok(file),
-            // Recycled between the look at the table and the open.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(self.removed(requested)),
-            Err(error) => Err(Error::io("open", path, error)),
-        }
+        let opened = self.storage.open(&self.path_of(id_of(header)), Access::Read);
+        let start = header.size.start_of(header.segment);
+        opened.map_err(|error| self.unreadable("open", start, requested, header, error))
     }
 
     fn removed(&self, requested: Lsn) -> Error {
@@ -245,12 +265,46 @@ impl Shared {
 
     /// The error for a bad record: damage, unless the segment was recycled while it was read.
     fn damaged(&self, at: Lsn, requested: Lsn, header: &SegmentHeader) -> Error {
-        if self.segments.read().contains_key(&header.segment) {
-            self.damages.lock().entry(header.segment).and_modify(|known| *known = at.min(*known)).or_insert(at);
-            Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
-        } else {
-            self.removed(requested)
+        if !self.is_here(header) {
+            return self.removed(requested);
         }
+        self.note_damage(at, header);
+        Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
+    }
+
+    /// The error of a segment's file that cannot be opened or read. A sealed one that is gone, or has a sector which the device
+    /// cannot read any more, is damage as well: only another copy helps. Any other error may pass by itself.
+    fn unreadable(
+        &self,
+        operation: &'static str,
+        at: Lsn,
+        requested: Lsn,
+        header: &SegmentHeader,
+        error: io::Error,
+    ) -> Error {
+        let is_gone = error.kind() == io::ErrorKind::NotFound;
+        if is_gone && !self.is_here(header) {
+            return self.removed(requested);
+        }
+        let is_lost = is_gone || error.raw_os_error() == Some(libc::EIO);
+        if is_lost && self.is_here(header) && self.is_sealed(header.segment) {
+            self.note_damage(at, header);
+        }
+        Error::io(operation, self.path_of(id_of(header)), error)
+    }
+
+    /// Whether the segment was not recycled meanwhile.
+    fn is_here(&self, header: &SegmentHeader) -> bool {
+        self.segments.read().contains_key(&header.segment)
+    }
+
+    /// Whether nothing is written to the segment any more.
+    fn is_sealed(&self, segment: SegmentNumber) -> bool {
+        self.tail.lock().active.as_ref().is_some_and(|active| active.header.segment > segment)
+    }
+
+    fn note_damage(&self, at: Lsn, header: &SegmentHeader) {
+        self.damages.lock().entry(header.segment).and_modify(|known| *known = at.min(*known)).or_insert(at);
     }
 }
 
