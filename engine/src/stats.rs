@@ -98,7 +98,8 @@ pub struct Stats {
     pub waits: WaitCounts,
     /// What fails of `writing memtables out` and `merging tables`, and why. It is tried again and again.
     pub background_failures: Vec<(&'static str, Error)>,
-    /// What commits are answered now, if none is let in and there is no use in waiting.
+    /// What commits are answered now, if none is let in and there is no use in waiting: [`Error::Poisoned`] until the database
+    /// is opened again, anything else until it passes.
     pub writes_refused: Option<Error>,
     /// Whether writes stand still because the disk is full.
     pub disk_full: bool,
@@ -180,7 +181,7 @@ impl Db {
             stall_longest: waits.longest,
             waits: waits.counts,
             background_failures: core.gate.failures(),
-            writes_refused: core.gate.refusal(),
+            writes_refused: core.poisoned().or_else(|| core.gate.refusal()),
             disk_full: core.gate.is_disk_full(),
             io_path: core.durable.storage().io_path(),
             log: core.log.stats(),

@@ -4,6 +4,7 @@
 //!
 //! Shutdown goes the way of the log: stop admitting, flush, let standbys and archive confirm, then close.
 
+mod ending;
 mod error;
 mod options;
 mod primary;
@@ -351,6 +352,7 @@ impl Inner {
             }
         }
         self.runtime.spawn(repair::watch(self.clone()));
+        self.runtime.spawn(ending::watch(self.clone()));
         Ok(())
     }
 

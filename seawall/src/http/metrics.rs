@@ -55,7 +55,7 @@ pub const METRICS: &[Metric] = &[
     (
         "seawall_writes_refused",
         "gauge",
-        "1 while no write is let in: no room, or what makes room fails; status says why.",
+        "1 while no write is let in: no room, what makes room fails, or the log has ended; status says why.",
     ),
     (
         "seawall_background_failures",

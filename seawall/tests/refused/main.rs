@@ -1,9 +1,10 @@
-//! The real program, a node that serves, which is refused something: io_uring by its kernel, tables by its disk. It says so
+//! The real program, a node that serves, which is refused something: io_uring by its kernel, tables or log by its disk. It says so
 //! where an operator looks, does what can be done without, and has lost nothing.
 
 #![cfg(target_os = "linux")]
 
 mod io_uring;
+mod log;
 mod node;
 mod tables;
 
