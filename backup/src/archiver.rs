@@ -1,5 +1,5 @@
 //! The archiver: follows the flushed log and puts it into the archive, chunk by chunk, as a standby named `archive`. It
-//! never drops anything: what cannot be uploaded is tried again until it can, or until this node is fenced.
+//! never drops anything: what cannot be read here or uploaded is tried again until it can, or until this node is fenced.
 //!
 //! Several uploads may be on their way at once; they are confirmed in order, so the archived position has no holes.
 
@@ -196,6 +196,7 @@ impl Worker {
         let mut due = cursor.position().lsn;
         let mut dirty_since: Option<Instant> = None;
         let mut drain_to: Option<Lsn> = None;
+        let mut pauses = upload::Backoff::new(self.shared.config.backoff_max);
         loop {
             let flushed = self.shared.log().flushed().value();
             let config = &self.shared.config;
@@ -207,19 +208,33 @@ impl Worker {
                 due = due.max(flushed);
             }
             self.shared.progress.pending(sent.front().map(|upload| upload.first_time()), dirty_since);
+            let mut is_readable = true;
             while cursor.position().lsn < due && sent.len() < config.uploads.max(1) {
-                let shared = self.shared.clone();
-                let (chunk, next) = blocking(move || cursor.cut(&shared)).await?;
+                let (shared, from) = (self.shared.clone(), cursor.clone());
+                let (chunk, next) = match blocking(move || from.cut(&shared)).await {
+                    Err(error) if error.is_unreadable_log() => {
+                        self.shared.progress.unreadable(&error);
+                        is_readable = false;
+                        break;
+                    }
+                    cut => cut?,
+                };
+                pauses = upload::Backoff::new(config.backoff_max);
                 cursor = next;
                 let Some(chunk) = chunk else { break };
                 dirty_since = None;
                 sent.push_back(Upload::start(self.shared.clone(), chunk));
             }
             frontier.write_if_due();
+            if !is_readable && sent.is_empty() {
+                // Nothing is archived past it. Whoever repairs the log was told when it was read.
+                pauses.pause().await;
+                continue;
+            }
             if sent.is_empty() && drain_to.is_some_and(|end| cursor.position().lsn >= end) {
                 return frontier.finish().await;
             }
-            let room = sent.len() < config.uploads.max(1);
+            let room = is_readable && sent.len() < config.uploads.max(1);
             match self
                 .next_event(&mut sent, cursor.position().lsn, room, dirty_since, drain_to.is_some(), frontier.due())
                 .await
@@ -295,21 +310,22 @@ impl Worker {
         }
     }
 
-    /// Finds where to go on, however often the store fails meanwhile.
+    /// Finds where to go on, however often the store fails, or the log cannot be read, meanwhile.
     async fn resume(&self) -> Result<Cursor> {
         let mut tries = upload::Backoff::new(self.shared.config.backoff_max);
         loop {
             let resumed = tokio::time::timeout(self.shared.config.call_timeout, resume::resume(&self.shared)).await;
-            let error = match resumed {
+            let progress = &self.shared.progress;
+            match resumed {
                 Ok(Ok(cursor)) => {
-                    self.shared.progress.archived(&cursor.confirmed());
+                    progress.archived(&cursor.confirmed());
                     return Ok(cursor);
                 }
-                Ok(Err(Error::Repository(error))) => error.to_string(),
+                Ok(Err(Error::Repository(error))) => progress.failing(&error.to_string()),
+                Ok(Err(error)) if error.is_unreadable_log() => progress.unreadable(&error),
                 Ok(Err(error)) => return Err(error),
-                Err(_) => format!("{} does not answer", self.shared.archive.location()),
-            };
-            self.shared.progress.failing(&error);
+                Err(_) => progress.failing(&format!("{} does not answer", self.shared.archive.location())),
+            }
             tries.pause().await;
         }
     }

@@ -211,6 +211,18 @@ impl Error {
         matches!(self, Error::Repository(error) if error.is_transient())
     }
 
+    /// Whether another history really was seen: this node's timeline ended, or was begun, elsewhere.
+    pub fn is_superseded(&self) -> bool {
+        matches!(self, Error::Fenced { .. } | Error::TimelineTaken { .. })
+    }
+
+    /// Whether this node's own log could not be read: it is damaged, or its disk does not serve it. That says nothing about
+    /// anybody else's history, and passes once the log is repaired or the disk serves again.
+    pub(crate) fn is_unreadable_log(&self) -> bool {
+        use seawall_wal::Error as E;
+        matches!(self, Error::Log(E::Corrupt { .. } | E::CorruptRecord { .. } | E::Io { .. }))
+    }
+
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { operation, path, source }

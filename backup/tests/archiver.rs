@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use seawall_backup::format::chunk::ChunkObject;
@@ -9,7 +11,7 @@ use seawall_backup::repository::faulty::Fault;
 use seawall_backup::repository::memory::{Conditions, MemoryRepository};
 use seawall_backup::repository::{ConditionalWrites, Operation, Repository};
 use seawall_backup::{Archive, ArchiveAuthority, Archiver, ArchiverConfig, ArchiverState, Error, Gaps};
-use seawall_wal::storage::MemoryDisk;
+use seawall_wal::storage::{Fault as DiskFault, FaultyOperation, FaultyStorage, MemoryDisk};
 use seawall_wal::{
     ClusterId, FenceOutcome, LogConsumer, LogMode, LogOwner, Lsn, Position, RecordKind, SegmentNumber, SegmentSize,
     TimelineAuthority, TimelineClaim, TimelineId, TimelineNonce, Timestamp,
@@ -138,6 +140,92 @@ async fn a_store_that_fails_at_start_is_waited_for_too() {
     until("the failure is told", || matches!(archiver.progress().status().state, ArchiverState::Failing { .. })).await;
     store.faulty.heal();
     caught_up(&archiver, &node).await;
+}
+
+fn segment(number: u64) -> PathBuf {
+    Path::new("/wal").join(format!("{FIRST:08}-{number:016x}.wal"))
+}
+
+/// A node with a log of several segments on this disk, and a whole copy of it.
+fn with_a_copy(disk: Arc<dyn seawall_wal::storage::Storage>) -> (Node, Node) {
+    let node = Node::open(1, disk, &history(), Position::ZERO, LogMode::Append);
+    node.commit(1, 300);
+    assert!(node.log.end().lsn > SIZE.start_of(SegmentNumber(4)));
+    let copy = node.copy(2);
+    (node, copy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_the_log_here_is_waited_out_and_once_repaired_everything_is_archived() {
+    let (store, disk) = (Store::new().await, MemoryDisk::new());
+    let (node, copy) = with_a_copy(Arc::new(disk.clone()));
+    disk.flip_bit(&segment(2), 40_000, 3);
+    let archiver = store.archiver(&node);
+    let is_told = || match archiver.progress().status().state {
+        ArchiverState::Failing { error, .. } => error.contains("does not match its checksum"),
+        _ => false,
+    };
+    until("the damage is told", is_told).await;
+    let whole = SIZE.start_of(SegmentNumber(2)).advance(40_000);
+    until("all before it is archived", || archiver.progress().status().archived.lsn > SIZE.start_of(SegmentNumber(2)))
+        .await;
+    until("the damage is told again", is_told).await;
+    let status = archiver.progress().status();
+    assert!(status.archived.lsn <= whole && status.lag_bytes > 0 && status.lag > Duration::ZERO, "{status:?}");
+    assert_eq!(status.retries, 0, "the store did all it was asked");
+    let [damage] = node.log.damages()[..] else { panic!("{:?}", node.log.damages()) };
+    assert_eq!(damage.segment, SegmentNumber(2));
+    assert!(!archiver.has_ended());
+    node.log.repair(damage, &*copy.log).unwrap();
+    caught_up(&archiver, &node).await;
+    assert_eq!(archiver.progress().status().state, ArchiverState::Archiving);
+    assert_eq!(archiver.stop(Duration::from_secs(5)).await.unwrap(), node.log.end());
+    assert_eq!(store.archived(FIRST, Lsn::ZERO).await, (joined(&copy), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_before_what_is_archived_is_not_taken_for_another_history() {
+    let (store, disk) = (Store::new().await, MemoryDisk::new());
+    let node = Node::open(1, Arc::new(disk.clone()), &history(), Position::ZERO, LogMode::Append);
+    node.commit(1, 30);
+    store.archive_all(&node).await;
+    node.commit(2, 100);
+    let copy = node.copy(2);
+    disk.flip_bit(&segment(0), 5_000, 3);
+    let archiver = store.archiver(&node);
+    until("the damage is noted", || !node.log.damages().is_empty()).await;
+    until("it is told", || matches!(archiver.progress().status().state, ArchiverState::Failing { .. })).await;
+    node.log.repair(node.log.damages()[0], &*copy.log).unwrap();
+    caught_up(&archiver, &node).await;
+    archiver.stop(Duration::from_secs(5)).await.unwrap();
+    assert_eq!(store.archived(FIRST, Lsn::ZERO).await, (joined(&copy), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_does_not_serve_the_log_is_waited_for_too() {
+    const EIO: i32 = 5;
+    const EMFILE: i32 = 24;
+    for (operation, errno) in [(FaultyOperation::Read, EIO), (FaultyOperation::Open, EMFILE)] {
+        for times in [1, 1_000] {
+            let store = Store::new().await;
+            let disk = FaultyStorage::new(Arc::new(MemoryDisk::new()));
+            let (node, copy) = with_a_copy(Arc::new(disk.clone()));
+            (0..times).for_each(|_| disk.fail_under(&segment(2), operation, 0, DiskFault::Error(errno)));
+            let archiver = store.archiver(&node);
+            until("the disk was asked", || disk.hits() > 0).await;
+            if times > 1 {
+                let failing = || matches!(archiver.progress().status().state, ArchiverState::Failing { .. });
+                until("it is told", failing).await;
+                assert!(archiver.stop(Duration::from_millis(100)).await.is_err(), "not everything is archived");
+                disk.heal();
+                assert_eq!(store.archive_all(&node).await, node.log.end());
+            } else {
+                caught_up(&archiver, &node).await;
+                archiver.stop(Duration::from_secs(5)).await.unwrap();
+            }
+            assert_eq!(store.archived(FIRST, Lsn::ZERO).await, (joined(&copy), None), "{operation:?} {times}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

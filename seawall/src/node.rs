@@ -571,6 +571,14 @@ impl Inner {
         });
     }
 
+    /// Nothing can be archived any more, and nobody took over: what would be written could be restored from nowhere. Standbys
+    /// are fed on.
+    fn fail_archiving(&self, db: &Db, why: &str) {
+        db.hold_writes(true);
+        tracing::error!(why, "nothing can be archived any more; this node takes no more writes");
+        self.set_state(State::Failed, &format!("archiving has ended: {why}"));
+    }
+
     fn where_writes_go(&self) -> String {
         self.options.advertise.clone()
     }

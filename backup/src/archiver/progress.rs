@@ -47,14 +47,19 @@ pub enum ArchiverState {
     Starting,
     /// All is well.
     Archiving,
-    /// The store fails; what is to be archived waits.
+    /// The store fails, or the log here cannot be read; what is to be archived waits.
     Failing {
-        /// Its last answer.
+        /// The store's last answer, or what reading met.
         error: String,
         /// Since when.
         since: Timestamp,
     },
-    /// Ended for good: another node went on with the history, or going on would leave a gap.
+    /// Ended for good: another node went on with the history.
+    Fenced {
+        /// Where, and how it is known.
+        error: String,
+    },
+    /// Ended for good, and nobody else went on: going on would leave a gap, or an object in the archive is damaged.
     Ended {
         /// Why.
         error: String,
@@ -185,13 +190,23 @@ impl ArchiverProgress {
         (inner.oldest_waiting, inner.dirty_since) = (oldest_sent, dirty_since);
     }
 
+    /// The store did not do what it was asked, and is asked again.
     pub(super) fn failing(&self, error: &str) {
+        self.inner.lock().retries += 1;
+        self.waiting(error);
+    }
+
+    /// The log here cannot be read now. Nothing was asked of the store.
+    pub(super) fn unreadable(&self, error: &Error) {
+        self.waiting(&error.to_string());
+    }
+
+    fn waiting(&self, error: &str) {
         let mut inner = self.inner.lock();
-        inner.retries += 1;
         let since = match &inner.state {
             ArchiverState::Failing { since, .. } => *since,
             _ => {
-                tracing::warn!(error, "the archive fails; what is to be archived waits");
+                tracing::warn!(error, "archiving fails; what is to be archived waits");
                 now()
             }
         };
@@ -200,7 +215,11 @@ impl ArchiverProgress {
 
     pub(super) fn ended(&self, archive: &Archive, error: &Error) {
         let at = self.archived_lsn();
-        self.inner.lock().state = ArchiverState::Ended { error: error.to_string() };
+        let words = error.to_string();
+        self.inner.lock().state = match error.is_superseded() {
+            true => ArchiverState::Fenced { error: words },
+            false => ArchiverState::Ended { error: words },
+        };
         self.archived.stop(to_log_error(archive, at, Error::Ended { why: error.to_string() }));
     }
 

@@ -72,11 +72,18 @@ impl Upload {
         }
     }
 
-    /// Compares what is there with the local log.
+    /// Compares what is there with the local log, once that can be read.
     pub(super) async fn compare(&self, shared: &Arc<Shared>, found: ChunkObject) -> Result<Taken> {
         let about = &self.chunk.about;
         let before = Position { lsn: about.start, chain: about.chain_before };
-        let cursor = compare(shared, before, found).await?;
+        let mut tries = Backoff::new(shared.config.backoff_max);
+        let cursor = loop {
+            match compare(shared, before, found.clone()).await {
+                Err(error) if error.is_unreadable_log() => shared.progress.unreadable(&error),
+                compared => break compared?,
+            }
+            tries.pause().await;
+        };
         if cursor.position() == about.end_position() {
             Ok(Taken::AsOurs)
         } else {

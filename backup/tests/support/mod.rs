@@ -193,6 +193,11 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits until the archiver ends by itself, and says why.
 pub async fn ended(archiver: Archiver) -> seawall_backup::Error {
     until("the archiver ends", || archiver.has_ended()).await;
-    assert!(matches!(archiver.progress().status().state, ArchiverState::Ended { .. }));
-    archiver.stop(Duration::from_secs(1)).await.unwrap_err()
+    let state = archiver.progress().status().state;
+    let error = archiver.stop(Duration::from_secs(1)).await.unwrap_err();
+    match error.is_superseded() {
+        true => assert!(matches!(state, ArchiverState::Fenced { .. }), "{state:?}"),
+        false => assert!(matches!(state, ArchiverState::Ended { .. }), "{state:?}"),
+    }
+    error
 }

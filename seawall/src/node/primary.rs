@@ -178,8 +178,11 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
 async fn archive_the_log(inner: &Arc<Inner>, db: &Db, registry: &Arc<Registry>, archive: Archive) {
     let now = SystemClock.now();
     while let Err(error) = archive.record_history(&db.history(), inner.options.name.as_str(), now).await {
-        if is_final_archive(&error) {
+        if error.is_superseded() {
             return inner.fence(db, &error.to_string());
+        }
+        if is_final_archive(&error) {
+            return inner.fail_archiving(db, &error.to_string());
         }
         tracing::warn!(%error, "the timeline could not be recorded in the archive; trying again");
         tokio::time::sleep(RETRY).await;
@@ -200,8 +203,10 @@ async fn archive_the_log(inner: &Arc<Inner>, db: &Db, registry: &Arc<Registry>, 
             }
             Ok(Err(error)) => {
                 registry.archive_ended(error.clone());
-                if let ArchiverState::Ended { error } = progress.status().state {
-                    inner.fence(db, &error);
+                match progress.status().state {
+                    ArchiverState::Fenced { error } => inner.fence(db, &error),
+                    ArchiverState::Ended { error } => inner.fail_archiving(db, &error),
+                    _ => {}
                 }
                 return;
             }

@@ -189,7 +189,8 @@ impl Node {
             ArchiverState::Archiving if lag_bytes == 0 => ("idle", None),
             ArchiverState::Archiving => ("uploading", None),
             ArchiverState::Failing { error, .. } => ("failing", Some(error)),
-            ArchiverState::Ended { error } => ("fenced", Some(error)),
+            ArchiverState::Fenced { error } => ("fenced", Some(error)),
+            ArchiverState::Ended { error } => ("failed", Some(error)),
             ArchiverState::Stopped => ("stopped", None),
         };
         Some(ArchiveStatus {
