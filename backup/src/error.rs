@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use seawall_wal::{ClusterId, Lsn, TimelineId, Timestamp};
 
 use crate::format::{BackupId, ObjectDamage};
+use crate::mutant::{Mutant, planted};
 use crate::repository::{ConditionalWrites, RepositoryError};
 
 /// A result of this crate.
@@ -221,6 +222,7 @@ impl Error {
     pub(crate) fn is_unreadable_log(&self) -> bool {
         use seawall_wal::Error as E;
         matches!(self, Error::Log(E::Corrupt { .. } | E::CorruptRecord { .. } | E::Io { .. }))
+            && !planted(Mutant::UnreadableLogEndsArchiving)
     }
 
     pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {

@@ -8,4 +8,6 @@ seawall_wal::mutants! {
     OwnWriteTakenForAFence,
     /// Chunks are put over what is there.
     ChunksPutOverOthers,
+    /// Log that cannot be read here ends the archiver, though it is repaired a moment later.
+    UnreadableLogEndsArchiving,
 }

@@ -86,6 +86,16 @@ pub const ROWS: &[Row] = &[
         "wal/repair",
         "a_segment_whose_last_records_are_not_flushed_is_not_repaired_before_they_are",
     ),
+    row(
+        "wal:damage-taken-for-another-log",
+        "wal/damage",
+        "whether_a_record_ends_behind_damage_is_not_known_and_the_damage_is_noted",
+    ),
+    row(
+        "wal:unreadable-sector-not-noted",
+        "wal/damage",
+        "a_sector_of_a_sealed_segment_that_the_device_cannot_read_is_noted_as_damage_and_other_errors_are_not",
+    ),
     row("wal:repair-unproven", "wal/repair", "a_copy_that_is_damaged_or_of_another_history_is_refused"),
     // What is written down beside the log.
     row("engine:tables-not-synced", "engine/crash", POWER_LOST),
@@ -223,6 +233,11 @@ pub const ROWS: &[Row] = &[
         "backup:chunks-put-over-others",
         "backup/archiver",
         "of_two_archivers_with_different_logs_one_is_fenced_and_told_where",
+    ),
+    row(
+        "backup:unreadable-log-ends-archiving",
+        "backup/archiver",
+        "damage_of_the_log_here_is_waited_out_and_once_repaired_everything_is_archived",
     ),
 ];
 

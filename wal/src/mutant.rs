@@ -173,6 +173,10 @@ crate::mutants! {
     SplitLinkBelieved,
     /// Who needs the next segment hears of a try to make it that failed before they asked.
     StaleFailureBelieved,
+    /// A bad record before a position is taken for a sign that the position is another log's.
+    DamageTakenForAnotherLog,
+    /// A sector that the device cannot read is told of, and nobody repairs it.
+    UnreadableSectorNotNoted,
 }
 
 #[cfg(test)]

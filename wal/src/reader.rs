@@ -12,6 +12,7 @@ use crate::format::{
 use crate::identity::TimelineId;
 use crate::log::{Log, Shared};
 use crate::lsn::{Lsn, SegmentNumber};
+use crate::mutant::{Mutant, planted};
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};
@@ -134,6 +135,7 @@ impl Shared {
                 Scanned::Record(record) => record,
                 Scanned::Full => return Ok(None),
                 Scanned::Beyond if place >= written => return Ok(None),
+                Scanned::Bad(_) if planted(Mutant::DamageTakenForAnotherLog) => return Ok(None),
                 Scanned::Beyond | Scanned::Bad(_) => return Err(self.damaged(place, lsn, &header)),
             };
             let position = record.position();
@@ -286,7 +288,8 @@ impl Shared {
         if is_gone && !self.is_here(header) {
             return self.removed(requested);
         }
-        let is_lost = is_gone || error.raw_os_error() == Some(libc::EIO);
+        let is_unreadable = error.raw_os_error() == Some(libc::EIO) && !planted(Mutant::UnreadableSectorNotNoted);
+        let is_lost = is_gone || is_unreadable;
         if is_lost && self.is_here(header) && self.is_sealed(header.segment) {
             self.note_damage(at, header);
         }
