@@ -40,7 +40,7 @@ impl HttpNode for TestNode {
 
     fn replicas(&self) -> Vec<ReplicaStatus> {
         if self.slow.load(Ordering::SeqCst) {
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::sleep(Duration::from_secs(8));
         }
         vec![ReplicaStatus { name: String::from("s1"), ..ReplicaStatus::default() }]
     }
@@ -368,20 +368,20 @@ fn work_that_takes_too_long_is_given_up_and_said_to_be_unknown() {
     server.node.slow.store(true, Ordering::SeqCst);
     let answer = server.get("/v1/replication/replicas");
     assert_eq!((answer.status, answer.json()["kind"].as_str().unwrap()), (504, "indeterminate"));
-    assert!(answer.took < Duration::from_millis(2500), "{:?}", answer.took);
+    assert!(answer.took < Duration::from_secs(7), "{:?}", answer.took);
 }
 
 #[test]
 fn a_silent_client_is_cut_off() {
     let server = TestServer::start();
     let answer = Answer::read(server.connect());
-    assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+    assert!(answer.took < Duration::from_secs(15), "{:?}", answer.took);
     // And one that keeps its connection after an answer.
     let mut stream = server.connect();
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let answer = Answer::read(stream);
     assert_eq!(answer.status, 200);
-    assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+    assert!(answer.took < Duration::from_secs(15), "{:?}", answer.took);
 }
 
 #[test]
@@ -392,14 +392,14 @@ fn a_slow_head_and_a_slow_body_are_cut_off() {
         stream.write_all(start).unwrap();
         let started = Instant::now();
         let mut writer = stream.try_clone().unwrap();
-        while started.elapsed() < Duration::from_secs(10) && writer.write_all(b"a").is_ok() {
+        while started.elapsed() < Duration::from_secs(30) && writer.write_all(b"a").is_ok() {
             std::thread::sleep(Duration::from_millis(50));
         }
         started.elapsed()
     };
-    assert!(trickle(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ") < Duration::from_secs(5));
+    assert!(trickle(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ") < Duration::from_secs(20));
     let put = b"PUT /v1/kv/k/slow HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000\r\n\r\n";
-    assert!(trickle(put) < Duration::from_secs(5));
+    assert!(trickle(put) < Duration::from_secs(20));
     assert!(server.node.db.keyspaces().is_empty(), "half a body was written");
 }
 
@@ -460,7 +460,7 @@ fn more_clients_than_slots_are_told_to_come_back() {
     drop(held);
     let started = Instant::now();
     while server.get("/healthz").status != 200 {
-        assert!(started.elapsed() < Duration::from_secs(5), "slots did not come back");
+        assert!(started.elapsed() < Duration::from_secs(20), "slots did not come back");
     }
 }
 
@@ -473,8 +473,8 @@ fn garbage_and_endless_heads_end_the_connection_and_nothing_else() {
     let mut stream = server.connect();
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: ");
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(10) && stream.write_all(&[b'a'; 8192]).is_ok() {}
-    assert!(started.elapsed() < Duration::from_secs(5), "a head without end was read on");
+    while started.elapsed() < Duration::from_secs(30) && stream.write_all(&[b'a'; 8192]).is_ok() {}
+    assert!(started.elapsed() < Duration::from_secs(20), "a head without end was read on");
     assert_eq!(server.get("/healthz").status, 200);
 }
 
@@ -512,7 +512,7 @@ fn a_stopping_server_finishes_what_is_under_way_and_cuts_off_the_rest() {
     let started = Instant::now();
     let running = server.server.take().unwrap();
     server.runtime.block_on(running.stop(Duration::from_secs(5)));
-    assert!(started.elapsed() < Duration::from_secs(7));
+    assert!(started.elapsed() < Duration::from_secs(15));
     assert_eq!(working.join().unwrap().status, 200, "a request under way was not finished");
     Answer::read(idle);
     assert!(TcpStream::connect(address).is_err(), "it still listens");
