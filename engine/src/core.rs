@@ -54,6 +54,8 @@ pub(crate) struct Hooks {
     pub(crate) primary: Option<String>,
     /// Writes are refused although the log could take them.
     pub(crate) writes_held: bool,
+    /// Why this node takes no writes, if that is because of damage.
+    pub(crate) damaged: Option<Arc<str>>,
 }
 
 pub(crate) struct Core {
@@ -320,10 +322,21 @@ impl Core {
             return Err(Error::Closed);
         }
         let hooks = self.hooks.read();
-        if hooks.writes_held || self.log.mode() == LogMode::Receive {
-            return Err(Error::ReadOnly { primary: hooks.primary.clone() });
+        match &hooks.damaged {
+            _ if self.log.mode() == LogMode::Receive => {
+                return Err(Error::ReadOnly { primary: hooks.primary.clone() });
+            }
+            Some(why) => return Err(Error::Damaged { why: Arc::clone(why) }),
+            None if hooks.writes_held => return Err(Error::ReadOnly { primary: hooks.primary.clone() }),
+            None => {}
         }
         Ok(hooks.admission.clone())
+    }
+
+    /// What commits are answered now, if none is let in and there is no use in waiting.
+    pub(crate) fn refusal(&self) -> Option<Error> {
+        let damaged = self.hooks.read().damaged.clone().filter(|_| self.log.mode() == LogMode::Append);
+        self.poisoned().or_else(|| damaged.map(|why| Error::Damaged { why })).or_else(|| self.gate.refusal())
     }
 
     /// Stops taking writes until reopened.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use seawall_wal::{Lsn, SegmentNumber, TimelineId};
+use seawall_wal::{Lsn, SegmentId, SegmentNumber, TimelineId};
 
 use crate::operator::MergeOperator;
 
@@ -84,8 +84,8 @@ pub enum Error {
     },
     /// A segment of the log is damaged, and none of the other copies that were asked helps. Nothing was changed.
     #[error(
-        "segment {segment} of timeline {timeline} is damaged from {at} on, byte {offset} of its file, and {}",
-        said_by_all(tried)
+        "segment {segment} of timeline {timeline} is damaged from {at} on, byte {offset} of its file {}, and {}",
+        SegmentId { number: *segment, timeline: *timeline }.file_name(), said_by_all(tried)
     )]
     NoCopy {
         /// The segment.
@@ -216,6 +216,12 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// This node found damage that it cannot repair, and takes no writes because of it.
+    #[error("this node takes no writes: {why}")]
+    Damaged {
+        /// What is damaged, and what to do.
+        why: Arc<str>,
+    },
     /// This node takes no writes.
     #[error("this node is read-only{}", match primary { Some(primary) => format!("; write to the primary, {primary}"), None => String::from("; promote it first, or write to its primary") })]
     ReadOnly {
@@ -332,6 +338,18 @@ impl Error {
             Self::Irreparable { why, .. } => why.is_for_want_of_an_answer(),
             Self::NoCopy { tried, .. } => tried.iter().any(|tried| tried.was_silent),
             Self::Log(seawall_wal::Error::SourceSilent { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether all who may have another copy of what is damaged answered, and none helps. Anything else that stands in the way
+    /// of a repair, such as a full disk or a segment that is still being written, passes.
+    pub fn says_that_no_copy_helps(&self) -> bool {
+        match self {
+            Self::Irreparable { why, .. } => why.says_that_no_copy_helps(),
+            Self::NoCopy { .. } => !self.is_for_want_of_an_answer(),
+            // Of a file: the copy is damaged too, no base backup has it, or there is no archive.
+            Self::Install { .. } | Self::WrongState { .. } | Self::Log(seawall_wal::Error::Source { .. }) => true,
             _ => false,
         }
     }

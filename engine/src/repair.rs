@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_wal::storage::{Storage, replace_file};
-use seawall_wal::{ClusterId, Error as WalError, LogPlace, SegmentSize, SegmentSource, TimelineHistory};
+use seawall_wal::{ClusterId, Error as WalError, LogPlace, SegmentId, SegmentSize, SegmentSource, TimelineHistory};
 
 use crate::control::{Control, ControlFile};
 use crate::core::Core;
@@ -117,6 +117,22 @@ impl Damage {
     fn of_file(path: &Path) -> Option<Self> {
         let (kind, hash) = FileKind::of_file_name(path.file_name()?.to_str()?)?;
         Some(Self::File(kind, hash))
+    }
+}
+
+impl Damage {
+    /// What it is, with the name of its file.
+    pub fn describe(&self, history: &TimelineHistory, size: SegmentSize) -> String {
+        match self {
+            Self::Segment(damage) => {
+                let timeline = history.of_segment(damage.segment, size).id;
+                let name = SegmentId { number: damage.segment, timeline }.file_name();
+                format!("{self} ({LOG_FOLDER}/{name})")
+            }
+            Self::File(kind, hash) => {
+                format!("{self} ({})", kind.path_in(Path::new(""), hash).display())
+            }
+        }
     }
 }
 

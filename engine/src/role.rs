@@ -43,6 +43,13 @@ impl Db {
         self.core().hooks.write().writes_held = hold;
     }
 
+    /// Refuses writes because of damage, and says so to those who write; or takes them again, as far as the node's role and
+    /// [`hold_writes`](Self::hold_writes) let it: neither undoes the other.
+    pub fn refuse_writes_as_damaged(&self, why: Option<&str>) {
+        let _order = self.core().order.lock();
+        self.core().hooks.write().damaged = why.map(Into::into);
+    }
+
     /// Receives log of the node that is followed: checks it, writes it at the same place, applies it. Waits while memory
     /// is full. [`flush_received`](Self::flush_received) makes it durable and visible; another thread may call it meanwhile.
     ///

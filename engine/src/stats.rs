@@ -181,7 +181,7 @@ impl Db {
             stall_longest: waits.longest,
             waits: waits.counts,
             background_failures: core.gate.failures(),
-            writes_refused: core.poisoned().or_else(|| core.gate.refusal()),
+            writes_refused: core.refusal(),
             disk_full: core.gate.is_disk_full(),
             io_path: core.durable.storage().io_path(),
             log: core.log.stats(),

@@ -243,9 +243,9 @@ fn a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named() {
     assert!(none.to_string().contains("no other copy of it is known"), "{none}");
     assert!(!none.is_for_want_of_an_answer());
     let answered = open_repairing(&disk, &asking(&unhelpful[1..])).unwrap_err();
-    assert!(!answered.is_for_want_of_an_answer(), "asking again cannot help: {answered}");
+    assert!(answered.says_that_no_copy_helps(), "asking again cannot help: {answered}");
     let error = open_repairing(&disk, &asking(&unhelpful)).unwrap_err();
-    assert!(error.is_for_want_of_an_answer(), "{error}");
+    assert!(error.is_for_want_of_an_answer() && !error.says_that_no_copy_helps(), "{error}");
     let Error::Irreparable { why, .. } = &error else { panic!("{error}") };
     let Error::NoCopy { segment, timeline, at, offset, tried } = &**why else { panic!("{why}") };
     assert_eq!((timeline.0, u64::from(*offset)), (1, at.offset() % SegmentSize::MIN.bytes() as u64));
@@ -264,6 +264,65 @@ fn a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named() {
     let order = [&unhelpful[..], &whole.log].concat();
     let (db, repaired) = open_repairing(&disk, &asking(&order)).unwrap();
     assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 1));
+}
+
+#[test]
+fn a_full_disk_and_a_segment_being_written_do_not_say_that_no_copy_helps() {
+    let (disk, _) = filled();
+    let copies = copies(&disk);
+    let db = inline(&disk).open().unwrap();
+    let size = SegmentSize::MIN;
+    let active = size.segment_of(db.log().end().lsn);
+    let sealed = size.segment_of(Lsn::new(size.start_of(active).offset() - 1));
+    for segment in [sealed, active] {
+        let offset = size.offset_in_segment(db.log().end().lsn) / 2;
+        disk.flip_bit(&Path::new(PATH).join(format!("wal/00000001-{:016x}.wal", segment.0)), offset.into(), 2);
+        let mut at = size.start_of(segment);
+        while let Ok(Some(read)) = db.log().read(at, 8 << 10) {
+            at = read.end();
+        }
+    }
+    let [of_sealed, of_active] = &db.damages()[..] else { panic!("{:?}", db.damages()) };
+    let described = of_sealed.describe(&db.history(), size);
+    assert!(described.contains(&format!("(wal/00000001-{:016x}.wal)", sealed.0)), "{described}");
+    disk.set_capacity(1);
+    let full = db.repair(of_sealed, &copies).unwrap_err();
+    assert!(matches!(full, Error::DiskFull { .. }) && !full.says_that_no_copy_helps(), "{full}");
+    let left = files(&disk, "wal", ".tmp");
+    assert!(!left.iter().any(|path| path.ends_with("spare-repair.tmp")), "{left:?}");
+    disk.set_capacity(u64::MAX);
+    db.repair(of_sealed, &copies).unwrap();
+
+    let written = db.repair(of_active, &copies).unwrap_err();
+    assert!(!written.says_that_no_copy_helps(), "{written}");
+    let keys = db.keyspace("k").unwrap();
+    while db.log().flushed().value() < size.end_of(active) {
+        keys.insert("more", [7; 900]).unwrap();
+    }
+    db.repair(of_active, &copies).unwrap();
+    assert_eq!(db.damages(), []);
+    drop(keys);
+    db.close().unwrap();
+    inline(&disk).open().unwrap();
+}
+
+#[test]
+fn writes_refused_because_of_damage_hear_that_and_are_not_let_in_by_who_held_them_for_something_else() {
+    let (disk, _) = filled();
+    let db = inline(&disk).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    db.refuse_writes_as_damaged(Some("table 17 is damaged; restore this node"));
+    db.hold_writes(true);
+    db.hold_writes(false);
+    let refused = keys.insert("a", "b").unwrap_err();
+    assert_eq!(refused.to_string(), "this node takes no writes: table 17 is damaged; restore this node");
+    assert_eq!(db.stats().writes_refused.unwrap().to_string(), refused.to_string());
+    db.hold_writes(true);
+    db.refuse_writes_as_damaged(None);
+    assert!(matches!(keys.insert("a", "b"), Err(Error::ReadOnly { .. })), "the other one still holds them");
+    db.hold_writes(false);
+    keys.insert("a", "b").unwrap();
+    assert!(db.stats().writes_refused.is_none());
 }
 
 fn refuses_a_copy_that_is_damaged_too() {

@@ -197,7 +197,9 @@ impl From<seawall_engine::Error> for Failure {
             E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
             // Who has a copy may be starting as well: whoever watches over this process may start it again.
             error if error.is_for_want_of_an_answer() => Kind::Unreachable,
-            E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } => Kind::VerificationFailed,
+            E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } | E::Damaged { .. } => {
+                Kind::VerificationFailed
+            }
             E::TooLarge { .. } | E::TooMany { .. } | E::TooManyRanges { .. } => Kind::TooLarge,
             E::Conflict { .. } => Kind::Conflict,
             E::EmptyKey | E::EmptyName | E::Unsorted { .. } | E::LevelUnavailable { .. } => Kind::Usage,
