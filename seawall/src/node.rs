@@ -547,11 +547,13 @@ impl Inner {
         self.state.read().clone()
     }
 
-    /// A fenced or failed node stays so.
+    /// A fenced or failed node stays so. That it is fenced, or fails in another way as well, is said of a failed one: the
+    /// repair of damage ends only the failure that damage was.
     fn set_state(&self, state: State, detail: &str) {
         let mut known = self.state.write();
         let ended = matches!(known.0, State::Fenced | State::Failed);
-        if !ended || matches!(state, State::Draining) {
+        let again = known.0 == State::Failed && state == State::Failed;
+        if !ended || again || matches!(state, State::Draining | State::Fenced) {
             *known = (state, detail.to_owned());
         }
     }

@@ -80,15 +80,15 @@ impl Cluster {
     }
 
     fn segment_of(&self, node: &str) -> PathBuf {
-        self.folder.path().join(node).join(format!("wal/00000001-{SEGMENT:016x}.wal"))
+        self.file_of(node, SEGMENT)
+    }
+
+    fn file_of(&self, node: &str, segment: u64) -> PathBuf {
+        self.folder.path().join(node).join(format!("wal/00000001-{segment:016x}.wal"))
     }
 
     fn damage(&self, node: &str) {
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(self.segment_of(node)).unwrap();
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, BYTE).unwrap();
-        file.write_all_at(&[byte[0] ^ 4], BYTE).unwrap();
-        file.sync_all().unwrap();
+        flip(&self.segment_of(node), BYTE);
     }
 
     fn assert_repaired(&self, node: &str) {
@@ -107,12 +107,26 @@ fn wait(what: &str, mut reached: impl FnMut() -> bool) {
     }
 }
 
+fn flip(file: &Path, offset: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
+    file.sync_all().unwrap();
+}
+
 /// Reads the segment as a feed does. Damage is met, or not.
 fn read_segment(node: &Node) -> Result<(), String> {
-    let mut at = Lsn::new(SEGMENT * SIZE);
-    while at.offset() < (SEGMENT + 1) * SIZE {
-        let read = node.db().log().read(at, 8 << 10).map_err(|error| error.to_string())?;
-        at = read.expect("it is in the middle of the log").end();
+    read_segment_number(node, SEGMENT)
+}
+
+fn read_segment_number(node: &Node, number: u64) -> Result<(), String> {
+    let mut at = Lsn::new(number * SIZE);
+    while at.offset() < (number + 1) * SIZE {
+        match node.db().log().read(at, 8 << 10).map_err(|error| error.to_string())? {
+            Some(read) => at = read.end(),
+            None => break,
+        }
     }
     Ok(())
 }
@@ -215,7 +229,7 @@ fn a_peer_that_is_away_is_asked_again_until_it_is_back() {
 }
 
 #[test]
-fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_place() {
+fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_place_until_one_is_whole() {
     let cluster = Cluster::new(1);
     let (primary, standby) = (cluster.start_primary(), cluster.start_standby(0));
     cluster.damage("primary");
@@ -228,17 +242,45 @@ fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_pla
     let peer = cluster.standbys[0].to_string();
     for part in [
         &format!("segment {SEGMENT} of timeline 1 is damaged from 0/") as &str,
-        "of its file, and no other copy helps",
+        &format!("of its file 00000001-{SEGMENT:016x}.wal, and no other copy helps"),
         &peer,
         "does not match its checksum",
     ] {
         assert!(words.contains(part), "{part}: {words}");
     }
     let refused = numbers.insert("a", "b").unwrap_err();
-    assert!(matches!(refused, seawall::Error::ReadOnly { .. }), "{refused}");
+    assert!(refused.to_string().contains(&words), "who writes hears why: {refused}");
     assert_all_there(&primary);
     assert_eq!(std::fs::read(cluster.segment_of("primary")).unwrap(), before, "nothing was changed");
+
+    // The same bit again: the standby's copy is whole.
+    cluster.damage("standby0");
+    wait("the primary goes on", || primary.state().0 == State::Running);
+    read_segment(&primary).unwrap();
+    numbers.insert("a", "b").unwrap();
+    wait("the standby goes on", || standby.state().0 == State::Running && standby.db().damages().is_empty());
     drop(numbers);
     primary.stop(Duration::from_secs(1)).unwrap();
     standby.stop(Duration::from_secs(1)).unwrap();
+}
+
+#[test]
+fn damage_in_the_segment_being_written_is_repaired_once_it_is_full_and_stops_no_writes() {
+    let cluster = Cluster::new(1);
+    let (primary, standby) = (cluster.start_primary(), cluster.start_standby(0));
+    let end = primary.db().log().end().lsn.offset();
+    let (segment, offset) = (end / SIZE, end % SIZE / 2);
+    flip(&cluster.file_of("primary", segment), offset);
+    read_segment_number(&primary, segment).unwrap_err();
+    assert_eq!(primary.db().damages().len(), 1);
+    let more = primary.db().keyspace("more").unwrap();
+    while primary.db().log().flushed().value().offset() < (segment + 1) * SIZE {
+        more.insert("a", [7; 900]).unwrap();
+    }
+    wait("it is repaired", || primary.db().damages().is_empty());
+    read_segment_number(&primary, segment).unwrap();
+    assert_eq!(primary.state().0, State::Running, "{}", primary.state().1);
+    drop(more);
+    primary.stop(PATIENCE).unwrap();
+    standby.stop(PATIENCE).unwrap();
 }

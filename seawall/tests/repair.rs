@@ -125,7 +125,7 @@ fn a_running_node_repairs_what_its_readers_find_damaged() {
 }
 
 #[test]
-fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place() {
+fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place_until_there_is_one() {
     let folder = tempfile::tempdir().unwrap();
     stopped(folder.path());
     let tables = files(folder.path(), "tables", ".table");
@@ -144,8 +144,18 @@ fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place(
     assert!(named && words.contains("it cannot be repaired: the archive at "), "{words}");
     assert!(words.contains("restore this node from a standby or the archive"), "{words}");
     let refused = more.insert("a", "b").unwrap_err();
-    assert!(matches!(refused, seawall::Error::ReadOnly { .. }), "{refused}");
+    assert!(refused.to_string().contains(&words), "who writes hears why: {refused}");
+    assert!(node.db().stats().writes_refused.is_some_and(|error| error.to_string().contains(&words)));
     assert_eq!(more.get(format!("{:08}", KEYS + 100)).unwrap().unwrap().len(), 700, "what is whole is served");
+
+    for path in &tables {
+        flip(&folder.path().join("archive/tables").join(path.file_stem().unwrap()).join("00000000"), 300);
+    }
+    wait("it goes on with what the archive has again", || node.state().0 == State::Running);
+    more.insert("a", "b").unwrap();
+    more.remove("a").unwrap();
+    wait("everything is repaired and served", || numbers(&node).is_ok_and(|count| count == KEYS + 150));
+    drop(more);
     node.stop(PATIENCE).unwrap();
 }
 

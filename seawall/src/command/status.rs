@@ -87,6 +87,9 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
     if let Some(refused) = &status.writes_refused {
         writeln!(out, "writes:    stand still: {refused}")?;
     }
+    for damage in &status.damages {
+        writeln!(out, "damage:    {damage}; not served until it is repaired")?;
+    }
     for failure in &status.background_failures {
         writeln!(out, "disk:      {failure}; it is tried again")?;
     }

@@ -146,7 +146,10 @@ pub struct NodeStatus {
     pub throttle: ThrottleStatus,
     /// The newest base backup it knows of.
     pub last_backup: Option<BackupSummary>,
-    /// Why no write is let in now, if there is no use in waiting: the disk is full, or what makes room fails.
+    /// What is damaged here and not repaired yet, with the names of the files. It is not served.
+    pub damages: Vec<String>,
+    /// Why no write is let in now, if there is no use in waiting: the disk is full, what makes room fails, or no other copy
+    /// of what is damaged helps.
     pub writes_refused: Option<String>,
     /// What fails of writing memtables out and merging tables, each with the reason. It is tried again every few seconds.
     pub background_failures: Vec<String>,

@@ -55,8 +55,9 @@ pub const METRICS: &[Metric] = &[
     (
         "seawall_writes_refused",
         "gauge",
-        "1 while no write is let in: no room, what makes room fails, or the log has ended; status says why.",
+        "1 while no write is let in: no room, what makes room fails, damage, or the log has ended; status says why.",
     ),
+    ("seawall_damages", "gauge", "Segments and files that are damaged and not repaired yet; status names them."),
     (
         "seawall_background_failures",
         "gauge",
@@ -211,6 +212,7 @@ fn engine(page: &mut Page, status: &NodeStatus, stats: &NodeStats) {
     page.one("seawall_snapshots", stats.snapshots as f64);
     page.one("seawall_disk_full", flag(stats.disk_full));
     page.one("seawall_writes_refused", flag(status.writes_refused.is_some()));
+    page.one("seawall_damages", status.damages.len() as f64);
     page.one("seawall_background_failures", status.background_failures.len() as f64);
 }
 

@@ -39,6 +39,9 @@ pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
     if underway > FLUSH_SECONDS_MAX {
         reasons.push(format!("the disk has not finished a write of the log for {underway:.1} s"));
     }
+    for damage in &status.damages {
+        reasons.push(format!("{damage} is damaged and not repaired yet"));
+    }
     if let Some(refused) = &status.writes_refused {
         reasons.push(format!("writes stand still: {refused}"));
     }
@@ -112,6 +115,14 @@ mod tests {
         assert!(readiness(&status, MAX).ready);
         status.writes_refused = Some(String::from("the disk of /data is full"));
         assert_eq!(readiness(&status, MAX).reasons, ["writes stand still: the disk of /data is full"]);
+    }
+
+    #[test]
+    fn a_node_is_not_ready_from_the_moment_it_knows_of_damage() {
+        let damages = vec![String::from("table 17aa (tables/17aa.table)")];
+        let status = NodeStatus { state: NodeState::Running, damages, ..NodeStatus::default() };
+        let said = ["table 17aa (tables/17aa.table) is damaged and not repaired yet"];
+        assert_eq!(readiness(&NodeStatus { role: NodeRole::Primary, ..status }, MAX).reasons, said);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! A node repairs what it finds damaged from other copies: a segment of its log from its peers and its archive, a table from
-//! the archive; when its database is opened, and while it runs. What no copy helps with stops its writes.
+//! the archive; when its database is opened, and while it runs. What no copy helps with stops its writes, until one does.
 
 mod archive;
 
@@ -19,6 +19,8 @@ use super::{Inner, Role, State};
 const LOOK: Duration = Duration::from_millis(500);
 /// Between attempts while somebody who may have a copy does not answer.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between attempts once no copy helps: one may be put right, or made, after all.
+const GIVEN_UP: Duration = Duration::from_secs(15);
 /// A segment is looked for so often among peers that answer and do not help before the node gives up: theirs may be under
 /// repair as well.
 const ATTEMPTS: u32 = 3;
@@ -92,11 +94,14 @@ impl TableSource for NoTables {
     }
 }
 
-/// Looks for damage as long as the node runs.
+/// Looks for damage as long as the node runs, also after no copy helped.
 pub(super) async fn watch(inner: Arc<Inner>) {
+    let mut stopped = None;
     loop {
         tokio::time::sleep(LOOK).await;
-        let Some(db) = inner.db.read().clone() else { return };
+        // There is none while a standby is being rebuilt.
+        let Some(db) = inner.db.read().clone() else { continue };
+        let mut hopeless = None;
         for damage in db.damages() {
             match repair_patiently(&inner, &db, &damage).await {
                 Attempt::Repaired => {}
@@ -105,24 +110,68 @@ pub(super) async fn watch(inner: Arc<Inner>) {
                     tokio::time::sleep(RETRY).await;
                 }
                 Attempt::NoCopy(why) => {
-                    db.hold_writes(true);
-                    let words = format!(
-                        "{damage} is damaged in {}, and it cannot be repaired: {why}; restore this node from a standby or the archive",
-                        db.path().display()
-                    );
-                    tracing::error!(%damage, why, "damage cannot be repaired; this node takes no more writes");
-                    inner.set_state(State::Failed, &words);
-                    return;
+                    hopeless.get_or_insert((damage, why));
                 }
             }
         }
+        match hopeless {
+            Some((damage, why)) => {
+                stopped.get_or_insert_with(|| StoppedWrites::by(&inner, &db, &damage, &why));
+                tokio::time::sleep(GIVEN_UP).await;
+            }
+            None if db.damages().is_empty() => {
+                if let Some(stopped) = stopped.take() {
+                    stopped.undo(&inner, &db);
+                }
+            }
+            None => {}
+        }
     }
+}
+
+/// A node that takes no writes because of damage, and what it did before.
+struct StoppedWrites {
+    before: (State, String),
+    words: String,
+}
+
+impl StoppedWrites {
+    fn by(inner: &Inner, db: &Db, damage: &Damage, why: &str) -> Self {
+        let words = format!(
+            "{} is damaged in {}, and it cannot be repaired: {why}; restore this node from a standby or the archive",
+            described(db, damage),
+            db.path().display()
+        );
+        tracing::error!(%damage, why, "damage cannot be repaired; this node takes no more writes");
+        let before = inner.state();
+        // First the state: who asks whether writes may go on sees it.
+        inner.set_state(State::Failed, &words);
+        db.refuse_writes_as_damaged(Some(&words));
+        Self { before, words }
+    }
+
+    /// Nothing is damaged any more. What else may have happened to the node meanwhile stays as it is.
+    fn undo(self, inner: &Inner, db: &Db) {
+        db.refuse_writes_as_damaged(None);
+        let mut known = inner.state.write();
+        // One that was still finding out whether it may write has not gone on with that: it is to be started again.
+        if *known == (State::Failed, self.words) && self.before.0 == State::Running {
+            tracing::warn!("everything that was damaged is repaired; this node goes on");
+            *known = self.before;
+        }
+    }
+}
+
+/// What is damaged, with the name of its file.
+pub(super) fn described(db: &Db, damage: &Damage) -> String {
+    damage.describe(&db.log().history(), db.log().options().segment_size)
 }
 
 /// How a repair went.
 enum Attempt {
     Repaired,
-    /// Whether there is a copy is not known.
+    /// Whether there is a copy is not known, or something that passes stands in the way: a full disk, a segment that is
+    /// still being written.
     NotNow(String),
     NoCopy(String),
 }
@@ -152,8 +201,8 @@ async fn repair(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
         }
         // It was let go meanwhile.
         Ok(Err(_)) if !db.damages().contains(damage) => Attempt::Repaired,
-        Ok(Err(error)) if error.is_for_want_of_an_answer() => Attempt::NotNow(error.to_string()),
-        Ok(Err(error)) => Attempt::NoCopy(error.to_string()),
+        Ok(Err(error)) if error.says_that_no_copy_helps() => Attempt::NoCopy(error.to_string()),
+        Ok(Err(error)) => Attempt::NotNow(error.to_string()),
         Err(_) => Attempt::NotNow(String::from("this node is stopping")),
     }
 }

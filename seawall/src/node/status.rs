@@ -57,6 +57,7 @@ impl HttpNode for Node {
             archive: self.archive_status(),
             throttle: self.throttle_status(),
             last_backup: self.last_backup().map(|manifest| backup_summary(&manifest)),
+            damages: db.damages().iter().map(|damage| super::repair::described(&db, damage)).collect(),
             writes_refused: stats.writes_refused.map(|error| chain(&error)),
             background_failures: stats
                 .background_failures
