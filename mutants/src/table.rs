@@ -42,6 +42,11 @@ pub const ROWS: &[Row] = &[
         "wal/crash",
         "no_crash_of_a_log_whose_segments_serve_again_loses_an_acknowledged_record_or_raises_a_false_alarm",
     ),
+    row(
+        "wal:recycled-name-not-synced",
+        "wal/lib",
+        "segment::tests::a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one",
+    ),
     row("wal:stamp-ahead-of-flush", "wal/crash", PRIMARY_CRASHES),
     row("wal:replaced-by-unsynced", "engine/crash", POWER_LOST),
     row("wal:replaced-name-not-synced", "engine/crash", POWER_LOST),

@@ -137,6 +137,8 @@ crate::mutants! {
     FolderNotSynced,
     /// A segment that is used again keeps its old header until it gets its new one.
     RecycledNotWiped,
+    /// A recycled segment gets its next name before power loss cannot bring the last one back.
+    RecycledNameNotSynced,
     /// A record says that what it follows is flushed, whether it is or not.
     StampAheadOfFlush,
     /// A record may say that it is longer than its segment.

@@ -366,12 +366,16 @@ impl Preparer {
         Ok(())
     }
 
-    /// Makes an old segment a spare: first its name goes, then its header, so that no file ever has a segment's name
-    /// and another segment's header.
+    /// Makes an old segment a spare: first its name goes, for good, then its header, so that no file ever has a segment's
+    /// name and another segment's header. Were the name not gone for good before the spare gets another one, power loss could
+    /// leave a file with both: two segments in one.
     fn recycle(&self, path: &Path) -> Result<PathBuf> {
         let spare = self.spare_path();
         self.storage.rename(path, &spare).map_err(|error| Error::io("rename", path, error))?;
         let wipe = || -> io::Result<()> {
+            if !planted(Mutant::RecycledNameNotSynced) {
+                self.storage.sync_dir(&self.dir)?;
+            }
             let file = self.storage.open(&spare, Access::WriteDirect)?;
             write_all_at(&*file, &AlignedBuffer::zeroed(BLOCK_SIZE), 0)?;
             file.sync_data()
@@ -440,7 +444,7 @@ const _: () = assert!(SEGMENT_HEADER_SIZE <= BLOCK_SIZE);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::MemoryDisk;
+    use crate::storage::{JournalEntry, MemoryDisk};
 
     #[test]
     fn a_segment_is_known_by_its_name_only_in_its_exact_form() {
@@ -471,5 +475,24 @@ mod tests {
         assert_eq!(&found, b"log");
         let next = SegmentId { number: SegmentNumber(1), ..id };
         assert_eq!(preparer.take(next, false).unwrap().id, next, "and the next one is had all the same");
+    }
+
+    #[test]
+    fn a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
+        disk.create_dir_all(dir).unwrap();
+        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
+        let [old, new] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
+        preparer.take(old, false).unwrap();
+        disk.keep_journal();
+        preparer.retire(dir.join(old.file_name()));
+        preparer.take(new, false).unwrap();
+        let of_folder = |entry: &JournalEntry| match entry {
+            JournalEntry::Rename(..) => Some("rename"),
+            JournalEntry::SyncDir(_) => Some("sync"),
+            _ => None,
+        };
+        let order: Vec<_> = disk.journal().iter().filter_map(of_folder).collect();
+        assert_eq!(order, ["rename", "sync", "rename", "sync"]);
     }
 }
