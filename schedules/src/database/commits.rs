@@ -57,7 +57,7 @@ pub(crate) fn a_batch_is_seen_whole_and_what_was_seen_stays() {
     let read = |db: Db, keyspace: Keyspace| {
         move || {
             let mut last = 0;
-            for _ in 0..3 {
+            for _ in 0..5 {
                 let snapshot = db.snapshot().expect("it is taken");
                 let [a, b] = ["a", "b"].map(|key| number(snapshot.get(&keyspace, key).expect("it reads")));
                 assert_eq!(a, b, "half of a batch");
@@ -78,7 +78,7 @@ pub(crate) fn a_batch_is_seen_whole_and_what_was_seen_stays() {
             }
         }
     };
-    at_once(vec![Box::new(write), Box::new(other), Box::new(read(db.clone(), keyspace))]);
+    at_once(vec![Box::new(write), Box::new(other), Box::new(read(db.clone(), keyspace.clone())), Box::new(read(db.clone(), keyspace))]);
     db.close().expect("nothing failed");
 }
 
