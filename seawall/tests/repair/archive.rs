@@ -1,35 +1,21 @@
-//! A node whose disk damages what it holds: repaired from the archive, at the start and while it runs; and stopped with
-//! the place named when no copy is left.
+//! Copies in the archive: of the log in its segments, of tables and blob files in its base backups.
 
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use seawall::backup::backup::BackupOptions;
-use seawall::backup::repository::RepositoryConfig;
-use seawall::node::{ArchiveOptions, Error, Node, NodeOptions, State};
+use seawall::node::{Error, Node, NodeOptions, State};
 use seawall::{SegmentSize, TimelineId};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::nodes::{PATIENCE, archive, flip, wait};
+
 const KEYS: u32 = 600;
 
 fn options(folder: &Path) -> NodeOptions {
-    let url = format!("file://{}", folder.join("archive").display());
-    let repository = RepositoryConfig::parse(&url).unwrap();
-    let archive = ArchiveOptions { repository, interval: Duration::from_millis(100), required: true };
     NodeOptions {
         segment_size: SegmentSize::MIN,
         memtable_bytes: 128 << 10,
-        archive: Some(archive),
+        archive: archive(folder),
         ..NodeOptions::new("primary".parse().unwrap(), folder.join("primary"))
-    }
-}
-
-fn wait(what: &str, mut reached: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !reached() {
-        assert!(Instant::now() < until, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -72,14 +58,6 @@ fn files(folder: &Path, what: &str, ending: &str) -> Vec<PathBuf> {
     let mut names: Vec<_> = names.filter(|path| path.to_string_lossy().ends_with(ending)).collect();
     names.sort();
     names
-}
-
-fn flip(path: &Path, offset: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
-    file.sync_all().unwrap();
 }
 
 #[test]

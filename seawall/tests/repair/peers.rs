@@ -1,40 +1,15 @@
-//! A node whose disk damages its log, and that has no archive: other nodes have the same bytes at the same place. Repaired
-//! from them, at the start and while it runs; and stopped with the place named when every copy is damaged.
+//! Copies of the log at other nodes, which have the same bytes at the same place.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
+use seawall::Lsn;
 use seawall::node::{Node, NodeOptions, Role, State};
-use seawall::{Lsn, SegmentSize};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::nodes::{BYTE, PATIENCE, SEGMENT, SIZE, flip, free, listening, wait};
+
 const KEYS: u32 = 400;
-const SIZE: u64 = 64 << 10;
-/// A segment in the middle, and a byte in it.
-const SEGMENT: u64 = 2;
-const BYTE: u64 = 30_000;
-
-/// An address nobody listens at, and which no connection takes for itself: those are given higher ports.
-fn free() -> SocketAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let candidates = std::iter::repeat_with(|| {
-        let number = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        SocketAddr::from(([127, 0, 0, 1], 20_000 + (number % 12_000) as u16))
-    });
-    candidates.take(1_000).find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
-}
-
-fn options(folder: &Path, name: &str, listen: SocketAddr) -> NodeOptions {
-    NodeOptions {
-        segment_size: SegmentSize::MIN,
-        replication_listen: Some(listen),
-        replication_timeout: Duration::from_secs(2),
-        ..NodeOptions::new(name.parse().unwrap(), folder.join(name))
-    }
-}
 
 /// A primary and its standbys, which all know where the others listen.
 struct Cluster {
@@ -66,7 +41,7 @@ impl Cluster {
 
     fn primary_options(&self) -> NodeOptions {
         let repair_from = self.standbys.iter().map(SocketAddr::to_string).collect();
-        NodeOptions { repair_from, assume_primary: true, ..options(self.folder.path(), "primary", self.primary) }
+        NodeOptions { repair_from, assume_primary: true, ..listening(self.folder.path(), "primary", self.primary) }
     }
 
     fn start_primary(&self) -> Node {
@@ -76,7 +51,7 @@ impl Cluster {
     fn start_standby(&self, number: usize) -> Node {
         let role = Role::Standby { upstreams: vec![self.primary.to_string()] };
         let name = format!("standby{number}");
-        Node::start(NodeOptions { role, ..options(self.folder.path(), &name, self.standbys[number]) }).unwrap()
+        Node::start(NodeOptions { role, ..listening(self.folder.path(), &name, self.standbys[number]) }).unwrap()
     }
 
     fn segment_of(&self, node: &str) -> PathBuf {
@@ -97,22 +72,6 @@ impl Cluster {
         let kept = self.folder.path().join(node).join("wal/cut");
         assert_eq!(std::fs::read_dir(kept).unwrap().count(), 1, "what was damaged is kept");
     }
-}
-
-fn wait(what: &str, mut reached: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !reached() {
-        assert!(Instant::now() < until, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn flip(file: &Path, offset: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 4], offset).unwrap();
-    file.sync_all().unwrap();
 }
 
 /// Reads the segment as a feed does. Damage is met, or not.
@@ -180,7 +139,7 @@ fn a_stranger_and_a_peer_with_a_damaged_copy_are_passed_over_for_the_next() {
     let cluster = Cluster::new(2);
     let (damaged_too, whole) = (cluster.start_standby(0), cluster.start_standby(1));
     let elsewhere = tempfile::tempdir().unwrap();
-    let stranger = Node::start(options(elsewhere.path(), "stranger", free())).unwrap();
+    let stranger = Node::start(listening(elsewhere.path(), "stranger", free())).unwrap();
     let strangers = stranger.replication_address().unwrap().to_string();
     let asked = std::iter::once(strangers).chain(cluster.primary_options().repair_from).collect();
     cluster.damage("primary");

@@ -1,65 +1,25 @@
 //! Damage of a primary's log is its own affair: neither its archiver nor a standby takes it for another history. What comes after
 //! it waits until it is repaired, and then goes on by itself.
 
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::FileExt as _;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use seawall::SegmentSize;
 use seawall::backup::backup::BackupOptions;
-use seawall::backup::repository::RepositoryConfig;
 use seawall::backup::restore::{RestoreOptions, RestoreTarget};
-use seawall::node::{ArchiveOptions, Node, NodeOptions, Role, State};
+use seawall::node::{Node, NodeOptions, Role, State};
 use seawall::replication::driver::ClientState;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const SIZE: u64 = 64 << 10;
-/// A segment in the middle, and a byte in it.
-const SEGMENT: u64 = 2;
-const BYTE: u64 = 30_000;
-
-/// An address nobody listens at, and which no connection takes for itself: those are given higher ports.
-fn free() -> SocketAddr {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let candidates = std::iter::repeat_with(|| {
-        let number = std::process::id().wrapping_mul(41).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        SocketAddr::from(([127, 0, 0, 1], 20_000 + (number % 12_000) as u16))
-    });
-    candidates.take(1_000).find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
-}
-
-fn options(folder: &Path, name: &str, listen: SocketAddr) -> NodeOptions {
-    NodeOptions {
-        segment_size: SegmentSize::MIN,
-        replication_listen: Some(listen),
-        replication_timeout: Duration::from_secs(2),
-        ..NodeOptions::new(name.parse().unwrap(), folder.join(name))
-    }
-}
+use crate::nodes::{BYTE, PATIENCE, SEGMENT, SIZE, archive, flip, free, listening, wait};
 
 /// A primary that asks this peer for a copy of what is damaged.
 fn primary(folder: &Path, listen: SocketAddr, peer: SocketAddr) -> NodeOptions {
-    NodeOptions { repair_from: vec![peer.to_string()], assume_primary: true, ..options(folder, "primary", listen) }
+    NodeOptions { repair_from: vec![peer.to_string()], assume_primary: true, ..listening(folder, "primary", listen) }
 }
 
 fn standby(folder: &Path, name: &str, listen: SocketAddr, upstream: SocketAddr) -> Node {
     let role = Role::Standby { upstreams: vec![upstream.to_string()] };
-    Node::start(NodeOptions { role, ..options(folder, name, listen) }).unwrap()
-}
-
-fn archive(folder: &Path) -> Option<ArchiveOptions> {
-    let repository = RepositoryConfig::parse(&format!("file://{}", folder.join("archive").display())).unwrap();
-    Some(ArchiveOptions { repository, interval: Duration::from_millis(100), required: true })
-}
-
-fn wait(what: &str, mut reached: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !reached() {
-        assert!(Instant::now() < until, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    Node::start(NodeOptions { role, ..listening(folder, name, listen) }).unwrap()
 }
 
 /// Writes until the log ends beyond this byte.
@@ -74,11 +34,7 @@ fn fill_to(node: &Node, end: u64) {
 /// Of the primary's log, below its checkpoint, so that opening does not read it.
 fn damage(folder: &Path) {
     let path = folder.join(format!("primary/wal/00000001-{SEGMENT:016x}.wal"));
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, BYTE).unwrap();
-    file.write_all_at(&[byte[0] ^ 4], BYTE).unwrap();
-    file.sync_all().unwrap();
+    flip(&path, BYTE);
 }
 
 fn follows(standby: &Node, primary: &Node) -> bool {
