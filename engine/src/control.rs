@@ -270,6 +270,11 @@ impl ControlFile {
         }
     }
 
+    /// Whether no file is where this one was opened: somebody removed the folder, or moved it.
+    pub(crate) fn is_gone(&self, storage: &dyn Storage) -> bool {
+        storage.open(&self.path, Access::Read).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// What it says now.
     pub fn get(&self) -> Control {
         self.state.lock().control.clone()

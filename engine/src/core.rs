@@ -522,6 +522,13 @@ impl Core {
         }
     }
 
+    /// What is written into a folder that was removed is durable nowhere, although each sync succeeds: nothing more is.
+    pub(crate) fn look_for_folder(&self) {
+        if self.failed.get().is_none() && self.durable.control.is_gone(&**self.durable.storage()) {
+            self.fail(&Error::Gone { path: self.path.clone() });
+        }
+    }
+
     /// Flushes the log and says in the control file that nothing is missing.
     pub(crate) fn note_clean_shutdown(&self) -> Result<()> {
         let end = self.log.end().lsn;

@@ -39,6 +39,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory of an open database was removed, or has another name. Nothing more is written.
+    #[error("{} was removed or moved while it was open; put it back and open it again", path.display())]
+    Gone {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// There are files of a database but no control file: making, copying or restoring it was not finished.
     #[error("{} has {found} but no control file: if making or restoring it was interrupted, remove it and do it again; if the file was lost, keep everything and restore this node from a standby or the archive", path.display())]
     Incomplete {

@@ -1,5 +1,6 @@
-//! The two threads of a database: one writes memtables out and keeps the watermark, one merges tables. When something
-//! fails they try again, ever more slowly; when the disk is full they say so at the gate until it is not.
+//! The two threads of a database: one writes memtables out, keeps the watermark and sees whether its folder is still there,
+//! one merges tables. When something fails they try again, ever more slowly; when the disk is full they say so at the gate
+//! until it is not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::core::Core;
 use crate::error::{Error, Result, at};
 use crate::gate::Worker;
 
-/// How often the watermark is written while it moves, and what has become obsolete is looked for.
+/// How often the watermark is written while it moves, the folder is looked for, and what has become obsolete.
 const TICK: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -97,6 +98,7 @@ fn run(core: &Core, worker: Worker) {
                     tracing::debug!(%error, "the time could not be written into the log; it is tried again");
                 }
                 core.note_watermark();
+                core.look_for_folder();
                 core.flush_frozen()
             }
             Worker::Compactor => {

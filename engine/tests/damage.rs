@@ -172,3 +172,30 @@ fn a_damaged_table_is_reported_and_stops_no_other_keyspace() {
     assert_eq!(bad.get("zzz").unwrap().unwrap(), "new", "what is not damaged is served");
     assert!(matches!(bad.get("0150"), Ok(Some(_)) | Err(Error::CorruptTable { .. })));
 }
+
+#[test]
+fn a_folder_that_is_removed_or_moved_under_an_open_database_stops_its_writes_and_is_named() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, elsewhere) = (parent.path().join("data"), parent.path().join("elsewhere"));
+    let db = Db::open(&folder).unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("before", "1").unwrap();
+    std::fs::rename(&folder, &elsewhere).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    let refused = loop {
+        match keys.insert("meanwhile", "2") {
+            Err(error) => break error,
+            Ok(_) => assert!(Instant::now() < until, "writes go nowhere for ever"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let said = refused.to_string();
+    assert!(matches!(refused, Error::Poisoned { .. }), "{said}");
+    assert!(said.contains(&format!("{} was removed or moved while it was open", folder.display())), "{said}");
+    assert_eq!(keys.get("before").unwrap().as_deref(), Some(&b"1"[..]), "reads go on");
+    drop(keys);
+    assert!(db.close().is_err(), "closing does not call it well");
+    std::fs::rename(&elsewhere, &folder).unwrap();
+    let keys = Db::open(&folder).unwrap().existing_keyspace("k").unwrap();
+    assert_eq!(keys.get("before").unwrap().as_deref(), Some(&b"1"[..]));
+}
