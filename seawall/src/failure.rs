@@ -194,7 +194,9 @@ impl From<seawall_engine::Error> for Failure {
             E::Locked { .. } => Kind::Locked,
             E::NotFound { .. } | E::UnknownKeyspace { .. } => Kind::NotFound,
             E::SnapshotTooOld { .. } | E::SnapshotTooNew { .. } => Kind::NotFound,
-            E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } => Kind::VerificationFailed,
+            E::CorruptControl { .. } | E::CorruptManifest { .. } | E::CorruptTable { .. } | E::Incomplete { .. } => {
+                Kind::VerificationFailed
+            }
             // Who has a copy may be starting as well: whoever watches over this process may start it again.
             error if error.is_for_want_of_an_answer() => Kind::Unreachable,
             E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } | E::Damaged { .. } => {
@@ -304,6 +306,15 @@ mod tests {
         let (read, create) = (Failure::from(not_found("read")), Failure::from(not_found("create")));
         assert_eq!((read.kind, read.hint.is_some()), (Kind::VerificationFailed, true));
         assert_eq!((create.kind, create.hint), (Kind::Failed, None));
+    }
+
+    #[test]
+    fn what_only_a_person_can_mend_is_not_started_again() {
+        let path = std::path::PathBuf::from("/data");
+        let lost = seawall_engine::Error::Incomplete { path: path.clone(), found: String::from("a log") };
+        let why = seawall_replication::Malformed::Value("checksum");
+        let slots = crate::node::Error::from(seawall_replication::Error::SlotFile { path, why });
+        assert_eq!([Failure::from(lost), Failure::from(slots)].map(|failure| failure.kind.exit_code()), [12, 12]);
     }
 
     #[test]

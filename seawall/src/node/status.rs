@@ -315,9 +315,8 @@ impl From<super::Error> for Failure {
             E::NoArchive { .. } | E::ClusterUnknown { .. } | E::RepositorySettings(_) => Kind::Config,
             E::Archive(error) => archive_kind(error),
             E::Repository(error) => repository_kind(error),
-            E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. }) => {
-                Kind::VerificationFailed
-            }
+            E::Log(seawall_wal::Error::Corrupt { .. } | seawall_wal::Error::CorruptRecord { .. })
+            | E::Replication(seawall_replication::Error::SlotFile { .. }) => Kind::VerificationFailed,
             _ => Kind::Failed,
         };
         let failure = Self::new(kind, crate::failure::chain(&error));
