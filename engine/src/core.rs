@@ -17,7 +17,7 @@ use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::file::FileHash;
 use crate::flush::{RedoPlace, flush_set};
-use crate::gate::{Gate, MEMORY_SLOW};
+use crate::gate::{Gate, MEMORY_SLOW, Worker};
 use crate::level::{Admission, Confirmations};
 use crate::marks::{Moment, second_of};
 use crate::mutant::{Mutant, planted};
@@ -415,6 +415,8 @@ impl Core {
             };
             let floor = raise_floor(&self.state, self.visible().min(frozen.end.lsn));
             flush_set(&self.state, &self.durable, &self.settings.shapes, &frozen, place, floor, pace)?;
+            // Before there is room: else who fills it again at once is told what failed before.
+            self.gate.set_outcome(Worker::Flusher, Ok(()));
             self.update_debt();
             self.compact_bell.ring();
             if self.settings.retention == LogRetention::Engine {

@@ -248,6 +248,9 @@ impl Gate {
     /// them, and so does one that fails again and again while there is no room without it.
     pub(crate) fn set_outcome(&self, worker: Worker, outcome: Result<(), Error>) {
         let mut state = self.state.lock();
+        if state.gone().is_some() {
+            return;
+        }
         let before = state.is_disk_full();
         let failure = &mut state.failures[worker as usize];
         let tries = failure.as_ref().map_or(0, |failure| failure.tries).saturating_add(1);

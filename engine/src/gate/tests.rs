@@ -97,6 +97,15 @@ fn who_waits_for_a_worker_that_fails_again_and_again_is_told_why_and_let_in_when
 }
 
 #[test]
+fn a_worker_that_is_gone_does_not_come_back_because_somebody_else_did_its_work_once() {
+    let gate = gate();
+    gate.update_debt(|| (4, 0.0, 0));
+    gate.set_outcome(Worker::Flusher, Err(Error::Poisoned { cause: "it panicked".into() }));
+    gate.set_outcome(Worker::Flusher, Ok(()));
+    assert!(matches!(gate.pass(None, Duration::ZERO), Err(Error::Poisoned { .. })));
+}
+
+#[test]
 fn one_large_batch_does_not_make_the_next_writer_wait_long() {
     let gate = gate();
     gate.update_debt(|| (0, LEVEL0_MAX, 0));
