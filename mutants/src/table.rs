@@ -77,6 +77,7 @@ pub const ROWS: &[Row] = &[
         "below_the_watermark_no_flipped_bit_is_cut_by_a_primary_nor_by_a_standby",
     ),
     row("wal:unbounded-length", "wal/lib", "format::tests::a_record_that_says_it_is_longer_than_its_segment_is_none"),
+    row("wal:version-not-checked", "wal/lib", "format::tests::a_segment_header_reads_back_and_tells_its_states_apart"),
     row("wal:chain-ignored", "wal/log", "what_a_copied_primary_wrote_does_not_continue_what_the_primary_wrote"),
     row("wal:foreign-accepted", "wal/log", "a_log_of_another_cluster_or_version_is_refused_unchanged"),
     row("wal:cut-left-there", "wal/crash", PRIMARY_CRASHES),

@@ -192,14 +192,17 @@ impl UnverifiedSegmentHeader {
         if bytes.iter().all(|byte| *byte == 0) {
             return Self::Prepared;
         }
-        let whole = bytes[..8] == MAGIC && crc32fast::hash(&bytes[16..]) == get_u32(bytes, 12);
-        if !whole {
+        let (version, crc) = (get_u32(bytes, 8), get_u32(bytes, 12));
+        let is_first_version = crc == crc32fast::hash(&bytes[16..]);
+        let is_later_version = crc == later_header_crc(bytes) || planted(Mutant::VersionNotChecked) && is_first_version;
+        if bytes[..8] != MAGIC || !is_first_version && !is_later_version {
             return Self::Unreadable;
         }
-        let version = get_u32(bytes, 8);
-        if version != FORMAT_VERSION {
-            // Version 0 was never written, so it is damage that happens to keep the CRC, which does not cover it.
-            return if version == 0 { Self::Unreadable } else { Self::TooNew(version) };
+        if version > FORMAT_VERSION && is_later_version {
+            return Self::TooNew(version);
+        }
+        if version != FORMAT_VERSION || !is_first_version {
+            return Self::Unreadable;
         }
         let segment = SegmentNumber(get_u64(bytes, 56));
         let Some(size) = SegmentSize::new(get_u32(bytes, 52)).filter(|size| size.reaches(segment)) else {
@@ -369,6 +372,14 @@ pub fn payload_crc(payload: &[u8]) -> u32 {
     crc32fast::hash(payload)
 }
 
+/// The checksum of a segment's header in versions after the first: it covers the version too.
+fn later_header_crc(bytes: &[u8; SEGMENT_HEADER_SIZE]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&bytes[8..12]);
+    crc.update(&bytes[16..]);
+    crc.finalize()
+}
+
 fn header_crc(salt: u64, bytes: &[u8; RECORD_HEADER_SIZE]) -> u32 {
     if planted(Mutant::NoSalt) {
         return crc32fast::hash(&bytes[4..]);
@@ -516,11 +527,16 @@ mod tests {
         assert_eq!(UnverifiedSegmentHeader::parse(&[0; 512]), UnverifiedSegmentHeader::Prepared);
         let mut newer = bytes;
         put_u32(&mut newer, 8, 2);
+        let crc = later_header_crc(&newer);
+        put_u32(&mut newer, 12, crc);
         assert_eq!(UnverifiedSegmentHeader::parse(&newer), UnverifiedSegmentHeader::TooNew(2));
-        for bit in (0..8 * 8).chain(12 * 8..512 * 8) {
-            let mut damaged = bytes;
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(UnverifiedSegmentHeader::parse(&damaged), UnverifiedSegmentHeader::Unreadable, "bit {bit}");
+        for (whole, version) in [(bytes, 1), (newer, 2)] {
+            for bit in 0..512 * 8 {
+                let mut damaged = whole;
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                let parsed = UnverifiedSegmentHeader::parse(&damaged);
+                assert_eq!(parsed, UnverifiedSegmentHeader::Unreadable, "bit {bit} of a header of version {version}");
+            }
         }
     }
 }

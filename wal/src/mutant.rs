@@ -143,6 +143,8 @@ crate::mutants! {
     StampAheadOfFlush,
     /// A record may say that it is longer than its segment.
     UnboundedLength,
+    /// A segment is of a newer version if it says so, whether its checksum does or not.
+    VersionNotChecked,
     /// A record need not continue the chain of the one before.
     ChainIgnored,
     /// Segments of other clusters and timelines are taken for the log's own.

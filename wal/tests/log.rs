@@ -344,7 +344,9 @@ fn a_log_of_another_cluster_or_version_is_refused_unchanged() {
         let file = disk.open(&path, Access::Write).unwrap();
         let mut header = file.map().unwrap()[..512].to_vec();
         change(&mut header);
-        let crc = crc32fast_of(&header[16..]);
+        // After version 1 the checksum covers the version too.
+        let version = if header[8] == 1 { &[] } else { &header[8..12] };
+        let crc = crc32fast_of(&[version, &header[16..]].concat());
         header[12..16].copy_from_slice(&crc.to_le_bytes());
         file.write_at(&header, 0).unwrap();
         let before = file.map().unwrap().to_vec();
