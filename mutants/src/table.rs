@@ -43,6 +43,11 @@ pub const ROWS: &[Row] = &[
         "no_crash_of_a_log_whose_segments_serve_again_loses_an_acknowledged_record_or_raises_a_false_alarm",
     ),
     row(
+        "wal:wiped-taken-for-prepared",
+        "wal/headers",
+        "a_damaged_header_of_a_segment_that_opening_does_not_need_is_noted_and_repaired_while_the_log_is_open",
+    ),
+    row(
         "wal:recycled-name-not-synced",
         "wal/lib",
         "segment::tests::a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one",

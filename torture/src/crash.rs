@@ -145,6 +145,9 @@ impl Explorer<'_> {
         if let Some(damaged) = db.damaged_control().first() {
             return Err(Broken::Control(damaged.why));
         }
+        if let Some(damage) = db.damages().first() {
+            return Err(Broken::Damage(damage.to_string()));
+        }
         let there = self.run.oracle.found_in(&db)?;
         let found = self.run.oracle.judge(known, &there)?;
         self.figures.torn_tails += u64::from(db.recovery().verdict == Verdict::Cut);

@@ -34,6 +34,9 @@ pub enum Broken {
         /// Of each writer.
         there: Vec<u64>,
     },
+    /// A segment or file is called damaged that is not.
+    #[error("nothing is damaged, and it says that {0} is")]
+    Damage(String),
     /// A database that was opened took one more commit, acknowledged it, and lost power.
     #[error("{before:?} commits of each writer were there, the first writer made one more, and {later:?} are left")]
     Forgotten {

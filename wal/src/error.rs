@@ -48,10 +48,10 @@ pub enum Error {
         /// Why it must have been whole.
         evidence: &'static str,
     },
-    /// A record below the flush LSN of an open log does not check out.
-    #[error("the record at {at} in segment {segment} of timeline {timeline} does not match its checksum")]
+    /// A record below the flush LSN of an open log, or the header of its segment, does not check out.
+    #[error("the log at {at} in segment {segment} of timeline {timeline} does not match its checksum")]
     CorruptRecord {
-        /// Where it starts.
+        /// Where it starts; the segment's start if that is its header.
         at: Lsn,
         /// The segment that holds it.
         segment: SegmentNumber,

@@ -155,14 +155,14 @@ pub(crate) struct Shared {
     /// Up to here the log is with the operating system.
     pub(crate) written: AtomicU64,
     pub(crate) history: RwLock<TimelineHistory>,
-    /// Segments that have begun, for readers and retention.
-    pub(crate) segments: RwLock<BTreeMap<SegmentNumber, SegmentHeader>>,
+    /// Segments that have begun, for readers and retention; without a header those whose header is damaged.
+    pub(crate) segments: RwLock<BTreeMap<SegmentNumber, Option<SegmentHeader>>>,
     pub(crate) recent: Recent,
     pub(crate) preparer: Preparer,
     /// How groups are written; the preparer finds out what is fastest once that matters.
     pub(crate) way: RwLock<DurableWrite>,
     pub(crate) counters: Counters,
-    /// What readers met that does not check out.
+    /// What opening and readers met that does not check out.
     pub(crate) damages: Mutex<Damages>,
     /// Held by who repairs a segment, for as long as that takes; no other lock is held by who waits for it.
     pub(crate) repairing: Mutex<()>,
@@ -194,7 +194,9 @@ pub(crate) struct Opened {
     pub(crate) active: Option<Active>,
     /// The bytes of the block that holds the end, up to the end.
     pub(crate) tail_block: Vec<u8>,
-    pub(crate) segments: BTreeMap<SegmentNumber, SegmentHeader>,
+    pub(crate) segments: BTreeMap<SegmentNumber, Option<SegmentHeader>>,
+    /// Of them those that are damaged.
+    pub(crate) damages: Damages,
     /// Files of a segment's size whose content nobody needs.
     pub(crate) unused: Vec<PathBuf>,
 }
@@ -241,7 +243,7 @@ impl Log {
             preparer,
             way: RwLock::default(),
             counters: Counters::default(),
-            damages: Mutex::default(),
+            damages: Mutex::new(opened.damages),
             repairing: Mutex::default(),
             opened: now(),
         });
@@ -454,8 +456,7 @@ impl Log {
 
     /// The oldest position from which the log can be read here.
     pub fn oldest(&self) -> Lsn {
-        let segments = self.shared.segments.read();
-        segments.values().next().map_or_else(|| self.shared.flushed.value(), |header| header.previous.lsn)
+        self.shared.oldest()
     }
 
     /// Where reading has to start so that everything after `redo` is read: where the records before redo's segment end.
@@ -466,30 +467,28 @@ impl Log {
         if next == size.start_of(size.segment_of(next)) {
             return Ok(redo);
         }
-        let segments = self.shared.segments.read();
-        let header = segments.get(&size.segment_of(next));
-        let oldest = segments.values().next().map_or(redo.lsn, |header| header.previous.lsn);
-        header.map(|header| header.previous).ok_or(Error::Removed { requested: redo.lsn, oldest })
+        let header = self.shared.segments.read().get(&size.segment_of(next)).copied().flatten();
+        header.map(|header| header.previous).ok_or_else(|| self.shared.removed(redo.lsn))
     }
 
     /// Lets go of segments that lie wholly before `keep_from`; the one being written always stays.
     /// Returns how many were retired.
     pub fn recycle_before(&self, keep_from: Lsn) -> usize {
         let shared = &self.shared;
+        let size = shared.options.segment_size;
         let active = shared.tail.lock().active.as_ref().map(|active| active.header.segment);
+        let history = self.history();
         let mut retired = 0;
         loop {
             let id = {
                 let mut segments = shared.segments.write();
-                let Some((number, header)) = segments.first_key_value() else { break };
-                let ends = shared.options.segment_size.end_of(*number);
+                let Some(number) = segments.first_key_value().map(|(number, _)| *number) else { break };
                 // A timeline's fork may lie in a segment that its child's first segment follows at once.
-                if Some(*number) == active || ends > keep_from.min(shared.flushed.value()) {
+                if Some(number) == active || size.end_of(number) > keep_from.min(shared.flushed.value()) {
                     break;
                 }
-                let id = SegmentId { number: *number, timeline: header.timeline };
                 segments.pop_first();
-                id
+                SegmentId { number, timeline: history.of_segment(number, size).id }
             };
             shared.preparer.retire(shared.dir.join(id.file_name()));
             retired += 1;
@@ -620,7 +619,7 @@ impl Shared {
 
     /// Makes `active` the segment at the end; `head` are the bytes it begins with.
     pub(crate) fn adopt(&self, tail: &mut Tail, active: Arc<Active>, head: &[u8]) {
-        self.segments.write().insert(active.header.segment, active.header);
+        self.segments.write().insert(active.header.segment, Some(active.header));
         tail.gathered.resume(&active, 0, &[]);
         tail.gathered.push([head, &[]], 0);
         let next = SegmentId { number: active.header.segment.next(), timeline: active.header.timeline };
@@ -660,6 +659,21 @@ impl Shared {
         }
         *ours = history.clone();
         Ok(())
+    }
+
+    /// The oldest position from which the log can be read here.
+    pub(crate) fn oldest(&self) -> Lsn {
+        let first = self.segments.read().first_key_value().map(|(number, header)| (*number, *header));
+        match first {
+            None => self.flushed.value(),
+            Some((_, Some(header))) => header.previous.lsn,
+            // What its header would say: it goes on where the one before ends, or where its timeline forked.
+            Some((number, None)) => {
+                let start = self.options.segment_size.start_of(number);
+                let timeline = self.timeline_at(number);
+                if timeline.begin == start { timeline.fork.lsn } else { start }
+            }
+        }
     }
 
     /// The timeline of the bytes at the end.

@@ -135,6 +135,8 @@ crate::mutants! {
     RetryFailedSync,
     /// New segments' names are not made durable.
     FolderNotSynced,
+    /// Where a segment of the log had its header, there are zeros: its file is used again.
+    WipedTakenForPrepared,
     /// A segment that is used again keeps its old header until it gets its new one.
     RecycledNotWiped,
     /// A recycled segment gets its next name before power loss cannot bring the last one back.

@@ -19,6 +19,7 @@ use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Recovery, Row, Verdict, decide};
+use crate::repair::{Cause, Damages, Noted};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, read_exact_at, write_all_at};
@@ -110,6 +111,8 @@ struct Pass<'a> {
     at: &'a OpenAt,
     /// Segments of the history that have begun.
     begun: BTreeMap<SegmentNumber, Found>,
+    /// Segments of the history before the one in which reading starts whose headers cannot be had.
+    headless: Damages,
     /// Files with a segment's name that hold nothing.
     prepared: Vec<PathBuf>,
     /// The first file whose header is not what its place demands.
@@ -145,6 +148,7 @@ impl<'a> Pass<'a> {
             options,
             at,
             begun: BTreeMap::new(),
+            headless: Damages::new(),
             prepared: Vec::new(),
             odd: None,
             end: at.start,
@@ -168,43 +172,55 @@ impl<'a> Pass<'a> {
     /// Reads one file's header and puts it where it belongs.
     fn look_at(&mut self, id: SegmentId, path: PathBuf) {
         let size = self.options.segment_size;
-        let entry = self.at.history.of_segment(id.number, size);
+        let is_ours = self.at.history.of_segment(id.number, size).id == id.timeline;
+        // That reading starts behind it proves that it was begun, filled and flushed.
+        let is_passed = is_ours && id.number < size.segment_of(self.at.history.next_byte(self.at.start.lsn));
         let header = self.storage.open(&path, Access::ReadDirect).and_then(|file| {
-            let len = file.len()?;
-            if len != u64::from(size.bytes()) {
-                return Ok(Err(()));
+            if file.len()? != u64::from(size.bytes()) {
+                return Ok(None);
             }
-            read_segment_header(&*file).map(Ok)
+            read_segment_header(&*file).map(Some)
         });
         let header = match header {
-            Ok(Ok(header)) => header,
-            Ok(Err(())) => return self.note_odd(path, Odd::Unreadable("its file has another length than a segment")),
+            Ok(header) => header,
+            Err(error) if is_passed && error.raw_os_error() == Some(libc::EIO) => {
+                return self.note_headless(id, &path, Cause::Unread, "its header cannot be read");
+            }
             Err(error) => {
                 self.read_error.get_or_insert(Error::io("read", path, error));
                 return;
             }
         };
         // A file of a timeline that is not ours at that place is what another history left; it is nobody's damage.
-        if entry.id != id.timeline && header != UnverifiedSegmentHeader::Prepared {
+        if !is_ours && header != Some(UnverifiedSegmentHeader::Prepared) {
             return;
         }
-        match header {
-            UnverifiedSegmentHeader::Prepared => self.prepared.push(path),
-            UnverifiedSegmentHeader::TooNew(version) => self.note_odd(path, Odd::TooNew(version)),
-            UnverifiedSegmentHeader::Unreadable if size.end_of(id.number) <= self.at.start.lsn => {
-                // Recovery does not need it; readers will not find it either.
-                tracing::warn!(path = %path.display(), "a segment before the checkpoint is unreadable and is left out");
+        let why_none = match header {
+            Some(UnverifiedSegmentHeader::Prepared) if !is_passed || planted(Mutant::WipedTakenForPrepared) => {
+                return self.prepared.push(path);
             }
-            UnverifiedSegmentHeader::Unreadable => {
-                self.note_odd(path, Odd::Unreadable("its segment's header is neither empty nor whole"));
+            Some(UnverifiedSegmentHeader::TooNew(version)) => return self.note_odd(path, Odd::TooNew(version)),
+            Some(UnverifiedSegmentHeader::Parsed(header)) => {
+                return match self.foreign(&header, id) {
+                    Some(odd) => self.note_odd(path, odd),
+                    None => drop(self.begun.insert(id.number, Found { path, header })),
+                };
             }
-            UnverifiedSegmentHeader::Parsed(header) => match self.foreign(&header, id) {
-                Some(odd) => self.note_odd(path, odd),
-                None => {
-                    self.begun.insert(id.number, Found { path, header });
-                }
-            },
+            Some(UnverifiedSegmentHeader::Prepared) => "its segment's header is empty",
+            Some(UnverifiedSegmentHeader::Unreadable) => "its segment's header is neither empty nor whole",
+            None => "its file has another length than a segment",
+        };
+        match is_passed {
+            true => self.note_headless(id, &path, Cause::Checked, why_none),
+            false => self.note_odd(path, Odd::Unreadable(why_none)),
         }
+    }
+
+    /// Recovery does not need it. Whoever needs it later hears that it is damaged, and it is repaired while the log is open.
+    fn note_headless(&mut self, id: SegmentId, path: &Path, cause: Cause, why: &str) {
+        tracing::error!(path = %path.display(), why, "a segment of the log before the checkpoint is damaged");
+        let at = self.options.segment_size.start_of(id.number);
+        self.headless.insert(id.number, Noted { at, cause });
     }
 
     fn foreign(&self, header: &SegmentHeader, id: SegmentId) -> Option<Odd> {
@@ -355,10 +371,11 @@ impl<'a> Pass<'a> {
 
     /// Puts the facts together and asks the table.
     fn judge(&mut self) -> &'static Row {
-        // A header beyond X says that everything before its segment was flushed by the node that wrote it.
+        // A header beyond X says that everything before its segment was flushed here: whoever made it, a segment is begun
+        // after the one before is synced.
         let end = self.end.lsn;
         for found in self.begun.values().filter(|found| found.header.previous.lsn > end) {
-            if found.header.writer == self.options.node && !planted(Mutant::IgnoreStamp) {
+            if !planted(Mutant::IgnoreStamp) {
                 self.stamped = self.stamped.max(found.header.previous.lsn);
             }
             self.valid_to = self.valid_to.max(Some(found.header.first_record()));
@@ -506,9 +523,11 @@ impl<'a> Pass<'a> {
             }
             active = Some(Active { header: found.header, file });
         }
-        let segments = self.begun.into_iter().map(|(number, found)| (number, found.header)).collect();
+        let begun = self.begun.into_iter().map(|(number, found)| (number, Some(found.header)));
+        let segments = begun.chain(self.headless.keys().map(|number| (*number, None))).collect();
         let last_time = self.last_time.max(self.at.time_floor);
-        Ok(Opened { end: self.end, last_time, active, tail_block, segments, unused: self.prepared })
+        let (unused, damages) = (self.prepared, self.headless);
+        Ok(Opened { end: self.end, last_time, active, tail_block, segments, damages, unused })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::identity::TimelineId;
 use crate::log::{Log, Shared};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
+use crate::repair::{Cause, Noted};
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};
@@ -104,7 +105,7 @@ impl Log {
         }
         // A position at a boundary, or at a fork, is also what the next segment's header says about the one before.
         let next = shared.history.read().next_byte(lsn);
-        let after = shared.segments.read().get(&shared.options.segment_size.segment_of(next)).copied();
+        let after = shared.segments.read().get(&shared.options.segment_size.segment_of(next)).copied().flatten();
         if let Some(header) = after.filter(|header| header.previous.lsn == lsn) {
             return Ok(Some(header.previous));
         }
@@ -248,8 +249,10 @@ impl Shared {
     /// The header of the segment that holds the byte at `start`.
     fn header_at(&self, start: Lsn, requested: Lsn) -> Result<SegmentHeader> {
         let number = self.options.segment_size.segment_of(start);
-        let header = self.segments.read().get(&number).copied();
-        header.ok_or_else(|| self.removed(requested))
+        let found = self.segments.read().get(&number).copied();
+        let at = self.options.segment_size.start_of(number);
+        let damaged = || Error::CorruptRecord { at, segment: number, timeline: self.timeline_at(number).id };
+        found.ok_or_else(|| self.removed(requested))?.ok_or_else(damaged)
     }
 
     /// A segment's file for reading.
@@ -259,10 +262,8 @@ impl Shared {
         opened.map_err(|error| self.unreadable("open", start, requested, header, error))
     }
 
-    fn removed(&self, requested: Lsn) -> Error {
-        let segments = self.segments.read();
-        let oldest = segments.values().next().map_or_else(|| self.flushed.value(), |header| header.previous.lsn);
-        Error::Removed { requested, oldest }
+    pub(crate) fn removed(&self, requested: Lsn) -> Error {
+        Error::Removed { requested, oldest: self.oldest() }
     }
 
     /// The error for a bad record: damage, unless the segment was recycled while it was read.
@@ -270,7 +271,7 @@ impl Shared {
         if !self.is_here(header) {
             return self.removed(requested);
         }
-        self.note_damage(at, header);
+        self.note_damage(at, header, Cause::Checked);
         Error::CorruptRecord { at, segment: header.segment, timeline: header.timeline }
     }
 
@@ -289,9 +290,9 @@ impl Shared {
             return self.removed(requested);
         }
         let is_unreadable = error.raw_os_error() == Some(libc::EIO) && !planted(Mutant::UnreadableSectorNotNoted);
-        let is_lost = is_gone || is_unreadable;
-        if is_lost && self.is_here(header) && self.is_sealed(header.segment) {
-            self.note_damage(at, header);
+        let cause = if is_gone { Cause::Checked } else { Cause::Unread };
+        if (is_gone || is_unreadable) && self.is_here(header) && self.is_sealed(header.segment) {
+            self.note_damage(at, header, cause);
         }
         Error::io(operation, self.path_of(id_of(header)), error)
     }
@@ -306,8 +307,9 @@ impl Shared {
         self.tail.lock().active.as_ref().is_some_and(|active| active.header.segment > segment)
     }
 
-    fn note_damage(&self, at: Lsn, header: &SegmentHeader) {
-        self.damages.lock().entry(header.segment).and_modify(|known| *known = at.min(*known)).or_insert(at);
+    fn note_damage(&self, at: Lsn, header: &SegmentHeader, cause: Cause) {
+        let noted = Noted { at, cause };
+        self.damages.lock().entry(header.segment).and_modify(|known| known.add(noted)).or_insert(noted);
     }
 }
 

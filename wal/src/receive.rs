@@ -197,7 +197,7 @@ impl Shared {
             let id = SegmentId { number: checked.header.segment, timeline: log.timeline };
             let prepared = self.preparer.take(id, self.threaded())?;
             let active = Arc::new(Active { header: checked.header, file: prepared.file });
-            self.segments.write().insert(id.number, checked.header);
+            self.segments.write().insert(id.number, Some(checked.header));
             if self.threaded() {
                 self.preparer.want(SegmentId { number: id.number.next(), timeline: id.timeline });
             }

@@ -69,7 +69,7 @@ impl LogPlace<'_> {
         let entry = self.history.of_segment(damage.segment, self.segment_size);
         let id = SegmentId { number: damage.segment, timeline: entry.id };
         let bytes = self.fetch(id, source)?;
-        let end = self.prove(id, &bytes, source.name())?;
+        let (header, end) = self.prove(id, &bytes, source.name())?;
         if end.lsn <= damage.at {
             let why =
                 format!("it has segment {} up to {} only, and the damage begins at {}", id.number, end.lsn, damage.at);
@@ -85,7 +85,7 @@ impl LogPlace<'_> {
         let temporary = self.dir.join(SPARE_FOR_REPAIR);
         self.remove(&temporary)?;
         self.write_durably(&temporary, &image).inspect_err(|_| self.discard(&temporary))?;
-        Ok(Mended { id, temporary, path, to: end.lsn, was_there: damaged.is_some() })
+        Ok(Mended { id, header, temporary, path, to: end.lsn, was_there: damaged.is_some() })
     }
 
     fn write_durably(&self, path: &Path, image: &[u8]) -> Result<()> {
@@ -134,9 +134,9 @@ impl LogPlace<'_> {
         }
     }
 
-    /// Where the fetched records end, once they are proven to be those of this history at this place: every record is whole
+    /// The fetched header, and where the fetched records end, once they are proven to be those of this history at this place: every record is whole
     /// and continues the one before, and the headers of this segment, as far as it can be read, and of the next say the same.
-    fn prove(&self, id: SegmentId, bytes: &[u8], source: &str) -> Result<Position> {
+    fn prove(&self, id: SegmentId, bytes: &[u8], source: &str) -> Result<(SegmentHeader, Position)> {
         let start = self.segment_size.start_of(id.number);
         let nothing = || Error::Source {
             source_name: source.to_owned(),
@@ -160,28 +160,27 @@ impl LogPlace<'_> {
             (end, place) = (record.position(), record.lsn);
         }
         if !planted(Mutant::RepairUnproven) {
-            self.compare(id, bytes, end)?;
+            self.compare(id, bytes, &header, end)?;
         }
-        Ok(end)
+        Ok((header, end))
     }
 
     /// Whether the proven bytes are of the history that is here, as far as anything of it is left: every record of the
     /// damaged segment that is whole is the same in them, and the next segment goes on where they end.
-    fn compare(&self, id: SegmentId, bytes: &[u8], end: Position) -> Result<()> {
+    fn compare(&self, id: SegmentId, bytes: &[u8], theirs: &SegmentHeader, end: Position) -> Result<()> {
         let path = self.dir.join(id.file_name());
-        let number = id.number.next();
-        // At a fork that is another timeline's, and goes on where the fork is.
-        let timeline = self.history.of_segment(number, self.segment_size).id;
-        let next = self.known_header(SegmentId { number, timeline }).map(|next| next.previous);
-        let fork = (timeline != id.timeline).then(|| self.history.fork_after(id.timeline)).flatten();
-        for (field, expected) in [("position before the next segment", next), ("position at the fork", fork)] {
-            if let Some(expected) = expected.filter(|expected| end.lsn >= expected.lsn && end != *expected) {
+        for (field, expected) in self.known_ends(id) {
+            if end.lsn >= expected.lsn && end != expected {
                 return Err(self.foreign(id, field, end.to_string(), expected.to_string()));
             }
         }
-        let Some(known) = self.known_header(id) else { return Ok(()) };
-        let io = |error| Error::io("read", &path, error);
-        let file = self.storage.open(&path, Access::ReadDirect).map_err(io)?;
+        let file = match self.storage.open(&path, Access::ReadDirect) {
+            Ok(file) if file.len().is_ok_and(|len| len == u64::from(self.segment_size.bytes())) => file,
+            // None of its records is left.
+            _ => return Ok(()),
+        };
+        // If the header here is gone: with the salt of the segment that is offered, its records are whole if they are its.
+        let known = self.known_header(id).unwrap_or(*theirs);
         let mut differs = None;
         let scan = SegmentScan::new(file, known, Lsn::ZERO);
         let searched = scan.search(|header, _| {
@@ -200,6 +199,17 @@ impl LogPlace<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Where this segment ends, as far as its surroundings say so, and which of them do: the next segment, and at a fork,
+    /// where that is another timeline's, the history.
+    fn known_ends(&self, id: SegmentId) -> impl Iterator<Item = (&'static str, Position)> + use<> {
+        let number = id.number.next();
+        let timeline = self.history.of_segment(number, self.segment_size).id;
+        let next = self.known_header(SegmentId { number, timeline }).map(|next| next.previous);
+        let fork = (timeline != id.timeline).then(|| self.history.fork_after(id.timeline)).flatten();
+        let ends = [("position before the next segment", next), ("position at the fork", fork)];
+        ends.into_iter().filter_map(|(field, position)| Some((field, position?)))
     }
 
     fn check_header(&self, id: SegmentId, header: &SegmentHeader) -> Result<()> {
@@ -282,23 +292,51 @@ impl LogPlace<'_> {
 /// A file that is to take a segment's name.
 struct Mended {
     id: SegmentId,
+    header: SegmentHeader,
     temporary: PathBuf,
     path: PathBuf,
     to: Lsn,
     was_there: bool,
 }
 
-/// What readers of an open log met, until it is repaired.
-pub(crate) type Damages = BTreeMap<SegmentNumber, Lsn>;
+/// What opening and readers of an open log met, until it is repaired.
+pub(crate) type Damages = BTreeMap<SegmentNumber, Noted>;
+
+/// Damage of one segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Noted {
+    /// The first position that was met.
+    pub(crate) at: Lsn,
+    pub(crate) cause: Cause,
+}
+
+/// How damage was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It was read and does not check out, or its file is gone.
+    Checked,
+    /// The device did not read it. It may the next time.
+    Unread,
+}
+
+impl Noted {
+    /// It was met again, perhaps elsewhere in the segment.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.at = self.at.min(other.at);
+        if other.cause == Cause::Checked {
+            self.cause = Cause::Checked;
+        }
+    }
+}
 
 impl Log {
-    /// Damage that readers of this log have met since it was opened, in segments that are still here, and that was not
-    /// repaired.
+    /// Damage that opening this log met in segments it did not need, and that its readers have met since, in segments that
+    /// are still here, and that was not repaired.
     pub fn damages(&self) -> Vec<Damage> {
         let segments = self.shared.segments.read();
         let mut damages = self.shared.damages.lock();
         damages.retain(|segment, _| segments.contains_key(segment));
-        damages.iter().map(|(segment, at)| Damage { segment: *segment, at: *at }).collect()
+        damages.iter().map(|(segment, noted)| Damage { segment: *segment, at: noted.at }).collect()
     }
 
     /// Puts a segment in order while the log is open; see [`LogPlace::repair`]. One after the other: a second caller waits.
@@ -324,6 +362,8 @@ impl Log {
             return Err(Error::Removed { requested: damage.at, oldest: self.oldest() });
         }
         let repaired = place.put_in_place(&mended).inspect_err(|_| place.discard(&mended.temporary))?;
+        drop(segments);
+        shared.know_header(mended.header);
         shared.damages.lock().remove(&damage.segment);
         Ok(repaired)
     }
@@ -340,6 +380,13 @@ impl Shared {
         }
         let end = size.end_of(segment).min(history.end_of(history.of_segment(segment, size).id));
         self.flushed.value() >= end
+    }
+
+    /// From now on readers find the segment by this header, if it is still here.
+    fn know_header(&self, header: SegmentHeader) {
+        if let Some(known) = self.segments.write().get_mut(&header.segment) {
+            *known = Some(header);
+        }
     }
 
     fn place<'a>(self: &'a Arc<Self>, history: &'a TimelineHistory) -> LogPlace<'a> {

@@ -321,7 +321,9 @@ impl Preparer {
             let retired = self.state.lock().retired.pop();
             let Some(path) = retired else { break };
             let room = self.state.lock().spares.len() < SPARES_MAX;
-            if room {
+            // A damaged segment's file may have been cut.
+            let len = self.storage.open(&path, Access::Read).and_then(|file| file.len());
+            if room && len.is_ok_and(|len| len == u64::from(self.size.bytes())) {
                 let spare = self.recycle(&path)?;
                 self.state.lock().spares.push(spare);
             } else {

@@ -256,6 +256,9 @@ impl Check<'_> {
         if let Some(at) = (0..found.len()).find(|at| self.written.get(*at) != Some(&found[*at])) {
             return Err(Broken::NotAPrefix { at });
         }
+        if let Some(damage) = log.damages().first() {
+            return Err(Broken::FalseAlarm(format!("a healthy segment is called damaged: {damage:?}")));
+        }
         let end = log.end().lsn;
         if end < self.acknowledged {
             return Err(Broken::Lost { acknowledged: self.acknowledged, found: end });
