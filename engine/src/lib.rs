@@ -83,7 +83,7 @@ pub use level::{Admission, Backpressure, CommitLevel, Confirmations, Permit};
 pub use operator::MergeOperator;
 pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
-pub use repair::{Copies, Damage, Repaired, Tried};
+pub use repair::{Copies, Damage, How, Repaired, Tried};
 pub use snapshot::Snapshot;
 pub use stats::{BlobStats, LevelStats, Stats, WaitCounts};
 #[cfg(feature = "testing")]

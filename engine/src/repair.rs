@@ -154,6 +154,26 @@ pub struct Repaired {
     pub path: PathBuf,
     /// Where the damaged file is kept, if it is.
     pub kept: Option<PathBuf>,
+    /// How it came to be whole.
+    pub how: How,
+}
+
+/// How something that was damaged is whole again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By another copy.
+    Copied,
+    /// The device had not read it, and did when it was asked again.
+    ReadAgain,
+}
+
+impl fmt::Display for How {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copied => "damage was repaired from another copy",
+            Self::ReadAgain => "what could not be read was read again and is whole",
+        })
+    }
 }
 
 impl Builder {
@@ -180,7 +200,7 @@ impl Builder {
             }
             let done = self.repair(&damage, &mut copies);
             let done = done.map_err(|why| Error::Irreparable { damage: Box::new(error), why: Box::new(why) })?;
-            tracing::warn!(damage = %done.damage, path = %done.path.display(), kept = ?done.kept, "damage was repaired from another copy");
+            tracing::warn!(damage = %done.damage, path = %done.path.display(), kept = ?done.kept, "{}", done.how);
             repaired.push(done);
         }
     }
@@ -201,13 +221,13 @@ impl Builder {
                 let place = LogPlace { storage: &*storage, dir: &dir, cluster, segment_size, history: &history };
                 let done =
                     copies.repair_segment(*found, segment_size, &history, |source| place.repair(*found, source))?;
-                Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept })
+                Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept, how: How::Copied })
             }
             Damage::File(kind, hash) => {
                 let (manifest, _) =
                     Manifest::read(&*storage, &self.path, control.manifest_number, &control.manifest_digest)?;
                 let path = put_file(&*storage, &self.path, *kind, hash, &manifest, &*copies.tables)?;
-                Ok(Repaired { damage: damage.clone(), path, kept: None })
+                Ok(Repaired { damage: damage.clone(), path, kept: None, how: How::Copied })
             }
         }
     }
@@ -228,7 +248,8 @@ impl Db {
         all
     }
 
-    /// Puts something in order while the database is open. Blocks; holds a segment, or a file, in memory.
+    /// Puts something in order while the database is open. Blocks; holds a segment, or a file, in memory. A segment that could not
+    /// be read is read again before a copy is asked for.
     ///
     /// # Errors
     /// What stands in the way; then nothing was changed.
@@ -236,9 +257,14 @@ impl Db {
         match damage {
             Damage::Segment(found) => {
                 let (log, size) = (self.log(), self.log().options().segment_size);
+                if log.read_again(found.segment)? {
+                    let timeline = log.history().of_segment(found.segment, size).id;
+                    let path = log.dir().join(SegmentId { number: found.segment, timeline }.file_name());
+                    return Ok(Repaired { damage: damage.clone(), path, kept: None, how: How::ReadAgain });
+                }
                 let repair = |source: &dyn SegmentSource| log.repair(*found, source);
                 let done = copies.repair_segment(*found, size, &log.history(), repair)?;
-                Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept })
+                Ok(Repaired { damage: damage.clone(), path: done.path, kept: done.kept, how: How::Copied })
             }
             Damage::File(kind, hash) => self.core().repair_file(*kind, hash, &*copies.tables),
         }
@@ -252,7 +278,7 @@ impl Core {
         let (manifest, ..) = self.durable.current(&self.state);
         let path = put_file(&**self.durable.storage(), &self.path, kind, hash, &manifest, source)?;
         self.durable.reopen(&self.state, kind, hash)?;
-        Ok(Repaired { damage: Damage::File(kind, *hash), path, kept: None })
+        Ok(Repaired { damage: Damage::File(kind, *hash), path, kept: None, how: How::Copied })
     }
 }
 

@@ -10,9 +10,11 @@ use common::{Entries, PATH, all, crashed_keeping_all, crashed_somehow, inline};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, Repaired, TableSource};
-use seawall_wal::storage::{MemoryDisk, Storage, read_file};
+use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, How, Repaired, TableSource};
+use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage, read_file};
 use seawall_wal::{LogBytes, Lsn, SegmentSize, SegmentSource, TimelineHistory, TimelineId};
+
+const EIO: i32 = 5;
 
 /// Values of which some are in blob files, in tables and in several segments of log that was not written out.
 fn filled() -> (MemoryDisk, Entries) {
@@ -264,6 +266,34 @@ fn a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named() {
     let order = [&unhelpful[..], &whole.log].concat();
     let (db, repaired) = open_repairing(&disk, &asking(&order)).unwrap();
     assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 1));
+}
+
+#[test]
+fn one_read_of_the_log_that_fails_needs_no_copy_and_one_that_goes_on_failing_does_until_it_is_over() {
+    let (disk, expected) = filled();
+    let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+    let db = inline(&disk).storage(Arc::new(faulty.clone())).open().unwrap();
+    let alone = Copies { log: Vec::new(), tables: Arc::new(Other(MemoryDisk::new())) };
+    let first = SegmentSize::MIN.segment_of(db.log().oldest());
+    let path = Path::new(PATH).join(format!("wal/00000001-{:016x}.wal", first.0));
+    let fail = || faulty.fail_under(&path, FaultyOperation::Read, 0, Fault::Error(EIO));
+    let damage = || {
+        let error = db.log().read(db.log().oldest(), 4 << 10).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot read {}", path.display())), "{error}");
+        let [damage] = &db.damages()[..] else { panic!("{:?}", db.damages()) };
+        damage.clone()
+    };
+    fail();
+    let done = db.repair(&damage(), &alone).unwrap();
+    assert_eq!((done.how, done.path, done.kept, db.damages()), (How::ReadAgain, path.clone(), None, vec![]));
+
+    (0..2).for_each(|_| fail());
+    let lasting = damage();
+    let none = db.repair(&lasting, &alone).unwrap_err();
+    assert!(none.says_that_no_copy_helps(), "{none}");
+    assert_eq!(db.damages(), std::slice::from_ref(&lasting));
+    db.repair(&lasting, &alone).unwrap();
+    assert_eq!((db.damages(), content(&db).unwrap()), (vec![], expected));
 }
 
 #[test]

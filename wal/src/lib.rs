@@ -5,6 +5,7 @@
 
 pub mod clock;
 mod crowd;
+mod damage;
 mod error;
 mod flush;
 pub mod format;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::{Clock, Timestamp};
 use crate::crowd::Crowd;
+use crate::damage::Damages;
 use crate::error::{Error, Result};
 use crate::flush::{Flusher, Gathered, run_flusher};
 use crate::format::{
@@ -20,7 +21,6 @@ use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::mutant::{Mutant, planted};
 use crate::panic::caught;
 use crate::recent::Recent;
-use crate::repair::Damages;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -9,6 +9,7 @@ use std::slice;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timestamp};
+use crate::damage::{Cause, Damages, Noted};
 use crate::error::{Error, Result};
 use crate::format::{
     FORMAT_VERSION, NotARecord, Position, Record, SEGMENT_HEADER_SIZE, SegmentHeader, UnverifiedSegmentHeader,
@@ -19,7 +20,6 @@ use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Recovery, Row, Verdict, decide};
-use crate::repair::{Cause, Damages, Noted};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
 use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, read_exact_at, write_all_at};

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::damage::{Cause, Noted};
 use crate::error::{Error, Result};
 use crate::format::{
     Chain, Position, RECORD_HEADER_SIZE, Record, RecordHeader, SEGMENT_HEADER_SIZE, SegmentHeader,
@@ -13,7 +14,6 @@ use crate::identity::TimelineId;
 use crate::log::{Log, Shared};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
-use crate::repair::{Cause, Noted};
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};

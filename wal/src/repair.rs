@@ -1,7 +1,6 @@
 //! Putting a damaged segment in order: its records are taken from another copy of the log and proven to be the ones that
 //! belong there, what of the damaged file follows on them is kept, and the damaged file is put aside. FORMAT.md, "Repair".
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -203,7 +202,7 @@ impl LogPlace<'_> {
 
     /// Where this segment ends, as far as its surroundings say so, and which of them do: the next segment, and at a fork,
     /// where that is another timeline's, the history.
-    fn known_ends(&self, id: SegmentId) -> impl Iterator<Item = (&'static str, Position)> + use<> {
+    pub(crate) fn known_ends(&self, id: SegmentId) -> impl Iterator<Item = (&'static str, Position)> + use<> {
         let number = id.number.next();
         let timeline = self.history.of_segment(number, self.segment_size).id;
         let next = self.known_header(SegmentId { number, timeline }).map(|next| next.previous);
@@ -299,46 +298,7 @@ struct Mended {
     was_there: bool,
 }
 
-/// What opening and readers of an open log met, until it is repaired.
-pub(crate) type Damages = BTreeMap<SegmentNumber, Noted>;
-
-/// Damage of one segment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Noted {
-    /// The first position that was met.
-    pub(crate) at: Lsn,
-    pub(crate) cause: Cause,
-}
-
-/// How damage was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// It was read and does not check out, or its file is gone.
-    Checked,
-    /// The device did not read it. It may the next time.
-    Unread,
-}
-
-impl Noted {
-    /// It was met again, perhaps elsewhere in the segment.
-    pub(crate) fn add(&mut self, other: Self) {
-        self.at = self.at.min(other.at);
-        if other.cause == Cause::Checked {
-            self.cause = Cause::Checked;
-        }
-    }
-}
-
 impl Log {
-    /// Damage that opening this log met in segments it did not need, and that its readers have met since, in segments that
-    /// are still here, and that was not repaired.
-    pub fn damages(&self) -> Vec<Damage> {
-        let segments = self.shared.segments.read();
-        let mut damages = self.shared.damages.lock();
-        damages.retain(|segment, _| segments.contains_key(segment));
-        damages.iter().map(|(segment, noted)| Damage { segment: *segment, at: noted.at }).collect()
-    }
-
     /// Puts a segment in order while the log is open; see [`LogPlace::repair`]. One after the other: a second caller waits.
     ///
     /// # Errors
@@ -373,7 +333,7 @@ impl Shared {
     /// Whether nothing is written to this segment's file any more, now and later: what is still to be flushed would go to
     /// the file that a repair puts aside, be acknowledged, and be in no segment. That a later segment has begun does not say
     /// so: the last records of this one may be on their way.
-    fn is_wholly_flushed(&self, segment: SegmentNumber, history: &TimelineHistory) -> bool {
+    pub(crate) fn is_wholly_flushed(&self, segment: SegmentNumber, history: &TimelineHistory) -> bool {
         let size = self.options.segment_size;
         if planted(Mutant::RepairBeforeFlush) {
             return self.tail.lock().active.as_ref().is_some_and(|active| active.header.segment > segment);
@@ -382,14 +342,7 @@ impl Shared {
         self.flushed.value() >= end
     }
 
-    /// From now on readers find the segment by this header, if it is still here.
-    fn know_header(&self, header: SegmentHeader) {
-        if let Some(known) = self.segments.write().get_mut(&header.segment) {
-            *known = Some(header);
-        }
-    }
-
-    fn place<'a>(self: &'a Arc<Self>, history: &'a TimelineHistory) -> LogPlace<'a> {
+    pub(crate) fn place<'a>(self: &'a Arc<Self>, history: &'a TimelineHistory) -> LogPlace<'a> {
         LogPlace {
             storage: &*self.storage,
             dir: &self.dir,

@@ -101,6 +101,45 @@ fn a_sector_of_a_sealed_segment_that_the_device_cannot_read_is_noted_as_damage_a
 }
 
 #[test]
+fn a_segment_that_could_not_be_read_is_damaged_only_if_it_cannot_be_read_again() {
+    let faulty = FaultyStorage::new(Arc::new(MemoryDisk::new()));
+    let (log, _) = log_on(Arc::new(faulty.clone()));
+    let fail = |times: u64| {
+        for _ in 0..times {
+            faulty.fail_under(&path_of(SEGMENT), FaultyOperation::Read, 0, Fault::Error(libc::EIO));
+        }
+    };
+    let read = || log.read(SIZE.start_of(SEGMENT), 4_000);
+    fail(3);
+    read().unwrap_err();
+    let [damage] = log.damages()[..] else { panic!("{:?}", log.damages()) };
+    for _ in 0..2 {
+        assert!(!log.read_again(SEGMENT).unwrap(), "the device does not read it");
+        assert_eq!(log.damages(), [damage]);
+    }
+    assert!(log.read_again(SEGMENT).unwrap(), "now it does");
+    assert_eq!(log.damages(), []);
+    assert!(!log.read_again(SEGMENT).unwrap(), "of what is not damaged there is nothing to say");
+    read().unwrap();
+}
+
+#[test]
+fn what_was_read_and_does_not_check_out_is_not_read_again_and_neither_is_what_does_not_the_second_time() {
+    let memory = MemoryDisk::new();
+    let faulty = FaultyStorage::new(Arc::new(memory.clone()));
+    let (log, _) = log_on(Arc::new(faulty.clone()));
+    faulty.fail_under(&path_of(SEGMENT), FaultyOperation::Read, 0, Fault::Error(libc::EIO));
+    log.read(SIZE.start_of(SEGMENT), 4_000).unwrap_err();
+    for (offset, bit) in [(30_000, 5), (100, 0)] {
+        memory.flip_bit(&path_of(SEGMENT), offset, bit);
+        assert!(!log.read_again(SEGMENT).unwrap());
+        memory.flip_bit(&path_of(SEGMENT), offset, bit);
+        assert!(!log.read_again(SEGMENT).unwrap(), "a device that gives now this and now that is damaged");
+        assert_eq!(log.damages().len(), 1);
+    }
+}
+
+#[test]
 fn an_error_of_the_segment_that_is_written_is_not_noted_since_nobody_could_repair_it() {
     let disk = FaultyStorage::new(Arc::new(MemoryDisk::new()));
     let (log, _) = log_on(Arc::new(disk.clone()));

@@ -196,7 +196,7 @@ async fn repair(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
     let work = tokio::task::spawn_blocking(move || work_db.repair(&work_damage, &copies));
     match work.await {
         Ok(Ok(done)) => {
-            tracing::warn!(%damage, path = %done.path.display(), kept = ?done.kept, "damage was repaired from another copy");
+            tracing::warn!(%damage, path = %done.path.display(), kept = ?done.kept, "{}", done.how);
             Attempt::Repaired
         }
         // It was let go meanwhile.
