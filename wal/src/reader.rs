@@ -302,9 +302,9 @@ impl Shared {
         self.segments.read().contains_key(&header.segment)
     }
 
-    /// Whether nothing is written to the segment any more.
+    /// Whether nothing is written to the segment any more; before a timeline's first record that is so of all.
     fn is_sealed(&self, segment: SegmentNumber) -> bool {
-        self.tail.lock().active.as_ref().is_some_and(|active| active.header.segment > segment)
+        self.tail.lock().active.as_ref().is_none_or(|active| active.header.segment > segment)
     }
 
     fn note_damage(&self, at: Lsn, header: &SegmentHeader, cause: Cause) {

@@ -101,6 +101,25 @@ fn a_sector_of_a_sealed_segment_that_the_device_cannot_read_is_noted_as_damage_a
 }
 
 #[test]
+fn between_a_promotion_and_its_first_record_a_sector_that_cannot_be_read_is_noted_in_every_segment() {
+    let disk = FaultyStorage::new(Arc::new(MemoryDisk::new()));
+    let (log, _) = log_on(Arc::new(disk.clone()));
+    let last = SIZE.segment_of(log.end().lsn);
+    let next = log.history().forked(TimelineId(2), TimelineNonce::random(), log.end(), SIZE).unwrap();
+    log.begin_timeline(&next).unwrap();
+    for segment in [SEGMENT, last] {
+        disk.fail_under(&path_of(segment), FaultyOperation::Read, 0, Fault::Error(libc::EIO));
+        assert!(matches!(log.read(SIZE.start_of(segment), 4_000).unwrap_err(), Error::Io { .. }));
+    }
+    let noted: Vec<_> = log.damages().into_iter().map(|damage| damage.segment).collect();
+    assert_eq!(noted, [SEGMENT, last]);
+    for segment in noted {
+        assert!(log.read_again(segment).unwrap(), "the one with the fork is whole up to there");
+    }
+    assert_eq!(log.damages(), []);
+}
+
+#[test]
 fn a_segment_that_could_not_be_read_is_damaged_only_if_it_cannot_be_read_again() {
     let faulty = FaultyStorage::new(Arc::new(MemoryDisk::new()));
     let (log, _) = log_on(Arc::new(faulty.clone()));
