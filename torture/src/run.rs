@@ -270,6 +270,7 @@ mod tests {
             JournalEntry::Write(node, offset, bytes) => format!("write {node} {offset} {bytes:?}"),
             JournalEntry::SetLen(node, len) => format!("len {node} {len}"),
             JournalEntry::Sync(node) => format!("sync {node}"),
+            JournalEntry::FailedSync(node, luck) => format!("fail to sync {node}, {luck}"),
             JournalEntry::Rename(from, to) => format!("rename {} {}", from.display(), to.display()),
             JournalEntry::Link(from, to) => format!("link {} {}", from.display(), to.display()),
             JournalEntry::Remove(path) => format!("remove {}", path.display()),

@@ -6,9 +6,11 @@
 use std::time::Instant;
 
 use seawall_engine::mutant as engine;
-use seawall_torture::Broken;
-use seawall_torture::storm::{Failure, Storm, What, round};
+use seawall_torture::crash::explore;
+use seawall_torture::storm::{Failure, Storm, What, round, setup};
+use seawall_torture::{Broken, Figures, Part, Run, Setup, SingleFault};
 use seawall_wal::mutant as wal;
+use seawall_wal::storage::{Fault, FaultyOperation};
 
 /// States that are opened unless `SEAWALL_CRASH_STATES` says otherwise.
 const STATES: u64 = 20_000;
@@ -45,6 +47,30 @@ fn a_round_counts_the_same_whenever_it_is_made() {
 #[test]
 fn a_flush_that_fails_acknowledges_nothing_though_it_wakes_who_waits() {
     round(227).unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+/// The round of a seed in which a sync fails, and loses what the disk likes; what is wrong with a state that it leaves.
+fn round_with_a_failed_sync(seed: u64) -> Option<Broken> {
+    let fault = SingleFault { operation: FaultyOperation::Sync, nth: 7 * seed, fault: Fault::Error(5) };
+    let run = Run::new(Setup { part: Part::Primary, fault: Some(fault), ..setup(seed) });
+    let run = run.unwrap_or_else(|broken| panic!("round {seed}, while it ran: {broken}"));
+    let mut figures = Figures::default();
+    explore(&run, u64::MAX, &mut figures).err().map(|state| state.broken)
+}
+
+#[test]
+fn no_power_loss_after_a_failed_sync_loses_what_was_acknowledged() {
+    for seed in 1..=10 {
+        let broken = round_with_a_failed_sync(seed);
+        assert!(broken.is_none(), "round {seed}: {}", broken.expect("it was just looked at"));
+    }
+}
+
+#[test]
+fn a_failed_sync_that_is_tried_again_and_believed_is_noticed() {
+    let noticed = || (1..=10).find_map(round_with_a_failed_sync).expect("the bug survives");
+    let broken = wal::with_mutant(wal::Mutant::RetryFailedSync, noticed);
+    assert!(matches!(broken, Broken::Lost { .. }), "{broken}");
 }
 
 /// What the first round that notices says.

@@ -94,6 +94,9 @@ pub trait File: Send + Sync {
     /// Returns after the file's bytes and length survive power loss. An error is final: the kernel may have dropped
     /// the bytes, so calling again proves nothing.
     fn sync_data(&self) -> io::Result<()>;
+    /// On a simulated disk: what a sync that fails does to what was not synced.
+    #[cfg(any(test, feature = "simulated"))]
+    fn fail_sync(&self) {}
     /// Writes `bytes` at `offset` and returns after they survive power loss. An error is as final as of `sync_data`.
     /// `Unsupported` if the storage does not know the way; then nothing was written.
     fn write_durable(&self, bytes: &[u8], offset: u64, way: DurableWrite) -> io::Result<()> {

@@ -72,7 +72,7 @@ impl Operation {
 /// What happens instead.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
-    /// The operation is not done and answers with this `errno`.
+    /// The operation is not done and answers with this `errno`. A sync that does loses what it was for, or a part of it.
     Error(i32),
     /// A read or write moves one byte only.
     Short,
@@ -292,10 +292,15 @@ impl File for FaultyFile {
 
     fn sync_data(&self) -> io::Result<()> {
         if let Some(code) = self.storage.plan.lock().fail_next_sync.take() {
+            self.inner.fail_sync();
             return Err(io::Error::from_raw_os_error(code));
         }
-        self.storage.pass(Operation::Sync, &self.path)?;
+        self.storage.pass(Operation::Sync, &self.path).inspect_err(|_| self.inner.fail_sync())?;
         self.inner.sync_data()
+    }
+
+    fn fail_sync(&self) {
+        self.inner.fail_sync();
     }
 
     fn len(&self) -> io::Result<u64> {

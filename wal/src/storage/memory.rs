@@ -1,15 +1,17 @@
 //! A disk in memory that can lose power: at a crash any subset of the unsynced sectors is lost, unsynced directory
 //! operations are lost from some point on, and nothing else. It can also keep a journal of all operations, so that a
-//! test can stand at every point of a run and look at every state a crash there could leave.
+//! test can stand at every point of a run and look at every state a crash there could leave. A sync that fails loses some of
+//! what it was for, as a kernel does that marks pages clean which it could not write: they are read as they were written,
+//! the device has the old ones, and no later sync brings them there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rand::rngs::SmallRng;
-use rand::{RngCore as _, SeedableRng as _};
+use rand::{Rng as _, RngCore as _, SeedableRng as _};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Access, BLOCK_SIZE, File, IoPath, Mapping, SECTOR_SIZE, Storage};
@@ -43,6 +45,8 @@ pub enum JournalEntry {
     SetLen(usize, u64),
     /// A file was synced.
     Sync(usize),
+    /// A sync of a file failed; the number says what of it reached the device.
+    FailedSync(usize, u64),
     /// A file got a new name.
     Rename(PathBuf, PathBuf),
     /// A file got a second name.
@@ -79,6 +83,9 @@ struct Node {
     durable: Content,
     /// Versions of each sector written since the last sync, oldest first.
     pending: BTreeMap<u64, Vec<[u8; SECTOR_SIZE]>>,
+    /// Sectors that a failed sync did not bring to the device and that were not written since: `current` is what the kernel
+    /// remembers of them, `durable` what the device has. None of them is pending.
+    dropped: BTreeSet<u64>,
 }
 
 #[derive(Clone)]
@@ -103,6 +110,8 @@ struct State {
     journal: Option<Vec<JournalEntry>>,
     capacity: Option<u64>,
     salts: Option<SmallRng>,
+    /// From which it follows what failed syncs lose.
+    luck: u64,
 }
 
 impl MemoryDisk {
@@ -137,6 +146,7 @@ impl MemoryDisk {
             JournalEntry::Write(node, offset, bytes) => state.nodes[*node].write(*offset, bytes),
             JournalEntry::SetLen(node, len) => state.nodes[*node].set_len(*len),
             JournalEntry::Sync(node) => state.nodes[*node].sync(),
+            JournalEntry::FailedSync(node, luck) => state.nodes[*node].fail_sync(*luck),
             JournalEntry::Rename(from, to) => state.rename(from, to).expect("a journalled rename succeeds again"),
             JournalEntry::Link(from, to) => state.link(from, to).expect("a journalled link succeeds again"),
             JournalEntry::Remove(path) => state.remove(path).expect("a journalled remove succeeds again"),
@@ -190,10 +200,12 @@ impl MemoryDisk {
         self.state.lock().capacity = Some(bytes);
     }
 
-    /// Makes the salts of new segments follow from `seed`, so that the same work leaves the same bytes. Each seed is for one
+    /// Makes the salts of new segments, and what failed syncs lose, follow from `seed`, so that the same work leaves the same
+    /// bytes. Each seed is for one
     /// history: a segment that is begun again after a crash must get another salt.
     pub fn seed_salts(&self, seed: u64) {
-        self.state.lock().salts = Some(SmallRng::seed_from_u64(seed));
+        let mut state = self.state.lock();
+        (state.salts, state.luck) = (Some(SmallRng::seed_from_u64(seed)), seed);
     }
 
     /// Flips one bit of a file where it rests, as decay does.
@@ -235,8 +247,7 @@ impl Storage for MemoryDisk {
             (_, Some(node)) => node,
             (_, None) => return Err(io::ErrorKind::NotFound.into()),
         };
-        let writable = !matches!(access, Access::Read | Access::ReadDirect);
-        Ok(Arc::new(MemoryFile { disk: self.clone(), node, writable }))
+        Ok(Arc::new(MemoryFile { disk: self.clone(), node, access }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -311,7 +322,7 @@ impl Storage for MemoryDisk {
 struct MemoryFile {
     disk: MemoryDisk,
     node: usize,
-    writable: bool,
+    access: Access,
 }
 
 impl File for MemoryFile {
@@ -320,11 +331,14 @@ impl File for MemoryFile {
         let content = &state.nodes[self.node].current;
         let count = buffer.len().min(content.len.saturating_sub(offset) as usize);
         content.read(offset, &mut buffer[..count]);
+        if matches!(self.access, Access::ReadDirect | Access::WriteDirect) {
+            state.nodes[self.node].read_dropped(offset, &mut buffer[..count]);
+        }
         Ok(count)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        if !self.writable {
+        if matches!(self.access, Access::Read | Access::ReadDirect) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         let mut state = self.disk.state.lock();
@@ -342,6 +356,14 @@ impl File for MemoryFile {
         state.nodes[self.node].sync();
         state.log(|| JournalEntry::Sync(self.node));
         Ok(())
+    }
+
+    fn fail_sync(&self) {
+        let mut state = self.disk.state.lock();
+        state.luck = SmallRng::seed_from_u64(state.luck ^ self.node as u64).next_u64();
+        let luck = state.luck;
+        state.nodes[self.node].fail_sync(luck);
+        state.log(|| JournalEntry::FailedSync(self.node, luck));
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -470,17 +492,55 @@ impl Node {
             let start = sector * SECTOR_SIZE as u64;
             let count = (self.current.len - start).min(SECTOR_SIZE as u64) as usize;
             self.current.read(start, &mut image[..count]);
+            self.dropped.remove(&sector);
             self.pending.entry(sector).or_default().push(image);
         }
     }
 
     fn set_len(&mut self, len: u64) {
         self.current.set_len(len);
+        self.dropped.retain(|sector| sector * (SECTOR_SIZE as u64) < len);
     }
 
     fn sync(&mut self) {
         self.pending.clear();
-        self.durable = self.current.clone();
+        let mut synced = self.current.clone();
+        for sector in &self.dropped {
+            synced.write_sector(*sector, &self.durable.sector(*sector));
+        }
+        self.durable = synced;
+    }
+
+    /// Of some failed syncs nothing reaches the device, of some all, of others any version of each sector by chance.
+    fn fail_sync(&mut self, luck: u64) {
+        let mut chance = SmallRng::seed_from_u64(luck);
+        let way = chance.random_range(0..3);
+        for (sector, versions) in std::mem::take(&mut self.pending) {
+            let reached = match way {
+                0 => 0,
+                1 => versions.len(),
+                _ => chance.random_range(0..=versions.len()),
+            };
+            // What made the file longer is lost: its new length is not there yet.
+            let is_within = sector * SECTOR_SIZE as u64 + SECTOR_SIZE as u64 <= self.durable.len;
+            if let Some(image) = reached.checked_sub(1).map(|index| versions[index]).filter(|_| is_within) {
+                self.durable.write_sector(sector, &image);
+            }
+            if reached < versions.len() || !is_within {
+                self.dropped.insert(sector);
+            }
+        }
+    }
+
+    /// Puts what the device has of dropped sectors into bytes that were read at `offset`.
+    fn read_dropped(&self, offset: u64, buffer: &mut [u8]) {
+        let end = offset + buffer.len() as u64;
+        for sector in self.dropped.range(offset / SECTOR_SIZE as u64..end.div_ceil(SECTOR_SIZE as u64)) {
+            let start = sector * SECTOR_SIZE as u64;
+            let (from, to) = (start.max(offset), (start + SECTOR_SIZE as u64).min(end));
+            buffer[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&self.durable.sector(*sector)[(from - start) as usize..(to - start) as usize]);
+        }
     }
 
     fn crashed(&self, choose: &mut impl FnMut(CrashChoice) -> usize) -> Self {
@@ -499,7 +559,7 @@ impl Node {
                 content.write(offset, &bytes[..end]);
             }
         }
-        Self { current: content.clone(), durable: content, pending: BTreeMap::new() }
+        Self { current: content.clone(), durable: content, ..Self::default() }
     }
 }
 
@@ -534,6 +594,23 @@ impl Content {
             self.blocks.resize(blocks, Block::new([0; BLOCK_SIZE]));
         }
         self.len = len;
+    }
+
+    /// A sector; zeros beyond the end.
+    fn sector(&self, sector: u64) -> [u8; SECTOR_SIZE] {
+        let (mut image, start) = ([0; SECTOR_SIZE], sector * SECTOR_SIZE as u64);
+        let count = self.len.saturating_sub(start).min(SECTOR_SIZE as u64) as usize;
+        self.read(start, &mut image[..count]);
+        image
+    }
+
+    /// Writes what of a sector lies before the end.
+    fn write_sector(&mut self, sector: u64, image: &[u8; SECTOR_SIZE]) {
+        let start = sector * SECTOR_SIZE as u64;
+        let count = self.len.saturating_sub(start).min(SECTOR_SIZE as u64) as usize;
+        if count > 0 {
+            self.write(start, &image[..count]);
+        }
     }
 
     fn read(&self, mut offset: u64, mut buffer: &mut [u8]) {
@@ -593,6 +670,43 @@ mod tests {
         let expected: Vec<u8> = [[1; 512], [2; 512]].concat();
         assert_eq!(content(&crashed, "/d/a"), Some(expected));
         assert_eq!(content(&disk.crashed_losing_all(), "/d/a"), Some(vec![1; 1024]));
+    }
+
+    #[test]
+    fn what_a_failed_sync_dropped_is_read_by_who_asks_the_kernel_and_no_later_sync_makes_it_durable() {
+        let mut outcomes = BTreeSet::new();
+        for seed in 0..30 {
+            let (disk, file) = disk_with_file();
+            file.write_at(&[1; 2048], 0).unwrap();
+            file.sync_data().unwrap();
+            disk.sync_dir(Path::new("/d")).unwrap();
+            disk.seed_salts(seed);
+            let base = disk.duplicate();
+            disk.keep_journal();
+            file.write_at(&[2; 2048], 0).unwrap();
+            file.fail_sync();
+            let read = |access| {
+                let mut bytes = [0; 2048];
+                disk.open(Path::new("/d/a"), access).unwrap().read_at(&mut bytes, 0).unwrap();
+                bytes.to_vec()
+            };
+            let device = read(Access::ReadDirect);
+            assert_eq!(read(Access::Read), [2; 2048], "the kernel remembers what was written");
+            for _ in 0..2 {
+                assert_eq!(content(&disk.crashed_losing_all(), "/d/a").unwrap(), device);
+                assert_eq!(content(&disk.crashed(|_| 1), "/d/a").unwrap(), device, "nothing is pending any more");
+                disk.journal().iter().for_each(|entry| base.replay(entry));
+                assert_eq!(content(&base.crashed_losing_all(), "/d/a").unwrap(), device);
+                file.sync_data().unwrap();
+            }
+            outcomes.insert(device.chunks(SECTOR_SIZE).map(|sector| sector[0]).collect::<Vec<_>>());
+            file.write_at(&[3; 512], 512).unwrap();
+            file.sync_data().unwrap();
+            let expected = [&device[..512], &[3; 512], &device[1024..]].concat();
+            assert_eq!(content(&disk.crashed_losing_all(), "/d/a").unwrap(), expected, "what is written again is");
+        }
+        assert!(outcomes.len() > 4, "{outcomes:?}");
+        assert!(outcomes.contains(&vec![1; 4]) && outcomes.contains(&vec![2; 4]), "{outcomes:?}");
     }
 
     #[test]
