@@ -16,7 +16,7 @@ pub struct Figures {
     pub commits: u64,
     /// Operations on their disks, after each of which power was lost.
     pub operations: u64,
-    /// Files of the log used again, with old bytes in them.
+    /// Segments whose files had been other segments', and had their bytes in them. New spares do not count.
     pub recycled: u64,
     /// Runs in which a call of the disk failed.
     pub faults: u64,

@@ -1,6 +1,7 @@
 //! A run of a database on a disk in memory that keeps a journal: commits, memtables written out, merges, clean restarts, and
 //! restarts after a fault. What was known at each point is marked in the journal.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -40,9 +41,27 @@ impl Run {
 
     /// How often a segment's file became another segment's, with the bytes of the first still in it.
     pub fn recycled(&self) -> u64 {
-        let into_segment = |entry: &&JournalEntry| matches!(entry, JournalEntry::Rename(_, to) if to.extension().is_some_and(|extension| extension == "wal"));
-        self.journal.iter().filter(into_segment).count() as u64
+        recycled_in(&self.journal)
     }
+}
+
+/// A spare that is new has only ever been written with zeros; one that was a segment had a header at its start.
+fn recycled_in(journal: &[JournalEntry]) -> u64 {
+    let (mut names, mut begun, mut recycled) = (BTreeMap::new(), BTreeSet::new(), 0);
+    for entry in journal {
+        match entry {
+            JournalEntry::Create(path, node) => drop(names.insert(path, *node)),
+            JournalEntry::Write(node, 0, bytes) if bytes.iter().any(|byte| *byte != 0) => drop(begun.insert(*node)),
+            JournalEntry::Rename(from, to) => {
+                let Some(node) = names.remove(from) else { continue };
+                let is_segment = to.extension().is_some_and(|extension| extension == "wal");
+                recycled += u64::from(is_segment && begun.contains(&node));
+                names.insert(to, node);
+            }
+            _ => {}
+        }
+    }
+    recycled
 }
 
 /// The points of a run, shared with whoever wakes for an acknowledgement.
@@ -261,6 +280,8 @@ fn standby(setup: Setup) -> Result<Run, Broken> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     /// What each operation did, in a word.
@@ -278,6 +299,29 @@ mod tests {
             JournalEntry::Mark(point) => format!("mark {point}"),
         };
         run.journal.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn a_segment_is_recycled_if_its_file_was_one_before_and_not_if_it_is_new() {
+        let path = |name: &str| Path::new("/data/wal").join(name);
+        let (first, second) = (path("00000001-0000000000000000.wal"), path("00000001-0000000000000001.wal"));
+        let (spare, again) = (path("spare-0000.tmp"), path("spare-0001.tmp"));
+        let mut journal = vec![
+            JournalEntry::Create(spare.clone(), 0),
+            JournalEntry::Write(0, 0, vec![0; 4096]),
+            JournalEntry::Rename(spare, first.clone()),
+        ];
+        assert_eq!(recycled_in(&journal), 0, "it is new");
+        let wiped_and_used = [
+            JournalEntry::Rename(first, again.clone()),
+            JournalEntry::Write(0, 0, vec![0; 4096]),
+            JournalEntry::Rename(again, second),
+        ];
+        let prepared_only = [&journal[..], &wiped_and_used].concat();
+        assert_eq!(recycled_in(&prepared_only), 0, "it had the name of a segment and was never begun");
+        journal.push(JournalEntry::Write(0, 0, vec![7; 4096]));
+        journal.extend(wiped_and_used);
+        assert_eq!(recycled_in(&journal), 1);
     }
 
     #[test]
