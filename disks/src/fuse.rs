@@ -22,6 +22,18 @@ pub use loss::PowerLoss;
 
 use server::Server;
 use shared::Shared;
+use tree::Tree;
+
+/// What a disk had, synced and not, at one moment.
+#[derive(Clone, Debug)]
+pub struct Remembered(Tree);
+
+impl Remembered {
+    /// Of how many things - sectors, lengths, changes of folders - a power loss decides whether they survive.
+    pub fn unsynced(&self) -> usize {
+        self.0.unsynced()
+    }
+}
 
 /// A disk in memory, mounted as a file system until it is dropped.
 pub struct FuseDisk {
@@ -132,6 +144,17 @@ impl FuseDisk {
         self.restore_power(loss);
     }
 
+    /// All that is there now and may be lost or not, so that one [cut](Self::cut_power) can end in several ways.
+    pub fn remember(&self) -> Remembered {
+        self.shared.with(|state| Remembered(state.tree.clone()))
+    }
+
+    /// As [`restore_power`](Self::restore_power), of the disk as it was when this was remembered.
+    pub fn restore_power_as_of(&self, then: &Remembered, loss: PowerLoss) {
+        self.shared.with(|state| state.tree.become_again(&then.0));
+        self.restore_power(loss);
+    }
+
     /// An empty disk without faults.
     pub fn erase(&self) {
         self.shared.with(|state| {
@@ -143,6 +166,12 @@ impl FuseDisk {
     /// How many bytes all its files may have.
     pub fn set_capacity(&self, bytes: u64) {
         self.shared.with(|state| state.tree.set_capacity(bytes));
+    }
+
+    /// So many sectors, from a multiple of that on, survive a power loss together or not at all, as on a device whose physical
+    /// sectors are so much larger.
+    pub fn write_at_once(&self, sectors: usize) {
+        self.shared.with(|state| state.tree.set_sectors_at_once(sectors));
     }
 
     /// Turns over a bit, counted from the lowest of the byte, of the file at a path below the disk's.

@@ -121,14 +121,29 @@ impl Content {
         self.lens.clear();
     }
 
-    pub(super) fn lose_power(&mut self, survivors: &mut Survivors) {
+    /// So many sectors in a row, from the start of the file on, are lost or kept as one: each as it was, or, if they are more
+    /// than one, as it is now.
+    pub(super) fn lose_power(&mut self, survivors: &mut Survivors, at_once: usize) {
         let mut bytes = std::mem::take(&mut self.durable);
         let len = match survivors.pick(self.lens.len()) {
             0 => bytes.len(),
             version => self.lens[version - 1],
         };
+        let mut last = None;
         for (sector, versions) in &self.unsynced {
-            if let Some(version) = survivors.pick(versions.len()).checked_sub(1) {
+            let picked = match last {
+                Some((block, kept)) if block == sector / at_once => {
+                    if kept {
+                        versions.len()
+                    } else {
+                        0
+                    }
+                }
+                _ if at_once > 1 => survivors.pick(1) * versions.len(),
+                _ => survivors.pick(versions.len()),
+            };
+            last = Some((sector / at_once, picked > 0)).filter(|_| at_once > 1);
+            if let Some(version) = picked.checked_sub(1) {
                 let start = sector * SECTOR_LEN;
                 if bytes.len() < start + SECTOR_LEN {
                     bytes.resize(start + SECTOR_LEN, 0);
@@ -137,7 +152,16 @@ impl Content {
             }
         }
         bytes.resize(len, 0);
-        *self = Self { durable: bytes.clone(), shown: bytes, ..Self::default() };
+        // In the memory it has already: an image of a file system is large.
+        let mut shown = std::mem::take(&mut self.shown);
+        shown.clone_from(&bytes);
+        *self = Self { durable: bytes, shown, ..Self::default() };
+    }
+
+    /// Of how many things - so many sectors at once, and its length - a power loss decides whether they survive.
+    pub(super) fn unsynced(&self, at_once: usize) -> usize {
+        let blocks: BTreeSet<usize> = self.unsynced.keys().map(|sector| sector / at_once).collect();
+        blocks.len() + usize::from(!self.lens.is_empty())
     }
 
     /// Turns over one bit of a byte, on the disk and in what is shown. Whether there is such a byte.
@@ -195,7 +219,7 @@ mod tests {
 
     fn after(content: &Content, loss: PowerLoss) -> Vec<u8> {
         let mut content = content.clone();
-        content.lose_power(&mut Survivors::of(loss));
+        content.lose_power(&mut Survivors::of(loss), 1);
         content.read(0, usize::MAX, View::Cache)
     }
 
@@ -219,6 +243,39 @@ mod tests {
             seen.insert((bytes[SECTOR_LEN - 1], bytes[SECTOR_LEN], bytes[2 * SECTOR_LEN]));
         }
         assert_eq!(seen.len(), 8, "each of three sectors is old or new: {seen:?}");
+    }
+
+    #[test]
+    fn each_thing_that_is_not_synced_can_be_the_only_one_that_is_lost() {
+        let mut content = synced(&[1; 2 * SECTOR_LEN]);
+        content.write(0, &[2; SECTOR_LEN]);
+        content.write(0, &[3; SECTOR_LEN]);
+        content.write(2 * SECTOR_LEN, &[3; SECTOR_LEN]);
+        assert_eq!(content.unsynced(1), 3);
+        let after_losing = |number| {
+            let bytes = after(&content, PowerLoss::AllButOne(number));
+            (bytes[0], bytes.get(2 * SECTOR_LEN).copied(), bytes.len())
+        };
+        assert_eq!(after_losing(0), (3, None, 2 * SECTOR_LEN));
+        assert_eq!(after_losing(1), (1, Some(3), 3 * SECTOR_LEN));
+        assert_eq!(after_losing(2), (3, Some(0), 3 * SECTOR_LEN));
+        assert_eq!(after_losing(3), (3, Some(3), 3 * SECTOR_LEN));
+    }
+
+    #[test]
+    fn sectors_that_are_written_at_once_are_lost_or_kept_together() {
+        let mut content = synced(&[1; 8 * SECTOR_LEN]);
+        content.write(SECTOR_LEN, &[2; 6 * SECTOR_LEN]);
+        assert_eq!(content.unsynced(4), 2);
+        let seen = (0..200).map(|seed| {
+            let mut content = content.clone();
+            content.lose_power(&mut Survivors::of(PowerLoss::Random(seed)), 4);
+            let bytes = content.read(0, usize::MAX, View::Cache);
+            (0..8).map(|sector| bytes[sector * SECTOR_LEN]).collect::<Vec<_>>()
+        });
+        let (first, second) = ([[1, 1, 1, 1], [1, 2, 2, 2]], [[1, 1, 1, 1], [2, 2, 2, 1]]);
+        let whole = first.iter().flat_map(|first| second.iter().map(|second| [*first, *second].concat()));
+        assert_eq!(seen.collect::<BTreeSet<_>>(), whole.collect());
     }
 
     #[test]

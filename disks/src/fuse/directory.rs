@@ -70,6 +70,11 @@ impl Directory {
         self.unsynced.clear();
     }
 
+    /// Of how many changes a power loss decides whether they survive.
+    pub(super) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
     /// Changes survive each for itself: a name may be given by a rename though the creation before it did not survive.
     pub(super) fn lose_power(&mut self, survivors: &mut Survivors) {
         for change in std::mem::take(&mut self.unsynced) {

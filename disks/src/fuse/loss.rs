@@ -10,6 +10,8 @@ pub enum PowerLoss {
     NothingKept,
     /// Everything.
     EverythingKept,
+    /// Everything but one thing: of the [unsynced](super::Remembered::unsynced) ones that with this number, counted from 0.
+    AllButOne(usize),
     /// Each sector and each change of a directory for itself, few, half or most of them: the same for the same number.
     Random(u64),
 }
@@ -20,6 +22,7 @@ pub(super) struct Survivors(Decision);
 enum Decision {
     Nothing,
     Everything,
+    AllBut { before: Option<usize> },
     Random { random: SmallRng, share: f64 },
 }
 
@@ -28,6 +31,7 @@ impl Survivors {
         Self(match loss {
             PowerLoss::NothingKept => Decision::Nothing,
             PowerLoss::EverythingKept => Decision::Everything,
+            PowerLoss::AllButOne(number) => Decision::AllBut { before: Some(number) },
             PowerLoss::Random(seed) => {
                 let mut random = SmallRng::seed_from_u64(seed);
                 let share = [0.1, 0.5, 0.9][random.random_range(0..3)];
@@ -42,6 +46,16 @@ impl Survivors {
             Decision::Nothing => 0,
             Decision::Everything => versions,
             _ if versions == 0 => 0,
+            Decision::AllBut { before } => match before {
+                Some(0) => {
+                    *before = None;
+                    0
+                }
+                before => {
+                    *before = before.map(|before| before - 1);
+                    versions
+                }
+            },
             Decision::Random { random, share } => {
                 if random.random_bool(*share) {
                     random.random_range(1..=versions)

@@ -24,7 +24,7 @@ pub(super) struct Attributes {
     pub(super) links: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Node {
     body: Body,
     /// The last path it was given, below the root.
@@ -33,25 +33,32 @@ struct Node {
     opened: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Body {
     File(Content),
     Folder(Directory),
 }
 
 /// All files and folders.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tree {
     nodes: BTreeMap<NodeId, Node>,
     /// No node had this number or a greater one.
     next: NodeId,
     capacity: u64,
+    /// So many sectors are lost or kept as one.
+    sectors_at_once: usize,
 }
 
 impl Tree {
     pub(super) fn new() -> Self {
         let root = Node { body: Body::Folder(Directory::default()), path: String::new(), opened: 0 };
-        Self { nodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, capacity: CAPACITY }
+        Self { nodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, capacity: CAPACITY, sectors_at_once: 1 }
+    }
+
+    /// Has what another tree has, often the same one before. No number is used again.
+    pub(super) fn become_again(&mut self, other: &Self) {
+        *self = Self { next: self.next.max(other.next), ..other.clone() };
     }
 
     /// Removes everything. No number is used again, so that nothing the kernel remembers is taken for what comes.
@@ -234,7 +241,7 @@ impl Tree {
         for node in self.nodes.values_mut() {
             node.opened = 0;
             match &mut node.body {
-                Body::File(content) => content.lose_power(&mut survivors),
+                Body::File(content) => content.lose_power(&mut survivors, self.sectors_at_once),
                 Body::Folder(directory) => directory.lose_power(&mut survivors),
             }
         }
@@ -252,8 +259,22 @@ impl Tree {
         self.name_paths();
     }
 
+    /// Of how many things a power loss decides whether they survive.
+    pub(super) fn unsynced(&self) -> usize {
+        let unsynced = |node: &Node| match &node.body {
+            Body::File(content) => content.unsynced(self.sectors_at_once),
+            Body::Folder(directory) => directory.unsynced(),
+        };
+        self.nodes.values().map(unsynced).sum()
+    }
+
     pub(super) fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    pub(super) fn set_sectors_at_once(&mut self, sectors: usize) {
+        assert!(sectors > 0, "something is written");
+        self.sectors_at_once = sectors;
     }
 
     pub(super) fn set_capacity(&mut self, bytes: u64) {
