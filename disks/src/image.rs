@@ -2,6 +2,7 @@
 //! programs that use it, have as few bytes free as wanted, and become read-only. It needs root and loop devices, and leaves
 //! nothing behind when it is dropped, also by a test that fails.
 
+mod forgetful;
 mod loop_device;
 mod mount;
 
@@ -14,6 +15,7 @@ use std::process::Command;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+pub use forgetful::ForgetfulImage;
 use loop_device::LoopDevice;
 use mount::Mount;
 
@@ -39,7 +41,8 @@ pub enum FileSystem {
 pub struct Image {
     // Dropped in this order: what is mounted, the device under it, the files.
     mount: Option<Mount>,
-    device: LoopDevice,
+    device: Option<LoopDevice>,
+    file: PathBuf,
     folder: tempfile::TempDir,
     file_system: FileSystem,
 }
@@ -141,7 +144,7 @@ impl Image {
             }
             _ => error,
         })?;
-        Ok(Self { mount: Some(mount), device, folder, file_system })
+        Ok(Self { mount: Some(mount), device: Some(device), file: file.to_owned(), folder, file_system })
     }
 
     /// Where it is mounted.
@@ -164,7 +167,7 @@ impl Image {
     /// If somebody has, or the file system cannot be mounted.
     pub fn restart(&mut self) -> Result<()> {
         self.unmount()?;
-        self.mount = Some(Mount::new(self.file_system, self.device.path(), &self.path())?);
+        self.mount = Some(Mount::new(self.file_system, self.device(), &self.path())?);
         Ok(())
     }
 
@@ -174,7 +177,7 @@ impl Image {
     /// As there.
     pub fn restart_read_only(&mut self) -> Result<()> {
         self.unmount()?;
-        self.mount = Some(Mount::read_only(self.file_system, self.device.path(), &self.path())?);
+        self.mount = Some(Mount::read_only(self.file_system, self.device(), &self.path())?);
         Ok(())
     }
 
@@ -184,7 +187,7 @@ impl Image {
     /// # Errors
     /// On XFS, which has no such state, and if ext4 refuses.
     pub fn find_damage(&self) -> Result<()> {
-        let name = self.device.path().file_name().expect("a device has a name");
+        let name = self.device().file_name().expect("a device has a name");
         let trigger = Path::new("/sys/fs/ext4").join(name).join("trigger_fs_error");
         fs::write(&trigger, "a test wants it read-only").map_err(at("write to", &trigger))
     }
@@ -237,8 +240,25 @@ impl Image {
         fs::remove_file(&path).map_err(at("remove", &path))
     }
 
+    /// Nobody has the file open any more, so that it can become another one.
+    fn switch_off(&mut self) -> Result<()> {
+        self.unmount()?;
+        self.device = None;
+        Ok(())
+    }
+
+    /// Mounts the file as it is now.
+    fn switch_on(&mut self) -> Result<()> {
+        self.device = Some(LoopDevice::attach(&self.file)?);
+        self.restart()
+    }
+
     fn unmount(&mut self) -> Result<()> {
         self.mount.take().map_or(Ok(()), Mount::unmount)
+    }
+
+    fn device(&self) -> &Path {
+        self.device.as_ref().expect("it is switched on").path()
     }
 }
 

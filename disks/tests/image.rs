@@ -2,10 +2,13 @@
 #![cfg(target_os = "linux")]
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, IoSlice, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use seawall_disks::image::{FileSystem, Image};
+use rustix::io::{ReadWriteFlags, pwritev2};
+use seawall_disks::fuse::{PowerLoss, SECTOR_LEN};
+use seawall_disks::image::{FileSystem, ForgetfulImage, Image};
 
 /// How often a file that was not synced may be there all the same: whoever else on the machine calls `sync` saves it.
 const TRIES: usize = 20;
@@ -89,4 +92,52 @@ fn after_ext4_found_damage_open_files_cannot_be_written_until_it_is_mounted_agai
     image.restart_read_only().unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"again");
     assert_eq!(fs::write(&path, "no").unwrap_err().kind(), io::ErrorKind::ReadOnlyFilesystem);
+}
+
+#[test]
+fn what_was_not_flushed_to_a_disk_that_forgets_is_lost_under_ext4_even_past_the_page_cache() {
+    unflushed(FileSystem::Ext4, 64 << 20);
+}
+
+#[test]
+fn what_was_not_flushed_to_a_disk_that_forgets_is_lost_under_xfs_even_past_the_page_cache() {
+    unflushed(FileSystem::Xfs, 320 << 20);
+}
+
+/// Blocks that are there already are written over past the page cache, and then flushed, flushed by the write itself, or not.
+fn unflushed(file_system: FileSystem, bytes: u64) {
+    const BLOCK: usize = 4096;
+    #[repr(C, align(4096))]
+    struct Aligned([u8; BLOCK]);
+    let Some(mut image) = ForgetfulImage::or_skip(file_system, bytes) else { return };
+    let write = |path: &Path, byte: u8, flags: ReadWriteFlags| {
+        let file = File::options().write(true).custom_flags(libc::O_DIRECT).open(path).unwrap();
+        assert_eq!(pwritev2(&file, &[IoSlice::new(&Aligned([byte; BLOCK]).0)], 0, flags).unwrap(), BLOCK);
+        file
+    };
+    let paths = ["synced", "durable", "unsynced"].map(|name| image.path().join(name));
+    for path in &paths {
+        fs::write(path, [b'a'; BLOCK]).unwrap();
+        File::open(path).unwrap().sync_all().unwrap();
+    }
+    File::open(image.path()).unwrap().sync_all().unwrap();
+    write(&paths[0], b'b', ReadWriteFlags::empty()).sync_data().unwrap();
+    write(&paths[1], b'b', ReadWriteFlags::DSYNC);
+    write(&paths[2], b'b', ReadWriteFlags::empty());
+    image.cut_power();
+    let then = image.disk().remember();
+    let mut after = |loss| {
+        image.restart_as_of(&then, loss).unwrap();
+        paths.each_ref().map(|path| String::from_utf8(fs::read(path).unwrap()).unwrap())
+    };
+    let blocks = |byte: &str| byte.repeat(BLOCK);
+    assert_eq!(after(PowerLoss::NothingKept), ["b", "b", "a"].map(blocks));
+    assert_eq!(after(PowerLoss::EverythingKept), ["b", "b", "b"].map(blocks));
+    if file_system == FileSystem::Xfs {
+        // Its image is large, and the disk beneath is the same.
+        return;
+    }
+    let lost_alone = (0..then.unsynced()).map(|number| after(PowerLoss::AllButOne(number)));
+    let torn: Vec<String> = lost_alone.map(|[_, _, unsynced]| unsynced).filter(|block| block.contains('a')).collect();
+    assert_eq!(torn.len(), BLOCK / SECTOR_LEN, "each sector of the block can be lost alone");
 }
