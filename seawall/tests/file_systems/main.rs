@@ -3,8 +3,8 @@
 //! says is of use to an operator.
 //!
 //! They need root, loop devices and FUSE, and skip with a line where these are missing. How many of them there are is set by
-//! `SEAWALL_EXT4_CUTS`, `SEAWALL_XFS_CUTS`, `SEAWALL_FULL_DISKS`, `SEAWALL_READ_ONLY_TURNS` and `SEAWALL_REFUSED_WRITES`;
-//! figures are printed with `--nocapture`.
+//! `SEAWALL_EXT4_CUTS`, `SEAWALL_XFS_CUTS`, `SEAWALL_LONE_SECTORS`, `SEAWALL_FULL_DISKS`, `SEAWALL_READ_ONLY_TURNS` and
+//! `SEAWALL_REFUSED_WRITES`; figures are printed with `--nocapture`.
 #![cfg(target_os = "linux")]
 
 mod failed_sync;

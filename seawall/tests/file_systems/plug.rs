@@ -19,11 +19,17 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Plug {
     dir: PathBuf,
     elsewhere: tempfile::TempDir,
+    bug: Option<&'static str>,
 }
 
 impl Plug {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, elsewhere: tempfile::tempdir().unwrap() }
+        Self { dir, elsewhere: tempfile::tempdir().unwrap(), bug: None }
+    }
+
+    /// The program that is started from here on has this bug, as `wal/src/mutant.rs` calls it, or none.
+    pub(crate) fn plant(&mut self, bug: Option<&'static str>) {
+        self.bug = bug;
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -60,6 +66,9 @@ impl Plug {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_seawall"));
         command.args(["--json", "torture", "plug"]).arg(&self.dir).arg("--acknowledged").arg(self.book());
+        if let Some(bug) = self.bug {
+            command.env("SEAWALL_MUTANT", bug);
+        }
         command
     }
 
