@@ -9,6 +9,7 @@ mod error;
 mod options;
 mod primary;
 mod promotion;
+mod rebuild;
 mod repair;
 mod standby;
 #[cfg(feature = "cli")]
@@ -25,7 +26,7 @@ use seawall_backup::backup::{BackupOptions, BackupReport};
 use seawall_backup::format::documents::BackupManifest;
 use seawall_backup::repository::Repository;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
-use seawall_engine::{Builder, Create, Db, LogRetention, Role as DataRole};
+use seawall_engine::{Builder, Db, LogRetention, Role as DataRole};
 use seawall_replication::driver::{Registry, StandbyReport, ThrottleReport};
 use seawall_wal::{Clock as _, ClusterId, Lsn, SystemClock};
 use tokio::runtime::Runtime;
@@ -501,35 +502,6 @@ impl Inner {
 
     fn adopt_database(&self, db: Db) {
         *self.db.write() = Some(db);
-    }
-
-    /// Closes the database, lets `exchange` put another one in its place, and opens that. Blocks.
-    fn exchange_database(&self, exchange: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.seen.lock().registry = None;
-        {
-            let mut part = self.part.blocking_lock();
-            if let Part::Standby { feeding, .. } = &mut *part {
-                drop(feeding.take());
-            }
-        }
-        let mut slot = self.db.write();
-        if let Some(db) = slot.take() {
-            db.close()?;
-        }
-        let exchanged = exchange();
-        let opened = builder(&self.options).create(Create::Never).open_as(seawall_engine::OpenAs::Standby).open();
-        *slot = Some(opened?);
-        exchanged
-    }
-
-    /// After the database was exchanged: a new table and a new port over it.
-    async fn restart_feeding(self: &Arc<Self>) -> Result<()> {
-        let feeding = Feeding::start(self, &self.db(), false).await?;
-        self.adopt_feeding(&feeding, false);
-        if let Part::Standby { feeding: slot, .. } = &mut *self.part.lock().await {
-            *slot = Some(feeding);
-        }
-        Ok(())
     }
 
     fn adopt_feeding(&self, feeding: &Feeding, is_primary: bool) {

@@ -2,13 +2,11 @@
 //! ready to feed others. Several upstreams are tried in turn, so that a standby finds the new primary after a failover.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use seawall_backup::restore::{RestoreOptions, RestoreTarget};
 use seawall_backup::{Archive, ArchiveSource};
 use seawall_engine::{Create, Db, OpenAs};
 use seawall_replication::driver::{
@@ -196,7 +194,7 @@ impl BaseBackups for NodeBackups {
     }
 
     fn install(&self, offer: &BackupOffer) -> seawall_replication::Result<Arc<dyn StandbyTarget>> {
-        let installed = self.inner.runtime.block_on(rebuild(&self.inner, &self.archive, offer));
+        let installed = self.inner.runtime.block_on(super::rebuild::rebuild(&self.inner, &self.archive, offer));
         Ok(Arc::new(installed.map_err(|error| failed("install a base backup", &error))?))
     }
 }
@@ -205,79 +203,11 @@ fn failed(operation: &'static str, error: &dyn fmt::Display) -> seawall_replicat
     seawall_replication::Error::Target { operation, why: error.to_string() }
 }
 
-/// Restores the backup beside the data directory, then exchanges the two. A crash before the exchange leaves the old data,
-/// one after it the new.
-async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
-    let data = inner.options.data_dir.clone();
-    let [fresh, old] = [sibling(&data, "rebuild"), sibling(&data, "replaced")];
-    remove(&fresh)?;
-    remove(&old)?;
-    tracing::warn!(backup = offer.id, "this standby is rebuilt from a base backup");
-    let target: RestoreTarget = RestoreTarget::Backup(offer.id.parse().map_err(|_| Error::WrongState {
-        operation: "install a base backup",
-        actual: format!("offered {}, which is no backup's id", offer.id),
-    })?);
-    let plan = archive.plan_restore(&target, None).await?;
-    let node = inner.db().node();
-    let options = RestoreOptions { check: false, node: Some(node), ..RestoreOptions::default() };
-    archive.restore(&plan, &fresh, &options).await?;
-    let exchange = {
-        let inner = inner.clone();
-        move || -> Result<Db> {
-            inner.exchange_database(|| {
-                let io = |error: std::io::Error| {
-                    seawall_engine::Error::from(seawall_wal::Error::io("exchange", &data, error))
-                };
-                std::fs::rename(&data, &old).map_err(io)?;
-                std::fs::rename(&fresh, &data).map_err(io)?;
-                if let Some(parent) = data.parent() {
-                    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
-                }
-                Ok(())
-            })?;
-            remove(&old)?;
-            Ok(inner.db())
-        }
-    };
-    let exchanged = tokio::task::spawn_blocking(exchange).await;
-    let db = exchanged
-        .map_err(|_| Error::WrongState { operation: "install a base backup", actual: "stopping".to_owned() })??;
-    inner.restart_feeding().await?;
-    Ok(db)
-}
-
-/// After a crash in the middle of an exchange the old data may be under the other name.
-pub(super) fn finish_exchange(data: &Path) -> Result<()> {
-    let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
-    let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
-    if old.exists() && !data.exists() {
-        std::fs::rename(&old, data).map_err(io)?;
-    }
-    remove(&fresh)?;
-    remove(&old)
-}
-
-fn sibling(data: &Path, what: &str) -> PathBuf {
-    let mut name = data.file_name().unwrap_or_default().to_owned();
-    name.push(".");
-    name.push(what);
-    data.with_file_name(name)
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(seawall_wal::Error::io("remove", path, error).into())
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Opens a standby's database, making an empty one if there is none: of the cluster that the options, the archive or an
 /// upstream name.
 pub(super) async fn open(inner: &Arc<Inner>, upstreams: &[String]) -> Result<Db> {
     let options = &inner.options;
-    finish_exchange(&options.data_dir)?;
+    super::rebuild::finish_exchange(&options.data_dir)?;
     let mut builder = super::builder(options).open_as(OpenAs::Standby);
     if !super::has_control(&options.data_dir) {
         let (cluster, size) = whose(inner, upstreams).await?;
