@@ -25,8 +25,8 @@ const LOG_MAX: Lsn = Lsn::new(1 << 20);
 struct Node(Db);
 
 impl HttpNode for Node {
-    fn db(&self) -> Db {
-        self.0.clone()
+    fn db(&self) -> Result<Db, Failure> {
+        Ok(self.0.clone())
     }
 
     fn status(&self) -> NodeStatus {

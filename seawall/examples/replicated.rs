@@ -26,14 +26,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..NodeOptions::new("standby".parse()?, folder.path().join("standby"))
     })?;
 
-    let db = primary.db();
+    let db = primary.db()?;
     let accounts = db.keyspace("accounts")?;
     let mut batch = db.batch();
     batch.put(&accounts, "ann", "100").put(&accounts, "bob", "20");
     let commit = batch.commit_with(CommitLevel::RemoteFlush(1))?;
     println!("committed at {}, on the standby's disk", commit.lsn);
 
-    let replica = standby.db();
+    let replica = standby.db()?;
     replica.wait_visible(commit.lsn, Instant::now() + Duration::from_secs(10))?;
     let ann = replica.existing_keyspace("accounts")?.get("ann")?;
     println!("ann has {} on the standby", String::from_utf8_lossy(&ann.expect("it was committed")));

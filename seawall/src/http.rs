@@ -23,8 +23,8 @@ pub use server::{Server, Settings};
 
 /// What the HTTP API needs of a node. Every method may block; none is called on a thread of the async runtime.
 pub trait HttpNode: Send + Sync + 'static {
-    /// Its database. Reads and writes go straight to it: levels and admission are installed there.
-    fn db(&self) -> Db;
+    /// Its database, if it has one now. Reads and writes go straight to it: levels and admission are installed there.
+    fn db(&self) -> Result<Db, Failure>;
 
     /// How it is.
     fn status(&self) -> NodeStatus;

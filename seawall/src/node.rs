@@ -4,6 +4,7 @@
 //!
 //! Shutdown goes the way of the log: stop admitting, flush, let standbys and archive confirm, then close.
 
+mod database;
 mod ending;
 mod error;
 mod options;
@@ -12,6 +13,7 @@ mod promotion;
 mod rebuild;
 mod repair;
 mod standby;
+mod state;
 #[cfg(feature = "cli")]
 mod status;
 
@@ -27,7 +29,7 @@ use seawall_backup::format::documents::BackupManifest;
 use seawall_backup::repository::Repository;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
 use seawall_engine::{Builder, Db, LogRetention, Role as DataRole};
-use seawall_replication::driver::{Registry, StandbyReport, ThrottleReport};
+use seawall_replication::driver::{ClientStatus, Registry, StandbyReport, ThrottleReport};
 use seawall_wal::{Clock as _, ClusterId, Lsn, SystemClock};
 use tokio::runtime::Runtime;
 
@@ -35,32 +37,17 @@ pub use error::{Error, Result};
 pub use options::{ArchiveOptions, NodeOptions, Role};
 pub use promotion::{PromoteOptions, Promotion};
 pub use standby::Following;
+pub use state::State;
 #[cfg(feature = "cli")]
 pub(crate) use status::backup_summary;
 
+use database::Database;
 use primary::{Feeding, Primary};
 use standby::Standby;
+use state::Condition;
 
 /// A command that needs the archive waits so long for it to answer.
 const ARCHIVE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What a node is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
-    /// Not there yet.
-    #[default]
-    Starting,
-    /// What its role says.
-    Running,
-    /// Reads only, for a reason that is given.
-    ReadOnly,
-    /// Another node took over; nothing is written any more.
-    Fenced,
-    /// On its way down.
-    Draining,
-    /// An error ended it.
-    Failed,
-}
 
 /// What was left when a node stopped.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,12 +86,12 @@ struct Inner {
     options: NodeOptions,
     runtime: tokio::runtime::Handle,
     started: Instant,
-    /// The current database. A standby that is rebuilt gets another one.
-    db: RwLock<Option<Db>>,
+    /// The current one. A standby that is rebuilt gets another. Locked for a moment only, whatever is done with it.
+    database: RwLock<Database>,
     part: tokio::sync::Mutex<Part>,
     /// Seen without waiting for a change of part.
     seen: Mutex<Seen>,
-    state: RwLock<(State, String)>,
+    condition: RwLock<Condition>,
     archive: Mutex<Option<Archive>>,
     can_fence: Mutex<Option<bool>>,
     /// Why the archive could not be opened, while it could not.
@@ -126,6 +113,8 @@ enum Part {
     },
     /// A restored copy: it only reads until it is promoted.
     Restored,
+    /// There is nothing yet.
+    Starting,
     /// On its way from one to another.
     Changing,
     Stopped,
@@ -157,10 +146,10 @@ impl Node {
             options,
             runtime: runtime.handle().clone(),
             started: Instant::now(),
-            db: RwLock::new(None),
-            part: tokio::sync::Mutex::new(Part::Stopped),
+            database: RwLock::new(Database::Awaited(String::from("it is being opened"))),
+            part: tokio::sync::Mutex::new(Part::Starting),
             seen: Mutex::default(),
-            state: RwLock::default(),
+            condition: RwLock::default(),
             archive: Mutex::new(None),
             can_fence: Mutex::new(None),
             archive_error: Mutex::new(None),
@@ -173,8 +162,11 @@ impl Node {
     }
 
     /// Its database, for reading and writing. A standby that is rebuilt from a base backup gets another one, so it is asked
-    /// for anew each time.
-    pub fn db(&self) -> Db {
+    /// for anew each time. Never waits.
+    ///
+    /// # Errors
+    /// [`Error::NoDatabase`] while a rebuilt one takes its place, which is a matter of seconds, and for good if that failed.
+    pub fn db(&self) -> Result<Db> {
         self.inner.db()
     }
 
@@ -183,7 +175,7 @@ impl Node {
         &self.inner.options
     }
 
-    /// What it is doing, and more about that.
+    /// What it is doing, and more about that. A node that has no database now is starting, whatever it did before.
     pub fn state(&self) -> (State, String) {
         self.inner.state()
     }
@@ -248,7 +240,7 @@ impl Node {
     /// Makes a base backup. Blocks.
     pub fn create_backup(&self, options: &BackupOptions) -> Result<BackupReport> {
         let archive = self.archive("make a base backup")?;
-        let report = self.inner.runtime.block_on(archive.create_backup(&self.inner.db(), options))?;
+        let report = self.inner.runtime.block_on(archive.create_backup(&self.inner.db()?, options))?;
         *self.inner.last_backup.lock() = Some(report.manifest.clone());
         Ok(report)
     }
@@ -272,7 +264,8 @@ impl Node {
         match known {
             Some(archive) => Ok(archive),
             None => self.inner.runtime.block_on(async {
-                let opening = self.inner.open_archive_to_read(self.inner.db().cluster());
+                let cluster = self.inner.db()?.cluster();
+                let opening = self.inner.open_archive_to_read(cluster);
                 match tokio::time::timeout(ARCHIVE_PATIENCE, opening).await {
                     Ok(opened) => opened,
                     Err(_) => Err(Error::ArchiveSilent { operation }),
@@ -317,7 +310,7 @@ impl Inner {
             Role::Primary => {
                 let fresh = !has_control(&self.options.data_dir);
                 let db = repair::open(self, builder(&self.options)).await?;
-                self.adopt_database(db.clone());
+                self.adopt_database(Database::Open(db.clone()));
                 *self.opening.lock() = started.elapsed();
                 match db.role() {
                     DataRole::Normal => {
@@ -343,7 +336,7 @@ impl Inner {
             }
             Role::Standby { upstreams } => {
                 let db = standby::open(self, upstreams).await?;
-                self.adopt_database(db.clone());
+                self.adopt_database(Database::Open(db.clone()));
                 *self.opening.lock() = started.elapsed();
                 let feeding = Feeding::start(self, &db, false).await?;
                 self.adopt_feeding(&feeding, false);
@@ -374,35 +367,22 @@ impl Inner {
             let mut part = self.part.lock().await;
             match &*part {
                 Part::Primary(_) => return Err(wrong("the primary already")),
+                Part::Starting => return Err(wrong("starting")),
                 Part::Changing => return Err(wrong("changing its role already")),
                 Part::Stopped => return Err(wrong("stopping")),
                 Part::Standby { .. } | Part::Restored => std::mem::replace(&mut *part, Part::Changing),
             }
         };
         let (restored, status, feeding) = match taken {
-            Part::Standby { following, feeding } => (false, following.stop().await, feeding),
+            Part::Standby { following, feeding } => {
+                let status = following.stop().await;
+                // That of a database which was exchanged meanwhile is of no use any more.
+                (false, status, feeding.filter(|_| self.registry().is_some()))
+            }
             _ => (true, None, None),
         };
-        let db = self.db();
-        let archive = match &self.options.archive {
-            Some(_) => match self.open_archive_to_read(db.cluster()).await {
-                Ok(archive) => Ok(Some(archive)),
-                Err(_) if options.unfenced => Ok(None),
-                Err(error) => Err(error),
-            },
-            None => Ok(None),
-        };
-        let promoted = match archive {
-            Err(error) => Err(error),
-            Ok(archive) => {
-                let (inner, database) = (self.clone(), db.clone());
-                let upstream_flush = standby::upstream_flush(status.as_ref());
-                let work = move || promotion::carry_out(&inner, &database, archive, options, upstream_flush);
-                tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(wrong("stopping")))
-            }
-        };
-        match promoted {
-            Ok(promoted) => {
+        match self.carry_out_promotion(options, status.as_ref()).await {
+            Ok((db, promotion)) => {
                 // Its standbys come back to the same port, where the table that counts them is now.
                 if let Some(server) = feeding.and_then(|feeding| feeding.server) {
                     let _ = server.drain(Duration::from_secs(1)).await;
@@ -411,19 +391,43 @@ impl Inner {
                 self.adopt_feeding(&primary.feeding, true);
                 self.become_part(Part::Primary(primary)).await;
                 self.set_state(State::Running, "");
-                Ok(promoted)
+                Ok(promotion)
             }
             Err(error) => {
-                let before = match &self.options.role {
+                match &self.options.role {
                     Role::Standby { upstreams } if !restored => {
-                        Part::Standby { following: Standby::start(self, upstreams.clone()).await, feeding }
+                        let following = Standby::start(self, upstreams.clone()).await;
+                        let is_to_feed = feeding.is_none();
+                        self.become_part(Part::Standby { following, feeding }).await;
+                        if is_to_feed && let Err(error) = self.restart_feeding().await {
+                            self.lose_database(&format!("other nodes cannot connect to it any more: {error}"));
+                        }
                     }
-                    _ => Part::Restored,
-                };
-                self.become_part(before).await;
+                    _ => self.become_part(Part::Restored).await,
+                }
                 Err(error)
             }
         }
+    }
+
+    async fn carry_out_promotion(
+        self: &Arc<Self>,
+        options: PromoteOptions,
+        status: Option<&ClientStatus>,
+    ) -> Result<(Db, Promotion)> {
+        let db = self.db()?;
+        let archive = match &self.options.archive {
+            Some(_) => match self.open_archive_to_read(db.cluster()).await {
+                Ok(archive) => Some(archive),
+                Err(_) if options.unfenced => None,
+                Err(error) => return Err(error),
+            },
+            None => None,
+        };
+        let (inner, database, upstream_flush) = (self.clone(), db.clone(), standby::upstream_flush(status));
+        let work = move || promotion::carry_out(&inner, &database, archive, options, upstream_flush);
+        let stopping = |_| Error::WrongState { operation: "be promoted", actual: String::from("stopping") };
+        Ok((db, tokio::task::spawn_blocking(work).await.map_err(stopping)??))
     }
 
     async fn stop(&self, deadline: Duration) -> Result<Remaining> {
@@ -432,9 +436,9 @@ impl Inner {
         self.set_state(State::Draining, "");
         let part = std::mem::replace(&mut *self.part.lock().await, Part::Stopped);
         let mut remaining = Remaining::default();
-        let db = self.db();
         match part {
             Part::Primary(mut primary) => {
+                let db = self.db()?;
                 db.hold_writes(true);
                 let flushing = db.clone();
                 let flushed = tokio::task::spawn_blocking(move || flushing.sync()).await;
@@ -485,23 +489,26 @@ impl Inner {
                     let _ = server.drain(left().min(Duration::from_secs(2))).await;
                 }
             }
-            Part::Restored | Part::Changing | Part::Stopped => {}
+            Part::Restored | Part::Starting | Part::Changing | Part::Stopped => {}
         }
         *self.seen.lock() = Seen::default();
-        drop(self.db.write().take());
-        let closed = tokio::task::spawn_blocking(move || db.close()).await;
-        if let Ok(closed) = closed {
-            closed?;
+        // Taken last: a standby that was just being rebuilt has come to the end of that.
+        let last = std::mem::replace(&mut *self.database.write(), Database::Gone(String::from("it is stopped")));
+        if let Database::Open(db) = last {
+            let closed = tokio::task::spawn_blocking(move || db.close()).await;
+            if let Ok(closed) = closed {
+                closed?;
+            }
         }
         Ok(remaining)
     }
 
-    fn db(&self) -> Db {
-        self.db.read().clone().expect("a node has a database while it runs")
+    fn db(&self) -> Result<Db> {
+        self.database.read().open()
     }
 
-    fn adopt_database(&self, db: Db) {
-        *self.db.write() = Some(db);
+    fn adopt_database(&self, database: Database) {
+        *self.database.write() = database;
     }
 
     fn adopt_feeding(&self, feeding: &Feeding, is_primary: bool) {
@@ -516,18 +523,17 @@ impl Inner {
     }
 
     fn state(&self) -> (State, String) {
-        self.state.read().clone()
+        let Condition { state, words } = self.condition.read().clone();
+        match (&*self.database.read(), state) {
+            (Database::Awaited(why), State::Starting | State::Running | State::ReadOnly) => {
+                (State::Starting, why.clone())
+            }
+            _ => (state, words),
+        }
     }
 
-    /// A fenced or failed node stays so. That it is fenced, or fails in another way as well, is said of a failed one: the
-    /// repair of damage ends only the failure that damage was.
-    fn set_state(&self, state: State, detail: &str) {
-        let mut known = self.state.write();
-        let ended = matches!(known.0, State::Fenced | State::Failed);
-        let again = known.0 == State::Failed && state == State::Failed;
-        if !ended || again || matches!(state, State::Draining | State::Fenced) {
-            *known = (state, detail.to_owned());
-        }
+    fn set_state(&self, state: State, words: &str) {
+        self.condition.write().hear(state, words);
     }
 
     /// Another node took over: nothing is written here any more, and nobody is fed from here.

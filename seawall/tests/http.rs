@@ -24,8 +24,8 @@ struct TestNode {
 }
 
 impl HttpNode for TestNode {
-    fn db(&self) -> Db {
-        self.db.clone()
+    fn db(&self) -> Result<Db, Failure> {
+        Ok(self.db.clone())
     }
 
     fn status(&self) -> NodeStatus {

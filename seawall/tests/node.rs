@@ -47,21 +47,21 @@ fn key(number: u32) -> String {
 }
 
 fn fill(node: &Node, from: u32, to: u32) {
-    let keyspace = node.db().keyspace("numbers").unwrap();
+    let keyspace = node.db().unwrap().keyspace("numbers").unwrap();
     (from..to).for_each(|number| keyspace.insert(key(number), vec![7; 1000]).map(drop).unwrap());
 }
 
 fn numbers(node: &Node) -> Vec<u32> {
-    let keyspace = node.db().existing_keyspace("numbers").unwrap();
+    let keyspace = node.db().unwrap().existing_keyspace("numbers").unwrap();
     keyspace.iter().map(|pair| String::from_utf8_lossy(&pair.unwrap().0).parse().unwrap()).collect()
 }
 
 fn digest(node: &Node) -> String {
-    node.db().snapshot().unwrap().digest().unwrap().to_string()
+    node.db().unwrap().snapshot().unwrap().digest().unwrap().to_string()
 }
 
 fn archived(node: &Node) -> bool {
-    node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+    node.archiver().is_some_and(|status| status.archived.lsn >= node.db().unwrap().log().flushed().value())
 }
 
 #[test]
@@ -69,12 +69,12 @@ fn what_a_node_is_told_of_a_keyspace_decides_how_its_tables_are_merged() {
     let folder = tempfile::tempdir().unwrap();
     let tunings = [("numbers".to_owned(), Tuning::ReadHeavy)].into();
     let node = Node::start(NodeOptions { tunings, archive: None, ..options(folder.path(), "primary") }).unwrap();
-    let level0 = || node.db().stats().levels[0].tables;
+    let level0 = || node.db().unwrap().stats().levels[0].tables;
     let write_out = |name: &str| {
-        let keyspace = node.db().keyspace(name).unwrap();
+        let keyspace = node.db().unwrap().keyspace(name).unwrap();
         for _ in 0..5 {
             keyspace.insert("key", "value").unwrap();
-            node.db().flush().unwrap();
+            node.db().unwrap().flush().unwrap();
         }
     };
     write_out("numbers");
@@ -93,8 +93,8 @@ fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
     wait("all is archived", || archived(&primary));
     primary.create_backup(&BackupOptions::default()).unwrap();
     fill(&primary, 400, 500);
-    primary.db().flush().unwrap();
-    wait("the first segments are recycled", || primary.db().log().oldest().offset() > 0);
+    primary.db().unwrap().flush().unwrap();
+    wait("the first segments are recycled", || primary.db().unwrap().log().oldest().offset() > 0);
     // The archive loses its beginning, as an expiry would take it.
     let chunks = folder.path().join("archive/wal/00000001");
     let mut names: Vec<_> = std::fs::read_dir(&chunks).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -103,7 +103,10 @@ fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
 
     let standby = standby(folder.path(), "standby", &[&primary]);
     wait("the standby has it all", || {
-        standby.db().existing_keyspace("numbers").is_ok() && standby.db().visible() >= primary.db().visible()
+        // There is none while the new data take the place of the old.
+        standby
+            .db()
+            .is_ok_and(|db| db.existing_keyspace("numbers").is_ok() && db.visible() >= primary.db().unwrap().visible())
     });
     assert_eq!(standby.following().unwrap().status.base_backups, 1);
     assert_eq!(digest(&standby), digest(&primary));
@@ -119,8 +122,8 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
     let primary = Node::start(options(folder.path(), "primary")).unwrap();
     fill(&primary, 0, 50);
     let standby = standby(folder.path(), "standby", &[&primary]);
-    wait("the standby has it all", || standby.db().visible() >= primary.db().visible());
-    let refused = standby.db().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
+    wait("the standby has it all", || standby.db().unwrap().visible() >= primary.db().unwrap().visible());
+    let refused = standby.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
     assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
     primary.stop(PATIENCE).unwrap();
 
@@ -134,7 +137,7 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
     let old = Node::start(options(folder.path(), "primary")).unwrap();
     wait("the old primary knows", || old.state().0 == State::Fenced);
     assert!(old.state().1.contains("timeline 2 took over at"), "{}", old.state().1);
-    let refused = old.db().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
+    let refused = old.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
     assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
     assert_eq!(numbers(&old).len(), 50, "it still reads");
     old.stop(PATIENCE).unwrap();
@@ -156,7 +159,7 @@ fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_f
     wait("all is archived", || archived(&primary));
     primary.create_backup(&BackupOptions::default()).unwrap();
     fill(&primary, 20, 30);
-    let target = primary.db().visible();
+    let target = primary.db().unwrap().visible();
     fill(&primary, 30, 40);
     wait("all is archived", || archived(&primary));
 
@@ -172,15 +175,15 @@ fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_f
     let restored = Node::start(NodeOptions { data_dir: copy, ..options(folder.path(), "restored") }).unwrap();
     assert_eq!(restored.state().0, State::ReadOnly);
     assert_eq!(numbers(&restored).len(), 30);
-    assert!(restored.db().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
+    assert!(restored.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
     restored.promote(PromoteOptions::default()).unwrap();
-    restored.db().existing_keyspace("numbers").unwrap().insert(key(1000), "new").unwrap();
+    restored.db().unwrap().existing_keyspace("numbers").unwrap().insert(key(1000), "new").unwrap();
     assert_eq!(numbers(&restored).len(), 31);
 
     // The old primary is still running; the archive's fence ends it.
-    primary.db().existing_keyspace("numbers").unwrap().insert(key(2000), "lost").unwrap();
+    primary.db().unwrap().existing_keyspace("numbers").unwrap().insert(key(2000), "lost").unwrap();
     wait("the old primary is fenced", || primary.state().0 == State::Fenced);
-    assert!(primary.db().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
+    assert!(primary.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
     wait("the new one archives", || archived(&restored));
 
     // Once more to the same moment, now that there is a newer timeline: that one is ended, and a third begins.
@@ -193,7 +196,7 @@ fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_f
     let third = Node::start(NodeOptions { data_dir: again, ..options(folder.path(), "again") }).unwrap();
     let promoted = third.promote(PromoteOptions::default()).unwrap();
     assert_eq!((promoted.history.current().id, promoted.fenced), (TimelineId(3), true));
-    restored.db().existing_keyspace("numbers").unwrap().insert(key(3000), "lost").unwrap();
+    restored.db().unwrap().existing_keyspace("numbers").unwrap().insert(key(3000), "lost").unwrap();
     wait("the second is fenced", || restored.state().0 == State::Fenced);
     assert_eq!(numbers(&third).len(), 30);
     third.stop(PATIENCE).unwrap();

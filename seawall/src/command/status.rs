@@ -55,6 +55,9 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
     let detail = status.state_detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let (role, state) = (status.role.name(), status.state.name().replace('_', "-"));
     writeln!(out, "{}: {role}, {state}{detail}, up {}", status.name, human_seconds(status.uptime_seconds))?;
+    if status.timeline == 0 {
+        return writeln!(out, "log:       there is no database now");
+    }
     let log = &status.log;
     writeln!(out, "log:       timeline {}, flushed to {}, shown to {}", status.timeline, log.flush, log.visible)?;
     writeln!(out, "           kept from {}, {}, written by {}", log.oldest, status.io_path, log.durable_write)?;

@@ -66,7 +66,7 @@ impl NodeRole {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
-    /// Not there yet.
+    /// Not there yet, or its database is not: `state_detail` says what is waited for.
     Starting,
     /// What its role says.
     #[default]
@@ -116,7 +116,7 @@ pub struct Lag {
 pub struct NodeStatus {
     /// Its name.
     pub name: String,
-    /// Its id.
+    /// Its id; empty, as what else is its database's, while it has no database.
     pub node: String,
     /// Whose data it holds.
     pub cluster: String,
@@ -128,7 +128,7 @@ pub struct NodeStatus {
     pub state: NodeState,
     /// More about that.
     pub state_detail: Option<String>,
-    /// The timeline its log ends on.
+    /// The timeline its log ends on, from 1; 0 while it has no database.
     pub timeline: u32,
     /// Since it started.
     pub uptime_seconds: f64,

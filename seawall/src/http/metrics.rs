@@ -88,10 +88,11 @@ pub const METRICS: &[Metric] = &[
     ("seawall_http_requests_total", "counter", "HTTP requests answered."),
 ];
 
-/// The page.
-pub fn render(status: &NodeStatus, replicas: &[ReplicaStatus], stats: &NodeStats) -> String {
+/// The page. A node that has no database has no figures of one: nothing stands where nothing is known.
+pub fn render(status: &NodeStatus, replicas: &[ReplicaStatus], stats: Option<&NodeStats>) -> String {
     let mut page = Page { text: String::with_capacity(8 << 10), declared: 0 };
     node(&mut page, status);
+    let Some(stats) = stats else { return page.text };
     log(&mut page, status, stats);
     engine(&mut page, status, stats);
     standbys(&mut page, replicas);
@@ -157,11 +158,11 @@ fn node(page: &mut Page, status: &NodeStatus) {
     let states = NodeState::ALL.map(|state| ([("state", state.name())], flag(state == status.state)));
     page.samples("seawall_node_state", states.iter().map(|(labels, value)| (&labels[..], *value)));
     page.one("seawall_uptime_seconds", status.uptime_seconds);
-    page.one("seawall_timeline", status.timeline);
 }
 
 fn log(page: &mut Page, status: &NodeStatus, stats: &NodeStats) {
     let positions = &status.log;
+    page.one("seawall_timeline", status.timeline);
     for (name, lsn) in [
         ("seawall_log_end_bytes", positions.end),
         ("seawall_log_write_bytes", positions.write),
@@ -297,7 +298,7 @@ mod tests {
         };
         let replicas = ["s1", "s2"].map(|name| ReplicaStatus { name: name.to_owned(), ..ReplicaStatus::default() });
         let stats = NodeStats { levels: vec![LevelStats::default(); 2], ..NodeStats::default() };
-        render(&status, &replicas, &stats)
+        render(&status, &replicas, Some(&stats))
     }
 
     #[test]
@@ -308,6 +309,16 @@ mod tests {
             assert_eq!(page.matches(&format!("# TYPE {name} {kind}\n")).count(), 1, "{name}");
         }
         assert_eq!(page.matches("# TYPE").count(), METRICS.len());
+    }
+
+    #[test]
+    fn a_node_without_a_database_says_its_state_and_nothing_it_does_not_know() {
+        let status = NodeStatus { state: NodeState::Starting, ..NodeStatus::default() };
+        let page = render(&status, &[], None);
+        assert!(page.contains("seawall_node_state{state=\"starting\"} 1\n"), "{page}");
+        for unknown in ["seawall_timeline", "seawall_log_", "seawall_table_", "seawall_damages"] {
+            assert!(!page.contains(unknown), "{page}");
+        }
     }
 
     #[test]

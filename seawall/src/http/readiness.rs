@@ -50,6 +50,9 @@ pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
             None => reasons.push(String::from("the standby follows nobody yet")),
             Some(upstream) => {
                 let (lag, time) = (upstream.lag, lag_max.time.as_secs_f64());
+                if upstream.feed == "base_backup" {
+                    reasons.push(String::from("the standby is being rebuilt from a base backup"));
+                }
                 if upstream.last_contact_seconds.is_none() {
                     reasons.push(format!("{} has not been heard of yet, so the lag is unknown", upstream.address));
                 }
@@ -97,6 +100,13 @@ mod tests {
         assert_eq!(readiness(&status, MAX).reasons, ["db1:7701 has not been heard of yet, so the lag is unknown"]);
         status.upstream = None;
         assert!(!readiness(&status, MAX).ready);
+    }
+
+    #[test]
+    fn a_standby_that_is_being_rebuilt_is_not_ready_however_small_its_lag() {
+        let mut status = standby(0.0, 0);
+        status.upstream.as_mut().unwrap().feed = String::from("base_backup");
+        assert_eq!(readiness(&status, MAX).reasons, ["the standby is being rebuilt from a base backup"]);
     }
 
     #[test]

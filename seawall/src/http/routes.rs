@@ -115,11 +115,11 @@ impl Router {
             (&Method::GET, "/v1/replication/replicas") => {
                 work.document(|node| Ok(Replicas { replicas: node.replicas() })).await
             }
-            (&Method::GET, "/v1/kv") => work.document(|node| Ok(Keyspaces { keyspaces: node.db().keyspaces() })).await,
+            (&Method::GET, "/v1/kv") => work.document(|node| Ok(Keyspaces { keyspaces: node.db()?.keyspaces() })).await,
             (&Method::GET, "/v1/digest") => {
                 query.only(&["lsn"])?;
                 let lsn = query.parsed("lsn")?;
-                work.document(move |node| kv::digest(&node.db(), lsn)).await
+                work.document(move |node| kv::digest(&node.db()?, lsn)).await
             }
             (&Method::POST, "/v1/promote") => work.promote().await,
             (&Method::GET, "/v1/backups") => work.document(|node| Ok(Backups { backups: node.backups()? })).await,
@@ -205,14 +205,15 @@ impl Work<'_> {
 
     async fn metrics(self) -> Result<Response<Answer>, Failure> {
         let counters = self.router.counters.clone();
-        let page =
-            self.blocking(move |node| Ok(metrics::render(&node.status(), &node.replicas(), &stats(node, &counters))));
+        let page = self.blocking(move |node| {
+            Ok(metrics::render(&node.status(), &node.replicas(), stats(node, &counters).ok().as_ref()))
+        });
         Ok(body::bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page.await?))
     }
 
     async fn stats(self) -> Result<Response<Answer>, Failure> {
         let counters = self.router.counters.clone();
-        self.document(move |node| Ok(stats(node, &counters))).await
+        self.document(move |node| stats(node, &counters)).await
     }
 
     async fn promote(self) -> Result<Response<Answer>, Failure> {
@@ -255,11 +256,11 @@ impl Work<'_> {
         match (method, key) {
             (&Method::GET, None) => {
                 let scan = query.scan()?;
-                self.document(move |node| kv::scan(&node.db(), &keyspace, &scan)).await
+                self.document(move |node| kv::scan(&node.db()?, &keyspace, &scan)).await
             }
             (&Method::GET, Some(key)) => {
                 query.only(&[])?;
-                let value = self.blocking(move |node| kv::get(&node.db(), &keyspace, &key)).await?;
+                let value = self.blocking(move |node| kv::get(&node.db()?, &keyspace, &key)).await?;
                 let value = value.ok_or_else(|| Failure::new(Kind::NotFound, "there is no such key"))?;
                 Ok(body::bytes(StatusCode::OK, "application/octet-stream", value))
             }
@@ -295,16 +296,16 @@ impl Work<'_> {
         };
         let ttl = query.parsed::<Ttl>("ttl")?.map(Duration::from);
         let options = WriteOptions { level, deadline: Some(deadline), ttl };
-        self.document(move |node| kv::write(&node.db(), &keyspace, operations, options)).await
+        self.document(move |node| kv::write(&node.db()?, &keyspace, operations, options)).await
     }
 }
 
-fn stats(node: &dyn HttpNode, counters: &Counters) -> NodeStats {
-    NodeStats {
+fn stats(node: &dyn HttpNode, counters: &Counters) -> Result<NodeStats, Failure> {
+    Ok(NodeStats {
         http_requests_total: counters.requests.load(Ordering::Relaxed),
         http_connections: counters.connections.load(Ordering::Relaxed),
-        ..NodeStats::of(&node.db().stats())
-    }
+        ..NodeStats::of(&node.db()?.stats())
+    })
 }
 
 fn parsed<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Failure> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use seawall_engine::{Db, Error};
 
+use super::database::Database;
 use super::{Inner, State};
 
 /// How often a running node asks whether its log has ended.
@@ -15,9 +16,12 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) async fn watch(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(LOOK).await;
-        // Held while a standby's database is exchanged, which may take long.
-        let Some(db) = inner.db.try_read().map(|db| db.clone()) else { continue };
-        let Some(db) = db else { return };
+        let database = inner.database.read().clone();
+        let db = match database {
+            Database::Open(db) => db,
+            Database::Awaited(_) => continue,
+            Database::Gone(_) => return,
+        };
         if let Some(why) = db.poisoned() {
             tracing::error!(%why, "this node has failed; look after its disk and restart it");
             return inner.set_state(State::Failed, &words(&db, &why));

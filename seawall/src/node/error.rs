@@ -72,6 +72,12 @@ pub enum Error {
         /// What it is.
         actual: String,
     },
+    /// The database is not open.
+    #[error("this node has no database now: {why}")]
+    NoDatabase {
+        /// What is done or waited for until there is one, or what ended it.
+        why: String,
+    },
     /// The runtime did not start.
     #[error("cannot start the node's runtime: {0}")]
     Runtime(#[source] std::io::Error),

@@ -1,22 +1,25 @@
 //! A standby that no log reaches is rebuilt from a base backup: restored beside its data directory, then the two are exchanged.
+//! Until it is whole the old data are open and read. The exchange itself either ends with the new data open, or ends the node:
+//! there is no third state, and a restart finds the old data or the new.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_backup::Archive;
 use seawall_backup::restore::{RestoreOptions, RestoreTarget};
-use seawall_engine::{Create, Db};
+use seawall_engine::{Create, Db, OpenAs};
 use seawall_replication::feed::BackupOffer;
 
+use super::database::Database;
 use super::error::{Error, Result};
 use super::primary::Feeding;
-use super::{Inner, Part, builder};
+use super::{Inner, Part, State, builder};
 
 /// Restores the backup beside the data directory, then exchanges the two. A crash before the exchange leaves the old data,
 /// one after it the new.
 pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
-    let data = inner.options.data_dir.clone();
-    let [fresh, old] = [sibling(&data, "rebuild"), sibling(&data, "replaced")];
+    let data = &inner.options.data_dir;
+    let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
     remove(&fresh)?;
     remove(&old)?;
     tracing::warn!(backup = offer.id, "this standby is rebuilt from a base backup");
@@ -25,31 +28,52 @@ pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &Backu
         actual: format!("offered {}, which is no backup's id", offer.id),
     })?);
     let plan = archive.plan_restore(&target, None).await?;
-    let node = inner.db().node();
-    let options = RestoreOptions { check: false, node: Some(node), ..RestoreOptions::default() };
+    let before = inner.db()?;
+    let options = RestoreOptions { check: false, node: Some(before.node()), ..RestoreOptions::default() };
     archive.restore(&plan, &fresh, &options).await?;
-    let exchange = {
-        let inner = inner.clone();
-        move || -> Result<Db> {
-            inner.exchange_database(|| {
-                let io = |error: std::io::Error| {
-                    seawall_engine::Error::from(seawall_wal::Error::io("exchange", &data, error))
-                };
-                std::fs::rename(&data, &old).map_err(io)?;
-                std::fs::rename(&fresh, &data).map_err(io)?;
-                if let Some(parent) = data.parent() {
-                    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
-                }
-                Ok(())
-            })?;
-            remove(&old)?;
-            Ok(inner.db())
+    // A log that has ended can be read, and cannot be closed in order: that node is to be restarted, not exchanged.
+    if let Some(ended) = before.poisoned() {
+        return Err(ended.into());
+    }
+    drop(before);
+    put_in_place(inner, &offer.id, fresh, old).await
+}
+
+/// Either the new data are open afterwards, or the node has failed.
+async fn put_in_place(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf) -> Result<Db> {
+    exchange(inner, backup, fresh, old).await.inspect_err(|error| {
+        inner.lose_database(&format!(
+            "{} was to be exchanged for base backup {backup}, which ended with: {error}; restart this node: it opens with the \
+             old data or the new ones, both are whole",
+            inner.options.data_dir.display()
+        ));
+    })
+}
+
+/// Who asks for the database meanwhile is told that it is being exchanged.
+async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf) -> Result<Db> {
+    let awaited = Database::Awaited(format!("it is being rebuilt from base backup {backup}; try again in a moment"));
+    let before = std::mem::replace(&mut *inner.database.write(), awaited);
+    inner.stop_feeding().await;
+    let (data, replaced, options) = (inner.options.data_dir.clone(), old.clone(), inner.options.clone());
+    let work = move || -> Result<Db> {
+        before.open()?.close()?;
+        drop(before);
+        let io = |error| seawall_wal::Error::io("exchange", &data, error);
+        std::fs::rename(&data, &replaced).map_err(io)?;
+        std::fs::rename(&fresh, &data).map_err(io)?;
+        if let Some(parent) = data.parent() {
+            std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
         }
+        Ok(builder(&options).create(Create::Never).open_as(OpenAs::Standby).open()?)
     };
-    let exchanged = tokio::task::spawn_blocking(exchange).await;
-    let db = exchanged
-        .map_err(|_| Error::WrongState { operation: "install a base backup", actual: "stopping".to_owned() })??;
+    let stopped = |_| Error::WrongState { operation: "install a base backup", actual: String::from("stopping") };
+    let db = tokio::task::spawn_blocking(work).await.map_err(stopped)??;
+    inner.adopt_database(Database::Open(db.clone()));
     inner.restart_feeding().await?;
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || remove(&old)).await {
+        tracing::warn!(%error, "the data that were replaced are still there; the next start removes them");
+    }
     Ok(db)
 }
 
@@ -81,32 +105,128 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 impl Inner {
-    /// Closes the database, lets `exchange` put another one in its place, and opens that. Blocks.
-    fn exchange_database(&self, exchange: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.seen.lock().registry = None;
-        {
-            let mut part = self.part.blocking_lock();
-            if let Part::Standby { feeding, .. } = &mut *part {
-                drop(feeding.take());
-            }
-        }
-        let mut slot = self.db.write();
-        if let Some(db) = slot.take() {
-            db.close()?;
-        }
-        let exchanged = exchange();
-        let opened = builder(&self.options).create(Create::Never).open_as(seawall_engine::OpenAs::Standby).open();
-        *slot = Some(opened?);
-        exchanged
+    /// There is no database before the node is started again.
+    pub(super) fn lose_database(&self, why: &str) {
+        tracing::error!(why, "this node has no database any more");
+        self.adopt_database(Database::Gone(why.to_owned()));
+        self.set_state(State::Failed, why);
     }
 
-    /// After the database was exchanged: a new table and a new port over it.
-    async fn restart_feeding(self: &Arc<Self>) -> Result<()> {
-        let feeding = Feeding::start(self, &self.db(), false).await?;
-        self.adopt_feeding(&feeding, false);
+    /// Nobody is fed from a database that is about to be closed.
+    async fn stop_feeding(&self) {
+        self.seen.lock().registry = None;
+        if let Part::Standby { feeding, .. } = &mut *self.part.lock().await {
+            drop(feeding.take());
+        }
+    }
+
+    /// After the database was exchanged: a new table and a new port over it. A node that is being promoted or stopped sees to
+    /// that itself.
+    pub(super) async fn restart_feeding(self: &Arc<Self>) -> Result<()> {
+        if !matches!(*self.part.lock().await, Part::Standby { .. }) {
+            return Ok(());
+        }
+        let feeding = Feeding::start(self, &self.db()?, false).await?;
         if let Part::Standby { feeding: slot, .. } = &mut *self.part.lock().await {
+            self.adopt_feeding(&feeding, false);
             *slot = Some(feeding);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::node::{Node, NodeOptions, Role};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A primary with a key, and a standby that shows it.
+    fn pair(folder: &Path) -> (Node, Node) {
+        let listen = Some("127.0.0.1:0".parse().unwrap());
+        let options = |name: &str| NodeOptions {
+            segment_size: seawall_wal::SegmentSize::MIN,
+            replication_listen: listen,
+            ..NodeOptions::new(name.parse().unwrap(), folder.join(name))
+        };
+        let primary = Node::start(options("primary")).unwrap();
+        primary.db().unwrap().keyspace("k").unwrap().insert("a", "1").unwrap();
+        let upstreams = vec![primary.replication_address().unwrap().to_string()];
+        let standby = Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options("standby") }).unwrap();
+        wait("the standby has it", || has_it(&standby));
+        (primary, standby)
+    }
+
+    fn has_it(node: &Node) -> bool {
+        node.db().is_ok_and(|db| db.existing_keyspace("k").is_ok_and(|k| k.get("a").unwrap().is_some()))
+    }
+
+    fn wait(what: &str, mut reached: impl FnMut() -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !reached() {
+            assert!(Instant::now() < until, "waited in vain until {what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Exchanges the data for those in a folder, as after a download.
+    fn exchange_for(inner: Arc<Inner>, fresh: &str) -> impl Future<Output = Result<Db>> + use<> {
+        let data = inner.options.data_dir.clone();
+        let [fresh, old] = [sibling(&data, fresh), sibling(&data, "replaced")];
+        async move { put_in_place(&inner, "b1", fresh, old).await }
+    }
+
+    #[test]
+    fn a_standby_whose_new_data_do_not_open_has_failed_with_words_and_a_restart_finds_the_old_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let (primary, standby) = pair(folder.path());
+        // What was downloaded is gone again.
+        let error = standby.runtime().block_on(exchange_for(standby.inner.clone(), "rebuild")).unwrap_err();
+        let (state, words) = standby.state();
+        assert_eq!(state, State::Failed);
+        for part in ["base backup b1", &error.to_string(), "restart this node"] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
+        let refused = standby.db().unwrap_err();
+        assert!(matches!(&refused, Error::NoDatabase { why } if *why == words), "{refused}");
+        let options = standby.options().clone();
+        assert!(standby.stop(PATIENCE).unwrap().is_nothing());
+        assert!(!options.data_dir.exists(), "the exchange ended in the middle");
+
+        let standby = Node::start(options).unwrap();
+        wait("the old data are shown", || has_it(&standby));
+        assert_eq!(standby.state().0, State::Running);
+        standby.stop(PATIENCE).unwrap();
+        primary.stop(PATIENCE).unwrap();
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn whoever_asks_while_data_are_exchanged_is_told_so_at_once() {
+        use crate::failure::{Failure, Kind};
+        use crate::http::HttpNode;
+        use crate::http::api::{NodeRole, NodeState};
+
+        let folder = tempfile::tempdir().unwrap();
+        let (primary, standby) = pair(folder.path());
+        let standing_still = standby.inner.part.blocking_lock();
+        let exchanging = standby.runtime().spawn(exchange_for(standby.inner.clone(), "rebuild"));
+        wait("the exchange has begun", || standby.db().is_err());
+        let words = "it is being rebuilt from base backup b1; try again in a moment";
+        assert_eq!(standby.state(), (State::Starting, words.to_owned()));
+        let failure: Failure = standby.db().unwrap_err().into();
+        assert_eq!((failure.kind, failure.kind.http_status()), (Kind::Unavailable, 503));
+        assert!(failure.message.contains(words), "{}", failure.message);
+        let status = standby.status();
+        assert_eq!((status.role, status.state, status.timeline), (NodeRole::Standby, NodeState::Starting, 0));
+        assert_eq!(status.state_detail.as_deref(), Some(words));
+        drop(standing_still);
+        standby.runtime().block_on(exchanging).unwrap().unwrap_err();
+        assert_eq!(standby.status().state, NodeState::Failed);
+        standby.stop(PATIENCE).unwrap();
+        primary.stop(PATIENCE).unwrap();
     }
 }

@@ -13,6 +13,7 @@ use seawall_wal::{ClusterId, SegmentSize, SegmentSource};
 use archive::ArchiveCopy;
 
 use super::error::{Error, Result};
+use super::state::Condition;
 use super::{Inner, Role, State};
 
 /// How often a running node asks whether readers met damage.
@@ -100,7 +101,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
     loop {
         tokio::time::sleep(LOOK).await;
         // There is none while a standby is being rebuilt.
-        let Some(db) = inner.db.read().clone() else { continue };
+        let Ok(db) = inner.db() else { continue };
         let mut hopeless = None;
         for damage in db.damages() {
             match repair_patiently(&inner, &db, &damage).await {
@@ -131,7 +132,7 @@ pub(super) async fn watch(inner: Arc<Inner>) {
 
 /// A node that takes no writes because of damage, and what it did before.
 struct StoppedWrites {
-    before: (State, String),
+    before: Condition,
     words: String,
 }
 
@@ -143,7 +144,7 @@ impl StoppedWrites {
             db.path().display()
         );
         tracing::error!(%damage, why, "damage cannot be repaired; this node takes no more writes");
-        let before = inner.state();
+        let before = inner.condition.read().clone();
         // First the state: who asks whether writes may go on sees it.
         inner.set_state(State::Failed, &words);
         db.refuse_writes_as_damaged(Some(&words));
@@ -153,9 +154,9 @@ impl StoppedWrites {
     /// Nothing is damaged any more. What else may have happened to the node meanwhile stays as it is.
     fn undo(self, inner: &Inner, db: &Db) {
         db.refuse_writes_as_damaged(None);
-        let mut known = inner.state.write();
+        let mut known = inner.condition.write();
         // One that was still finding out whether it may write has not gone on with that: it is to be started again.
-        if *known == (State::Failed, self.words) && self.before.0 == State::Running {
+        if *known == (Condition { state: State::Failed, words: self.words }) && self.before.state == State::Running {
             tracing::warn!("everything that was damaged is repaired; this node goes on");
             *known = self.before;
         }

@@ -15,6 +15,7 @@ use seawall_replication::driver::{
 use seawall_replication::feed::BackupOffer;
 use seawall_wal::{ClusterId, Lsn, SegmentSize, SegmentSource};
 
+use super::database::Database;
 use super::error::{Error, Result};
 use super::primary::{is_final_archive, keep_log_short};
 use super::{Inner, State};
@@ -93,8 +94,21 @@ async fn follow(
     let mut archive_retry = Instant::now();
     let mut streaming_at = Instant::now();
     loop {
+        let database = inner.database.read().clone();
+        let cluster = match database {
+            Database::Open(db) => db.cluster(),
+            Database::Awaited(_) => {
+                tokio::time::sleep(MAINTENANCE).await;
+                continue;
+            }
+            Database::Gone(_) => {
+                // What it follows with is closed.
+                slot.lock().take();
+                return;
+            }
+        };
         if archive.is_none() && inner.options.archive.is_some() && Instant::now() >= archive_retry {
-            match inner.open_archive_to_read(inner.db().cluster()).await {
+            match inner.open_archive_to_read(cluster).await {
                 Ok(opened) => {
                     archive = Some(opened);
                     // The client was started without it.
@@ -110,16 +124,24 @@ async fn follow(
             }
         }
         if slot.lock().is_none() {
-            let client = start_client(&inner, upstreams.get(index.load(Ordering::Relaxed) as usize), archive.clone());
-            *slot.lock() = Some(client);
+            let Ok(db) = inner.db() else { continue };
+            let upstream = upstreams.get(index.load(Ordering::Relaxed) as usize);
+            *slot.lock() = Some(start_client(&inner, db, upstream, archive.clone()));
             streaming_at = Instant::now();
         }
         tokio::time::sleep(MAINTENANCE).await;
         let state = slot.lock().as_ref().map(|client| client.status().borrow().state.clone());
         match state {
-            Some(ClientState::Streaming | ClientState::FromArchive | ClientState::BaseBackup { .. }) => {
+            Some(ClientState::Streaming | ClientState::FromArchive) => {
                 streaming_at = Instant::now();
                 inner.set_state(State::Running, "");
+            }
+            Some(ClientState::BaseBackup { id }) => {
+                streaming_at = Instant::now();
+                inner.set_state(
+                    State::Running,
+                    &format!("it is being rebuilt from base backup {id}; old data are shown"),
+                );
             }
             Some(ClientState::Diverged { why, .. } | ClientState::Refused { why }) => {
                 inner.set_state(State::Running, &why);
@@ -137,20 +159,15 @@ async fn follow(
                 let _ = client.stop().await;
             }
         }
-        let db = inner.db();
-        let registry = inner.registry();
-        let kept = tokio::task::spawn_blocking(move || {
-            if let Some(registry) = registry {
-                // What the archive has nobody needs here; what is upstream's to keep is not ours.
-                keep_log_short(&db, &registry, None);
-            }
-        });
-        let _ = kept.await;
+        if let (Ok(db), Some(registry)) = (inner.db(), inner.registry()) {
+            // What the archive has nobody needs here; what is upstream's to keep is not ours.
+            let kept = tokio::task::spawn_blocking(move || keep_log_short(&db, &registry, None));
+            let _ = kept.await;
+        }
     }
 }
 
-fn start_client(inner: &Arc<Inner>, upstream: Option<&String>, archive: Option<Archive>) -> StandbyClient {
-    let db = inner.db();
+fn start_client(inner: &Arc<Inner>, db: Db, upstream: Option<&String>, archive: Option<Archive>) -> StandbyClient {
     let size = db.log().options().segment_size;
     let delay = inner.options.apply_delay;
     let config = ClientConfig {

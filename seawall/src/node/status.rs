@@ -23,22 +23,17 @@ use crate::kv::rfc3339;
 use crate::node::PromoteOptions;
 
 impl HttpNode for Node {
-    fn db(&self) -> Db {
-        Self::db(self)
+    fn db(&self) -> Result<Db, Failure> {
+        Ok(Self::db(self)?)
     }
 
     fn status(&self) -> NodeStatus {
-        let db = Self::db(self);
-        let stats = db.stats();
         let (state, detail) = self.state();
-        let following = self.following();
-        let upstream = following.as_ref().map(|following| self.upstream_status(following));
-        NodeStatus {
+        let db = Self::db(self).ok();
+        let node = NodeStatus {
             name: self.options().name.to_string(),
-            node: db.node().to_string(),
-            cluster: db.cluster().to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            role: self.http_role(&db),
+            role: self.http_role(db.as_ref()),
             state: match state {
                 State::Starting => NodeState::Starting,
                 State::Running => NodeState::Running,
@@ -48,13 +43,22 @@ impl HttpNode for Node {
                 State::Failed => NodeState::Failed,
             },
             state_detail: Some(detail).filter(|detail| !detail.is_empty()),
-            timeline: db.history().current().id.0,
             uptime_seconds: self.uptime().as_secs_f64(),
+            ..NodeStatus::default()
+        };
+        let Some(db) = db else { return node };
+        let stats = db.stats();
+        let following = self.following();
+        let upstream = following.as_ref().map(|following| self.upstream_status(&db, following));
+        NodeStatus {
+            node: db.node().to_string(),
+            cluster: db.cluster().to_string(),
+            timeline: db.history().current().id.0,
             io_path: stats.io_path.to_string(),
             log: LogStatus::of(&stats, db.log().oldest()),
             recovery: RecoveryStatus { duration_seconds: self.opening().as_secs_f64(), ..recovery_status(&db) },
             upstream,
-            archive: self.archive_status(),
+            archive: self.archive_status(&db),
             throttle: self.throttle_status(),
             last_backup: self.last_backup().map(|manifest| backup_summary(&manifest)),
             damages: db.damages().iter().map(|damage| super::repair::described(&db, damage)).collect(),
@@ -64,6 +68,7 @@ impl HttpNode for Node {
                 .iter()
                 .map(|(work, error)| format!("{work} fails: {}", chain(error)))
                 .collect(),
+            ..node
         }
     }
 
@@ -130,17 +135,18 @@ impl HttpNode for Node {
 }
 
 impl Node {
-    fn http_role(&self, db: &Db) -> NodeRole {
+    /// Without a database it is what it was told to be.
+    fn http_role(&self, db: Option<&Db>) -> NodeRole {
         let alone = self.options().replication_listen.is_none() && self.options().archive.is_none();
-        match (&self.options().role, db.role()) {
-            (_, DataRole::ReadOnlyRestored { .. }) => NodeRole::Restored,
-            (_, DataRole::Standby) => NodeRole::Standby,
-            (Role::Primary, DataRole::Normal) if alone => NodeRole::Standalone,
-            (_, DataRole::Normal) => NodeRole::Primary,
+        match (&self.options().role, db.map(Db::role)) {
+            (_, Some(DataRole::ReadOnlyRestored { .. })) => NodeRole::Restored,
+            (_, Some(DataRole::Standby)) | (Role::Standby { .. }, None) => NodeRole::Standby,
+            (Role::Primary, _) if alone => NodeRole::Standalone,
+            (_, Some(DataRole::Normal)) | (Role::Primary, None) => NodeRole::Primary,
         }
     }
 
-    fn upstream_status(&self, following: &Following) -> UpstreamStatus {
+    fn upstream_status(&self, db: &Db, following: &Following) -> UpstreamStatus {
         let status = &following.status;
         let (state, feed) = match &status.state {
             ClientState::Connecting => ("connecting", "stream"),
@@ -152,7 +158,7 @@ impl Node {
             }
             ClientState::Stopped => ("stopped", "none"),
         };
-        let behind = Self::db(self).history().bytes_between(status.positions.replay, status.upstream_flush);
+        let behind = db.history().bytes_between(status.positions.replay, status.upstream_flush);
         let seconds = match (behind, status.heard) {
             (0, Some(heard)) if status.state == ClientState::Streaming => Duration::ZERO.min(heard.elapsed()),
             (_, Some(heard)) => heard.elapsed(),
@@ -171,12 +177,12 @@ impl Node {
         }
     }
 
-    fn archive_status(&self) -> Option<ArchiveStatus> {
+    fn archive_status(&self, db: &Db) -> Option<ArchiveStatus> {
         let options = self.options().archive.as_ref()?;
         let url = options.repository.to_string();
         if let Some((error, since)) = self.archive_error() {
             // Nothing is known to be archived, so everything since the start is at stake.
-            let bytes = Self::db(self).log().flushed().value().distance_from(Self::db(self).log().oldest());
+            let bytes = db.log().flushed().value().distance_from(db.log().oldest());
             let lag = Lag { bytes, seconds: since.as_secs_f64() };
             let state = "failing".to_owned();
             return Some(ArchiveStatus { url, state, lag, last_error: Some(error), ..ArchiveStatus::default() });
@@ -311,6 +317,7 @@ impl From<super::Error> for Failure {
             }
             E::NotPromoted(R::Superseded { .. }) => Kind::Fenced,
             E::NotPromoted(R::Unreachable { .. }) | E::ArchiveSilent { .. } => Kind::Unreachable,
+            E::NoDatabase { .. } => Kind::Unavailable,
             E::WrongData { .. } | E::WrongState { .. } => Kind::ReadOnly,
             E::NoArchive { .. } | E::ClusterUnknown { .. } | E::RepositorySettings(_) => Kind::Config,
             E::Archive(error) => archive_kind(error),

@@ -22,27 +22,27 @@ fn options(folder: &Path) -> NodeOptions {
 /// A node that was stopped, all of it in the archive: its log, and its tables in a base backup.
 fn stopped(folder: &Path) {
     let node = Node::start(options(folder)).unwrap();
-    let keyspace = node.db().keyspace("numbers").unwrap();
+    let keyspace = node.db().unwrap().keyspace("numbers").unwrap();
     for number in 0..KEYS {
         keyspace.insert(format!("{number:08}"), vec![number as u8; if number % 9 == 0 { 6_000 } else { 700 }]).unwrap();
     }
     drop(keyspace);
-    node.db().flush().unwrap();
-    node.db().compact().unwrap();
+    node.db().unwrap().flush().unwrap();
+    node.db().unwrap().compact().unwrap();
     node.create_backup(&BackupOptions::default()).unwrap();
-    let keyspace = node.db().keyspace("numbers").unwrap();
+    let keyspace = node.db().unwrap().keyspace("numbers").unwrap();
     for number in KEYS..KEYS + 150 {
         keyspace.insert(format!("{number:08}"), vec![number as u8; 700]).unwrap();
     }
     drop(keyspace);
     wait("all is archived", || {
-        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().unwrap().log().flushed().value())
     });
     node.stop(PATIENCE).unwrap();
 }
 
 fn numbers(node: &Node) -> Result<u32, seawall::Error> {
-    let keyspace = node.db().existing_keyspace("numbers")?;
+    let keyspace = node.db().unwrap().existing_keyspace("numbers")?;
     let mut count = 0;
     for pair in keyspace.iter() {
         let (key, value) = pair?;
@@ -76,13 +76,13 @@ fn a_node_whose_files_are_damaged_or_gone_starts_with_them_repaired_from_its_arc
 
     let node = Node::start(options(folder.path())).unwrap();
     assert_eq!(numbers(&node).unwrap(), KEYS + 150);
-    node.db().verify_tables().unwrap();
+    node.db().unwrap().verify_tables().unwrap();
     assert_eq!(
         std::fs::read_dir(folder.path().join("primary/wal/cut")).unwrap().count(),
         1,
         "what was damaged is kept"
     );
-    wait("it takes writes", || node.db().keyspace("more").is_ok_and(|more| more.insert("a", "b").is_ok()));
+    wait("it takes writes", || node.db().unwrap().keyspace("more").is_ok_and(|more| more.insert("a", "b").is_ok()));
     node.stop(PATIENCE).unwrap();
 }
 
@@ -97,7 +97,7 @@ fn a_running_node_repairs_what_its_readers_find_damaged() {
     let refused = numbers(&node).unwrap_err();
     assert!(matches!(refused, seawall::Error::CorruptTable { .. }), "{refused}");
     wait("everything is repaired and served", || numbers(&node).is_ok_and(|count| count == KEYS + 150));
-    wait("no byte is damaged any more", || node.db().verify_tables().is_ok());
+    wait("no byte is damaged any more", || node.db().unwrap().verify_tables().is_ok());
     assert_ne!(node.state().0, State::Failed, "{}", node.state().1);
     node.stop(PATIENCE).unwrap();
 }
@@ -114,7 +114,7 @@ fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place_
         flip(&folder.path().join("archive/tables").join(hash).join("00000000"), 300);
     }
     let node = Node::start(options(folder.path())).unwrap();
-    let more = node.db().keyspace("numbers").unwrap();
+    let more = node.db().unwrap().keyspace("numbers").unwrap();
     assert!(numbers(&node).is_err());
     wait("it gives up", || node.state().0 == State::Failed);
     let (_, words) = node.state();
@@ -123,7 +123,7 @@ fn a_running_node_without_another_copy_takes_no_more_writes_and_names_the_place_
     assert!(words.contains("restore this node from a standby or the archive"), "{words}");
     let refused = more.insert("a", "b").unwrap_err();
     assert!(refused.to_string().contains(&words), "who writes hears why: {refused}");
-    assert!(node.db().stats().writes_refused.is_some_and(|error| error.to_string().contains(&words)));
+    assert!(node.db().unwrap().stats().writes_refused.is_some_and(|error| error.to_string().contains(&words)));
     assert_eq!(more.get(format!("{:08}", KEYS + 100)).unwrap().unwrap().len(), 700, "what is whole is served");
 
     for path in &tables {

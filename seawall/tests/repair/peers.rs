@@ -25,15 +25,15 @@ impl Cluster {
         let cluster = Self { folder: tempfile::tempdir().unwrap(), primary: free(), standbys };
         let primary = cluster.start_primary();
         let following: Vec<_> = (0..cluster.standbys.len()).map(|number| cluster.start_standby(number)).collect();
-        let keyspace = primary.db().keyspace("numbers").unwrap();
+        let keyspace = primary.db().unwrap().keyspace("numbers").unwrap();
         for number in 0..KEYS {
             keyspace.insert(format!("{number:08}"), vec![number as u8; 700]).unwrap();
         }
         drop(keyspace);
         for standby in &following {
-            wait("the standby has it all", || standby.db().visible() >= primary.db().visible());
+            wait("the standby has it all", || standby.db().unwrap().visible() >= primary.db().unwrap().visible());
         }
-        assert!(primary.db().log().end().lsn.offset() > (SEGMENT + 2) * SIZE);
+        assert!(primary.db().unwrap().log().end().lsn.offset() > (SEGMENT + 2) * SIZE);
         primary.stop(PATIENCE).unwrap();
         following.into_iter().for_each(|standby| drop(standby.stop(PATIENCE).unwrap()));
         cluster
@@ -82,7 +82,7 @@ fn read_segment(node: &Node) -> Result<(), String> {
 fn read_segment_number(node: &Node, number: u64) -> Result<(), String> {
     let mut at = Lsn::new(number * SIZE);
     while at.offset() < (number + 1) * SIZE {
-        match node.db().log().read(at, 8 << 10).map_err(|error| error.to_string())? {
+        match node.db().unwrap().log().read(at, 8 << 10).map_err(|error| error.to_string())? {
             Some(read) => at = read.end(),
             None => break,
         }
@@ -91,7 +91,7 @@ fn read_segment_number(node: &Node, number: u64) -> Result<(), String> {
 }
 
 fn assert_all_there(node: &Node) {
-    let keyspace = node.db().existing_keyspace("numbers").unwrap();
+    let keyspace = node.db().unwrap().existing_keyspace("numbers").unwrap();
     let mut count = 0_u32;
     for pair in keyspace.iter() {
         let (key, value) = pair.unwrap();
@@ -111,7 +111,7 @@ fn a_primary_without_an_archive_starts_with_its_log_repaired_from_a_standby() {
     let primary = cluster.start_primary();
     assert_all_there(&primary);
     cluster.assert_repaired("primary");
-    wait("it takes writes", || primary.db().keyspace("more").is_ok_and(|more| more.insert("a", "b").is_ok()));
+    wait("it takes writes", || primary.db().unwrap().keyspace("more").is_ok_and(|more| more.insert("a", "b").is_ok()));
     primary.stop(PATIENCE).unwrap();
     standby.stop(PATIENCE).unwrap();
 }
@@ -125,7 +125,7 @@ fn a_running_primary_and_a_standby_that_was_told_nothing_repair_their_logs_from_
         let met = read_segment(node).unwrap_err();
         assert!(met.contains("does not match its checksum"), "{met}");
         wait("it is repaired and read again", || read_segment(node).is_ok());
-        wait("nothing is noted any more", || node.db().damages().is_empty());
+        wait("nothing is noted any more", || node.db().unwrap().damages().is_empty());
         cluster.assert_repaired(name);
         assert_ne!(node.state().0, State::Failed, "{}", node.state().1);
         assert_all_there(node);
@@ -195,7 +195,7 @@ fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_pla
     cluster.damage("standby0");
     let before = std::fs::read(cluster.segment_of("primary")).unwrap();
     read_segment(&primary).unwrap_err();
-    let numbers = primary.db().keyspace("numbers").unwrap();
+    let numbers = primary.db().unwrap().keyspace("numbers").unwrap();
     wait("it gives up", || primary.state().0 == State::Failed);
     let (_, words) = primary.state();
     let peer = cluster.standbys[0].to_string();
@@ -217,7 +217,7 @@ fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_pla
     wait("the primary goes on", || primary.state().0 == State::Running);
     read_segment(&primary).unwrap();
     numbers.insert("a", "b").unwrap();
-    wait("the standby goes on", || standby.state().0 == State::Running && standby.db().damages().is_empty());
+    wait("the standby goes on", || standby.state().0 == State::Running && standby.db().unwrap().damages().is_empty());
     drop(numbers);
     primary.stop(Duration::from_secs(1)).unwrap();
     standby.stop(Duration::from_secs(1)).unwrap();
@@ -227,16 +227,16 @@ fn when_every_copy_is_damaged_the_primary_takes_no_more_writes_and_names_the_pla
 fn damage_in_the_segment_being_written_is_repaired_once_it_is_full_and_stops_no_writes() {
     let cluster = Cluster::new(1);
     let (primary, standby) = (cluster.start_primary(), cluster.start_standby(0));
-    let end = primary.db().log().end().lsn.offset();
+    let end = primary.db().unwrap().log().end().lsn.offset();
     let (segment, offset) = (end / SIZE, end % SIZE / 2);
     flip(&cluster.file_of("primary", segment), offset);
     read_segment_number(&primary, segment).unwrap_err();
-    assert_eq!(primary.db().damages().len(), 1);
-    let more = primary.db().keyspace("more").unwrap();
-    while primary.db().log().flushed().value().offset() < (segment + 1) * SIZE {
+    assert_eq!(primary.db().unwrap().damages().len(), 1);
+    let more = primary.db().unwrap().keyspace("more").unwrap();
+    while primary.db().unwrap().log().flushed().value().offset() < (segment + 1) * SIZE {
         more.insert("a", [7; 900]).unwrap();
     }
-    wait("it is repaired", || primary.db().damages().is_empty());
+    wait("it is repaired", || primary.db().unwrap().damages().is_empty());
     read_segment_number(&primary, segment).unwrap();
     assert_eq!(primary.state().0, State::Running, "{}", primary.state().1);
     drop(more);

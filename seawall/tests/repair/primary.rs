@@ -24,9 +24,9 @@ fn standby(folder: &Path, name: &str, listen: SocketAddr, upstream: SocketAddr) 
 
 /// Writes until the log ends beyond this byte.
 fn fill_to(node: &Node, end: u64) {
-    let keyspace = node.db().keyspace("numbers").unwrap();
-    while node.db().log().end().lsn.offset() <= end {
-        let number = node.db().log().end().lsn.offset();
+    let keyspace = node.db().unwrap().keyspace("numbers").unwrap();
+    while node.db().unwrap().log().end().lsn.offset() <= end {
+        let number = node.db().unwrap().log().end().lsn.offset();
         keyspace.insert(format!("{number:016}"), vec![number as u8; 700]).unwrap();
     }
 }
@@ -38,7 +38,7 @@ fn damage(folder: &Path) {
 }
 
 fn follows(standby: &Node, primary: &Node) -> bool {
-    standby.db().visible() >= primary.db().visible()
+    standby.db().unwrap().visible() >= primary.db().unwrap().visible()
 }
 
 fn digest(db: &seawall::Db) -> String {
@@ -65,7 +65,7 @@ fn a_primary_whose_archive_lags_behind_damage_stays_primary_and_all_is_archived_
     let following = standby(folder.path(), "standby", peer, listen);
     fill_to(&node, (SEGMENT + 3) * SIZE);
     wait("the standby has it all", || follows(&following, &node));
-    node.db().flush().unwrap();
+    node.db().unwrap().flush().unwrap();
     let archived = node.archiver().map_or(0, |status| status.archived.lsn.offset());
     assert!(archived < SEGMENT * SIZE, "{archived}");
     assert!(node.stop(Duration::from_secs(1)).unwrap().archive_bytes > 2 * SIZE);
@@ -77,12 +77,12 @@ fn a_primary_whose_archive_lags_behind_damage_stays_primary_and_all_is_archived_
     let ended = || matches!(node.state().0, State::Fenced | State::Failed);
     wait("all is archived", || {
         assert!(!ended(), "{:?}", node.state());
-        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().unwrap().log().flushed().value())
     });
     assert_eq!(std::fs::read_dir(folder.path().join("primary/wal/cut")).unwrap().count(), 1, "it was repaired");
     fill_to(&node, (SEGMENT + 4) * SIZE);
     wait("what is written is archived and replicated", || {
-        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().log().flushed().value())
+        node.archiver().is_some_and(|status| status.archived.lsn >= node.db().unwrap().log().flushed().value())
             && follows(&following, &node)
     });
     assert_eq!(node.state(), (State::Running, String::new()));
@@ -93,7 +93,7 @@ fn a_primary_whose_archive_lags_behind_damage_stays_primary_and_all_is_archived_
         archive.restore(&plan, &restored, &RestoreOptions::default()).await.unwrap();
     });
     let copy = seawall::Db::open(&restored).unwrap();
-    assert_eq!(digest(&copy), digest(&node.db()));
+    assert_eq!(digest(&copy), digest(&node.db().unwrap()));
     copy.close().unwrap();
     following.stop(PATIENCE).unwrap();
     node.stop(PATIENCE).unwrap();
@@ -114,7 +114,7 @@ fn a_standby_whose_position_lies_behind_damage_of_the_primary_is_not_told_that_i
     fill_to(&node, (SEGMENT + 2) * SIZE);
     wait("the other has the rest", || follows(&standbys.1, &node));
     standbys.1.stop(PATIENCE).unwrap();
-    node.db().flush().unwrap();
+    node.db().unwrap().flush().unwrap();
     node.stop(Duration::from_secs(1)).unwrap();
     damage(folder.path());
 
@@ -125,15 +125,15 @@ fn a_standby_whose_position_lies_behind_damage_of_the_primary_is_not_told_that_i
         "it is told to wait",
         || matches!(state(), Some(ClientState::Waiting { why, .. }) if why.contains("not serving now")),
     );
-    assert_eq!(node.db().damages().len(), 1, "{:?}", node.db().damages());
+    assert_eq!(node.db().unwrap().damages().len(), 1, "{:?}", node.db().unwrap().damages());
     let whole = whole();
     wait("it is repaired", || {
         assert!(!matches!(state(), Some(ClientState::Diverged { .. })), "{:?}", state());
-        node.db().damages().is_empty()
+        node.db().unwrap().damages().is_empty()
     });
     fill_to(&node, (SEGMENT + 3) * SIZE);
     wait("both stream on", || follows(&behind, &node) && follows(&whole, &node));
-    assert_eq!(digest(&behind.db()), digest(&node.db()));
+    assert_eq!(digest(&behind.db().unwrap()), digest(&node.db().unwrap()));
     assert_eq!(node.state(), (State::Running, String::new()));
     for node in [behind, whole, node] {
         node.stop(PATIENCE).unwrap();
