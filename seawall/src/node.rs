@@ -438,7 +438,7 @@ impl Inner {
         let mut remaining = Remaining::default();
         match part {
             Part::Primary(mut primary) => {
-                let db = self.db()?;
+                let db = primary.db.clone();
                 db.hold_writes(true);
                 let flushing = db.clone();
                 let flushed = tokio::task::spawn_blocking(move || flushing.sync()).await;
@@ -478,10 +478,6 @@ impl Inner {
                 } else if self.options.archive.is_some() {
                     remaining.archive_bytes = db.log().flushed().value().offset();
                 }
-                primary.feeding.registry.close();
-                // They hold the table, and the table holds the database.
-                db.set_admission(None);
-                db.set_confirmations(None);
             }
             Part::Standby { following, feeding } => {
                 following.stop().await;

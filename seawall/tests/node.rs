@@ -117,6 +117,43 @@ fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
 }
 
 #[test]
+fn a_node_that_is_dropped_lets_its_directory_go_and_loses_nothing_acknowledged() {
+    for with_archive in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = archive(folder.path()).filter(|_| with_archive);
+        let options = |name: &str| NodeOptions { archive: archive.clone(), ..options(folder.path(), name) };
+        for count in 1..=3 {
+            // Whether somebody else was promoted is not asked: nobody is there to answer.
+            let primary = Node::start(NodeOptions { assume_primary: true, ..options("primary") }).unwrap();
+            fill(&primary, count * 10, count * 10 + 10);
+            wait("it archives", || !with_archive || primary.archiver().is_some());
+            let upstreams = vec![primary.replication_address().unwrap().to_string()];
+            let role = Role::Standby { upstreams };
+            let standby = Node::start(NodeOptions { role, ..options("standby") }).unwrap();
+            wait("the standby has it all", || {
+                standby.db().unwrap().existing_keyspace("numbers").is_ok()
+                    && numbers(&standby).len() == count as usize * 10
+            });
+            drop(primary);
+            drop(standby);
+            for name in ["primary", "standby"] {
+                let builder = seawall::Db::builder(folder.path().join(name)).create(seawall::Create::Never);
+                let mut opened = None;
+                wait(&format!("the directory of the {name} is free"), || {
+                    opened = match builder.clone().open() {
+                        Err(Error::Locked { .. }) => None,
+                        found => Some(found.unwrap()),
+                    };
+                    opened.is_some()
+                });
+                let keyspace = opened.as_ref().unwrap().existing_keyspace("numbers").unwrap();
+                assert_eq!(keyspace.iter().count(), count as usize * 10);
+            }
+        }
+    }
+}
+
+#[test]
 fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why() {
     let folder = tempfile::tempdir().unwrap();
     let primary = Node::start(options(folder.path(), "primary")).unwrap();

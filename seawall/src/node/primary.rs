@@ -26,9 +26,10 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Old versions are kept for readers at remote levels over at most so much log.
 const HORIZON_BYTES: u64 = 1 << 30;
 
-/// What runs while a node is primary.
+/// What runs while a node is primary. Dropping it ends that, whoever waits for a standby or the archive included.
 #[derive(Debug)]
 pub(super) struct Primary {
+    pub(super) db: Db,
     pub(super) feeding: Feeding,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -100,12 +101,22 @@ impl Primary {
             tokio::spawn(watch_for_successor(inner.clone(), db.clone(), registry.clone())),
             tokio::spawn(maintain(inner.clone(), db.clone(), registry)),
         ];
-        Ok(Self { feeding, tasks })
+        Ok(Self { db: db.clone(), feeding, tasks })
     }
 
     /// Ends what runs in the background; the archiver and the port are drained by the caller.
     pub(super) fn abort_tasks(&self) {
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl Drop for Primary {
+    fn drop(&mut self) {
+        self.abort_tasks();
+        self.feeding.registry.close();
+        // They hold the table, and the table holds the database: it would stay open, and its directory locked, for ever.
+        self.db.set_admission(None);
+        self.db.set_confirmations(None);
     }
 }
 
