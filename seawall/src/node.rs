@@ -136,6 +136,17 @@ impl Node {
     /// # Errors
     /// [`Error::WrongData`] if the data directory is another role's, and whatever stands in the way of opening it.
     pub fn start(options: NodeOptions) -> Result<Self> {
+        let node = Self::new(options)?;
+        node.open()?;
+        Ok(node)
+    }
+
+    /// A node that is starting and has no database until [`open`](Self::open), which may take minutes, has returned: recovery
+    /// reads the log, and what is damaged waits for another copy. Until then it says how it is.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`].
+    pub fn new(options: NodeOptions) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("seawall-node")
@@ -157,8 +168,15 @@ impl Node {
             opening: Mutex::default(),
             archiver: Mutex::new(None),
         });
-        runtime.block_on(inner.start())?;
         Ok(Self { inner, runtime: Some(runtime) })
+    }
+
+    /// Opens its database and takes up its role. Blocks; to be called once.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); there is nothing left to do with it then but to drop it.
+    pub fn open(&self) -> Result<()> {
+        self.inner.runtime.block_on(self.inner.start())
     }
 
     /// Its database, for reading and writing. A standby that is rebuilt from a base backup gets another one, so it is asked
@@ -501,6 +519,11 @@ impl Inner {
 
     fn db(&self) -> Result<Db> {
         self.database.read().open()
+    }
+
+    /// Who asks for the database is told what is being done or waited for.
+    fn await_database(&self, why: String) {
+        self.adopt_database(Database::Awaited(why));
     }
 
     fn adopt_database(&self, database: Database) {

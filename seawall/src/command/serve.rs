@@ -102,7 +102,7 @@ fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
     let listener = listener.transpose()?;
     let advertise = listener.as_ref().map(|(address, _)| format!("http://{address}")).unwrap_or_default();
     let options = NodeOptions { advertise, ..options(config, assume_primary)? };
-    let node = Arc::new(Node::start(options)?);
+    let node = Arc::new(Node::new(options)?);
     let http = match listener {
         None => None,
         Some((address, listener)) => {
@@ -113,6 +113,14 @@ fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
             Some(started.map_err(|error| Failure::new(Kind::Failed, format!("cannot serve on {address}: {error}")))?)
         }
     };
+    // Who looks after it sees what it waits for; whoever wants more is answered that it is starting.
+    if let Err(error) = node.open() {
+        if let Some(http) = http {
+            node.runtime().block_on(http.stop(Duration::from_secs(2)));
+        }
+        drop(wait_for_last(node));
+        return Err(error.into());
+    }
     let address = http.as_ref().map_or_else(|| "nowhere".to_owned(), |http| http.address().to_string());
     tracing::info!(name = %node.options().name, http = address, replication = ?node.replication_address(), "serving");
     let signal = node.runtime().block_on(run_until_signal(&node));

@@ -40,6 +40,9 @@ pub(super) async fn open(inner: &Arc<Inner>, builder: Builder) -> Result<Db> {
         match opened.await.map_err(stopping)? {
             Err(error) if error.is_for_want_of_an_answer() && Instant::now() < until => {
                 tracing::warn!(%error, "this node does not open before it is repaired; trying again");
+                inner.await_database(format!(
+                    "it does not open before it is repaired, and copies are asked for again: {error}"
+                ));
                 tokio::time::sleep(RETRY.min(until.saturating_duration_since(Instant::now()))).await;
             }
             opened => return Ok(opened?),

@@ -259,6 +259,7 @@ async fn whose(inner: &Inner, upstreams: &[String]) -> Result<(ClusterId, Segmen
             return Err(Error::ClusterUnknown { why });
         }
         tracing::info!(why, "waiting for somebody who knows which cluster this standby is of");
+        inner.await_database(format!("who knows which cluster this standby is of is asked for again: {why}"));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
