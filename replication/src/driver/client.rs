@@ -16,7 +16,7 @@ use super::conversation::{Moved, Side, Wire};
 use super::flow::Hands;
 use super::socket::{connect, prepare};
 use super::target::{BaseBackups, StandbyTarget};
-use crate::backoff;
+use crate::backoff::{self, Attempts};
 use crate::ended::Ended;
 use crate::error::{Error, Result};
 use crate::feed::{Coverage, Feed, Goal, Sources, Standing, next_feed};
@@ -99,7 +99,7 @@ impl StandbyClient {
             backups,
             control: control.clone(),
             told,
-            attempt: 0,
+            attempts: Attempts::default(),
             lacking: None,
             fetched: Arc::new(AtomicU64::new(0)),
         };
@@ -146,7 +146,7 @@ struct Feeding {
     backups: Option<Arc<dyn BaseBackups>>,
     control: Arc<Control>,
     told: watch::Sender<ClientStatus>,
-    attempt: u32,
+    attempts: Attempts,
     /// The oldest position the upstream still has, if it refused for that.
     lacking: Option<Lsn>,
     fetched: Arc<AtomicU64>,
@@ -237,7 +237,7 @@ impl Feeding {
                 let before = self.target.position().lsn;
                 self.fetch(to).await?;
                 if self.target.position().lsn > before {
-                    self.attempt = 0;
+                    self.attempts.went_well();
                     return Ok(Next::Again);
                 }
                 let tried = "the archive covers it by its own account, but gave nothing there".to_owned();
@@ -260,7 +260,7 @@ impl Feeding {
                 let before = self.target.position().lsn;
                 self.fetch(Lsn::MAX).await?;
                 if self.target.position().lsn > before {
-                    self.attempt = 0;
+                    self.attempts.went_well();
                     return Ok(Next::Again);
                 }
                 self.pause(Instant::now() + self.config.archive_poll).await;
@@ -360,7 +360,8 @@ impl Feeding {
         tracing::warn!(backup = offer.id, redo = %offer.redo, "rebuilding this standby from a base backup");
         self.told.send_modify(|status| status.state = ClientState::BaseBackup { id: offer.id.clone() });
         self.target = blocking(move || backups.install(&offer)).await?;
-        (self.attempt, self.lacking) = (0, None);
+        self.attempts.went_well();
+        self.lacking = None;
         self.told.send_modify(|status| status.base_backups += 1);
         self.tell_positions();
         Ok(Next::Again)
@@ -368,6 +369,7 @@ impl Feeding {
 
     /// Follows the upstream until the conversation ends.
     async fn follow(&mut self, upstream: &str) -> Result<Ended> {
+        self.attempts.connecting();
         self.told.send_modify(|status| status.state = ClientState::Connecting);
         let stream = connect(upstream, self.config.connect_timeout).await?;
         let network =
@@ -431,7 +433,10 @@ impl Feeding {
             let deadline = deadline.expect("facts are always due some time");
             tokio::select! {
                 moved = wire.moved() => match moved? {
-                    Moved::Received(message) => queue.push(Event::Received(message)),
+                    Moved::Received(message) => {
+                        self.attempts.heard(Instant::now());
+                        queue.push(Event::Received(message));
+                    }
                     Moved::Sent => {}
                 },
                 Some(event) = events.recv() => queue.push(event),
@@ -458,11 +463,12 @@ impl Feeding {
             Action::Send(message) => wire.send(&message),
             Action::Joined { upstream, primary } => {
                 tracing::info!(%upstream, primary, "following the upstream");
-                (self.attempt, self.lacking) = (0, None);
+                self.attempts.joined(Instant::now());
+                self.lacking = None;
                 self.target.set_primary(&primary);
                 self.told.send_modify(|status| {
                     status.state = ClientState::Streaming;
-                    (status.primary, status.attempts) = (primary, 0);
+                    status.primary = primary;
                 });
             }
             Action::Follow(history) => hands.follow(history),
@@ -474,11 +480,9 @@ impl Feeding {
     }
 
     async fn wait(&mut self, why: String) {
-        let delay = backoff::delay(self.attempt, rand::random());
-        self.attempt = self.attempt.saturating_add(1);
-        let until = Instant::now() + delay;
-        tracing::warn!(why, ?delay, attempt = self.attempt, "this standby is not fed; trying again");
-        let attempts = self.attempt;
+        let delay = self.attempts.failed(rand::random());
+        let (until, attempts) = (Instant::now() + delay, self.attempts.count());
+        tracing::warn!(why, ?delay, attempts, "this standby is not fed; trying again");
         self.told.send_modify(|status| {
             status.last_error = Some(why.clone());
             status.attempts = attempts;
@@ -502,11 +506,13 @@ impl Feeding {
         self.told.send_if_modified(|status| {
             let positions = receiver.positions();
             let upstream = receiver.upstream();
+            let attempts = self.attempts.count();
             let changed = status.positions != positions
+                || status.attempts != attempts
                 || upstream.is_some_and(|upstream| status.heard != Some(upstream.heard))
                 || status.write_rate != write_rate;
             status.positions = positions;
-            status.write_rate = write_rate;
+            (status.write_rate, status.attempts) = (write_rate, attempts);
             if let Some(upstream) = upstream {
                 status.upstream_flush = status.upstream_flush.max(upstream.flush);
                 status.heard = Some(upstream.heard);

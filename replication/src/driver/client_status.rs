@@ -59,7 +59,7 @@ pub struct ClientStatus {
     pub primary: String,
     /// Bytes of log written per second lately.
     pub write_rate: u64,
-    /// Attempts since it last streamed.
+    /// Attempts since it was last fed for a while.
     pub attempts: u32,
     /// Bytes fetched from the archive since start.
     pub archive_bytes: u64,

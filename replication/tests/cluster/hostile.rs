@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use seawall_replication::driver::{ClientState, RegistryConfig};
-use seawall_replication::message::{CREDIT_DEFAULT, Hello, Message, PROTOCOL_VERSIONS, StandbyName};
+use seawall_replication::message::{CREDIT_DEFAULT, Hello, Message, PROTOCOL_VERSIONS, StandbyName, Welcome};
 use seawall_wal::{NodeId, Position};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -173,6 +173,43 @@ async fn an_upstream_that_says_nothing_or_nonsense_is_left_in_time() {
     assert_eq!(standby.log().end(), Position::ZERO);
     client.stop().await.unwrap();
     strange.abort();
+}
+
+/// Takes whoever says Hello, and leaves.
+async fn welcome_and_leave(listener: &tokio::net::TcpListener, standby: &seawall_engine::Db) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut hello = [0; 16];
+    stream.read_exact(&mut hello).await.unwrap();
+    let welcome = Message::Welcome(Welcome {
+        version: PROTOCOL_VERSIONS.1,
+        node: NodeId::random(),
+        flush: standby.log().end().lsn,
+        oldest: standby.log().end().lsn,
+        start: standby.log().end().lsn,
+        timeout_ms: 10_000,
+        primary: String::new(),
+        history: standby.history(),
+    });
+    stream.write_all(&wire(&welcome)).await.unwrap();
+    stream.shutdown().await.unwrap();
+    read_to_close(&mut stream, Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upstream_that_takes_a_standby_and_leaves_it_at_once_is_asked_less_and_less_often() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let primary = Primary::start(folders[0].path(), RegistryConfig::default()).await;
+    let standby = make_standby(folders[1].path(), &primary.address()).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = follow(&standby, "s", &listener.local_addr().unwrap().to_string());
+    welcome_and_leave(&listener, &standby).await;
+    let started = Instant::now();
+    for _ in 0..6 {
+        welcome_and_leave(&listener, &standby).await;
+    }
+    // At least half of 0.2, 0.4, 0.8, 1.6 and 3.2 s; the first wait began before.
+    assert!(started.elapsed() >= Duration::from_millis(3_000), "{:?}", started.elapsed());
+    client.stop().await.unwrap();
 }
 
 #[tokio::test]
