@@ -121,6 +121,13 @@ pub enum Action {
     Joined,
     /// It reported.
     Progress(Status),
+    /// What it needs next is no longer here: it has lost its place in this log.
+    LostPlace {
+        /// What the operator calls it.
+        name: StandbyName,
+        /// The end of its log.
+        position: Lsn,
+    },
     /// A newer timeline than ours exists: somebody was promoted.
     Superseded(TimelineHistory),
     /// The conversation is over; everything sent before is still to be delivered.
@@ -319,6 +326,7 @@ impl Sender {
             return Err(Refusal::Ahead { flush: self.log.flush });
         }
         if hello.position.lsn < self.log.oldest {
+            actions.push(Action::LostPlace { name: hello.name.clone(), position: hello.position.lsn });
             return Err(Refusal::Removed { oldest: self.log.oldest });
         }
         Ok(start)

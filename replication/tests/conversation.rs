@@ -95,7 +95,9 @@ impl World {
                     self.confirmed = status.positions;
                 }
                 sender::Action::Joined => {}
-                sender::Action::Superseded(_) | sender::Action::Close(_) => panic!("{action:?}"),
+                sender::Action::LostPlace { .. } | sender::Action::Superseded(_) | sender::Action::Close(_) => {
+                    panic!("{action:?}")
+                }
             }
         }
     }

@@ -213,6 +213,7 @@ impl Feeding {
         match refusal {
             Refusal::Removed { oldest } => {
                 self.lacking = Some(oldest);
+                self.told.send_modify(|status| status.lost_place = Some(oldest));
                 tracing::warn!(upstream, %oldest, "the upstream no longer has the log this node needs; looking elsewhere");
                 Ok(Next::Again)
             }
@@ -362,7 +363,10 @@ impl Feeding {
         self.target = blocking(move || backups.install(&offer)).await?;
         self.attempts.went_well();
         self.lacking = None;
-        self.told.send_modify(|status| status.base_backups += 1);
+        self.told.send_modify(|status| {
+            status.base_backups += 1;
+            status.lost_place = None;
+        });
         self.tell_positions();
         Ok(Next::Again)
     }
@@ -468,7 +472,7 @@ impl Feeding {
                 self.target.set_primary(&primary);
                 self.told.send_modify(|status| {
                     status.state = ClientState::Streaming;
-                    status.primary = primary;
+                    (status.primary, status.lost_place) = (primary, None);
                 });
             }
             Action::Follow(history) => hands.follow(history),

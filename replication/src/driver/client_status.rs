@@ -53,6 +53,9 @@ pub struct ClientStatus {
     pub positions: Positions,
     /// The furthest flush LSN an upstream told.
     pub upstream_flush: Lsn,
+    /// Where the upstream's log begins, if that is beyond the end of this node's: until something else leads there, or it is
+    /// rebuilt, this node has no place in it.
+    pub lost_place: Option<Lsn>,
     /// When the upstream was last heard.
     pub heard: Option<Instant>,
     /// Where writes go; empty if unknown.

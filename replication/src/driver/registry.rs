@@ -249,6 +249,15 @@ impl Registry {
         }
     }
 
+    /// A standby came and could not be fed: the log after `position`, where its own ends, is no longer here. What it had confirmed
+    /// beyond, it does not have any more. One that was never fed here is not in the table, and does not come in for that.
+    pub fn lost_place(&self, name: &StandbyName, position: Lsn) {
+        let mut inner = self.inner.lock();
+        let Some(standby) = inner.standbys.get_mut(name).filter(|standby| !standby.is_connected()) else { return };
+        standby.fall_back(position);
+        tracing::warn!(standby = %name, %position, "a standby needs log that is no longer here: it has to be fed by the archive, or be rebuilt");
+    }
+
     /// A connection ended.
     pub fn left(&self, name: &StandbyName, id: ConnectionId, why: &str) {
         let mut inner = self.inner.lock();

@@ -358,6 +358,7 @@ impl Connection {
                     self.shared.registry.progress(name, id, &status);
                 }
             }
+            Action::LostPlace { name, position } => self.shared.registry.lost_place(&name, position),
             Action::Superseded(history) => {
                 let timeline = history.current().id;
                 tracing::error!(%timeline, "a standby follows a newer timeline than this node: another node was promoted");

@@ -6,12 +6,14 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use seawall_engine::{Db, Installation, PinnedCheckpoint, Role};
 use seawall_replication::Error;
-use seawall_replication::driver::{BaseBackups, ClientState, RegistryConfig, StandbyClient, StandbyTarget};
+use seawall_replication::driver::{
+    BaseBackups, ClientState, RegistryConfig, StandbyClient, StandbyState, StandbyTarget,
+};
 use seawall_replication::feed::BackupOffer;
 use seawall_wal::{LogBytes, Lsn, SegmentSource, TimelineHistory, TimelineId};
 
 use super::node::{
-    Primary, SIZE, assert_same, client_config, make_standby, open_standby, put, start, until, until_status,
+    Primary, SIZE, assert_same, client_config, follow, make_standby, open_standby, put, start, until, until_status,
 };
 
 /// An archive in memory, filled from a node's log piece by piece.
@@ -107,7 +109,47 @@ async fn without_an_archive_a_recycled_log_is_said_plainly() {
     let status = until_status(&client, "it says why", |status| status.last_error.is_some()).await;
     let why = status.last_error.unwrap();
     assert!(why.contains("no longer has the log"), "{why}");
+    assert_eq!(status.lost_place, Some(primary.db.log().oldest()));
     assert_eq!(standby.log().end().lsn, Lsn::ZERO);
+    assert!(primary.registry.report().is_empty(), "who was never fed takes no place in the table");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_lost_its_place_is_shown_as_that_with_all_that_it_lacks() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let primary = Primary::start(folders[0].path(), RegistryConfig::default()).await;
+    let standby = make_standby(folders[1].path(), &primary.address()).await;
+    let client = follow(&standby, "s", &primary.address());
+    assert_same(&standby, &primary.db, primary.put(0, 4_000)).await;
+    until("it is known to have it all", || primary.registry.report()[0].lag.flush.bytes == 0).await;
+    client.stop().await.unwrap();
+    until("it is missed", || primary.registry.report()[0].state == StandbyState::Missing).await;
+    primary.db.flush().unwrap();
+    assert!(primary.db.log().recycle_before(primary.db.log_start().lsn) > 0);
+    assert_eq!(primary.registry.report()[0].state, StandbyState::Missing, "it has all that was recycled");
+
+    // Its machine was replaced; under its name somebody comes who has nothing.
+    let replaced = make_standby(folders[2].path(), &primary.address()).await;
+    let _client = follow(&replaced, "s", &primary.address());
+    until("its place is known to be lost", || primary.registry.report()[0].state == StandbyState::LostPlace).await;
+    let report = &primary.registry.report()[0];
+    assert!(!report.is_connected());
+    let flush = primary.db.log().flushed().value();
+    assert_eq!((report.positions.flush, report.lag.flush.bytes), (Lsn::ZERO, flush.offset()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_stayed_away_for_longer_than_the_log_has_lost_its_place_without_coming_back() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let primary = Primary::start(folders[0].path(), RegistryConfig::default()).await;
+    let standby = make_standby(folders[1].path(), &primary.address()).await;
+    let client = follow(&standby, "s", &primary.address());
+    assert_same(&standby, &primary.db, primary.put(0, 100)).await;
+    client.stop().await.unwrap();
+    primary.put(100, 4_000);
+    primary.db.flush().unwrap();
+    assert!(primary.db.log().recycle_before(primary.db.log_start().lsn) > 0);
+    until("it is known", || primary.registry.report()[0].state == StandbyState::LostPlace).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,6 +133,9 @@ impl StreamWorld {
                     self.upstream(sender::Event::Read(outcome));
                 }
                 sender::Action::Joined | sender::Action::Progress(_) => {}
+                sender::Action::LostPlace { name, position } => {
+                    self.tell(format!("upstream: {name} lost its place at {position}"));
+                }
                 sender::Action::Superseded(history) => {
                     self.tell(format!("upstream: superseded by timeline {}", history.current().id));
                 }

@@ -64,6 +64,9 @@ fn write(out: &mut dyn Write, status: &NodeStatus, replicas: &[ReplicaStatus]) -
     if let Some(upstream) = &status.upstream {
         let lag = format!("{} and {} behind", human_bytes(upstream.lag.bytes), human_seconds(upstream.lag.seconds));
         writeln!(out, "upstream:  {}, {} from {}, {lag}", upstream.address, upstream.state, upstream.feed)?;
+        if let Some(begin) = upstream.lost_place {
+            writeln!(out, "           its place is lost: the log there begins at {begin}, and more may be missing")?;
+        }
         if let Some(error) = &upstream.last_error {
             writeln!(out, "           {error}")?;
         }

@@ -212,6 +212,9 @@ pub struct UpstreamStatus {
     pub reconnects_total: u64,
     /// Why the last connection ended.
     pub last_error: Option<String>,
+    /// Where the upstream's log begins, if what this node needs next lies before: it has lost its place, and is behind by at
+    /// least what is said.
+    pub lost_place: Option<LsnText>,
     /// Log fetched from the archive.
     pub archive_bytes_total: u64,
     /// Base backups this node was rebuilt from.
@@ -313,7 +316,7 @@ pub struct StageStatus {
 pub struct ReplicaStatus {
     /// Its name.
     pub name: String,
-    /// `streaming`, `catching_up`, `stalled`, `missing`.
+    /// `streaming`, `catching_up`, `stalled`, `missing`; `lost_place`: missing, and what it needs next is no longer here.
     pub state: String,
     /// Whether its lag holds ingestion back.
     pub required: bool,

@@ -53,6 +53,10 @@ pub fn readiness(status: &NodeStatus, lag_max: LagMax) -> Readiness {
                 if upstream.feed == "base_backup" {
                     reasons.push(String::from("the standby is being rebuilt from a base backup"));
                 }
+                if let Some(begin) = upstream.lost_place {
+                    let address = &upstream.address;
+                    reasons.push(format!("the standby has lost its place: the log of {address} begins at {begin}"));
+                }
                 if upstream.last_contact_seconds.is_none() {
                     reasons.push(format!("{} has not been heard of yet, so the lag is unknown", upstream.address));
                 }
@@ -107,6 +111,14 @@ mod tests {
         let mut status = standby(0.0, 0);
         status.upstream.as_mut().unwrap().feed = String::from("base_backup");
         assert_eq!(readiness(&status, MAX).reasons, ["the standby is being rebuilt from a base backup"]);
+    }
+
+    #[test]
+    fn a_standby_that_has_lost_its_place_is_not_ready() {
+        let mut status = standby(0.0, 0);
+        status.upstream.as_mut().unwrap().lost_place = Some(seawall_wal::Lsn::new(1 << 16).into());
+        let said = ["the standby has lost its place: the log of db1:7701 begins at 0/00010000"];
+        assert_eq!(readiness(&status, MAX).reasons, said);
     }
 
     #[test]

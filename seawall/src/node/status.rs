@@ -158,7 +158,9 @@ impl Node {
             }
             ClientState::Stopped => ("stopped", "none"),
         };
-        let behind = db.history().bytes_between(status.positions.replay, status.upstream_flush);
+        // What the upstream has it may not have said, but it has at least what it has let go.
+        let upstream_has = status.lost_place.map_or(status.upstream_flush, |begin| begin.max(status.upstream_flush));
+        let behind = db.history().bytes_between(status.positions.replay, upstream_has);
         let seconds = match (behind, status.heard) {
             (0, Some(heard)) if status.state == ClientState::Streaming => Duration::ZERO.min(heard.elapsed()),
             (_, Some(heard)) => heard.elapsed(),
@@ -172,6 +174,7 @@ impl Node {
             last_contact_seconds: status.heard.map(|heard| heard.elapsed().as_secs_f64()),
             reconnects_total: following.reconnects,
             last_error: status.last_error.clone(),
+            lost_place: status.lost_place.map(Into::into),
             archive_bytes_total: status.archive_bytes,
             base_backups_total: status.base_backups,
         }
@@ -268,8 +271,9 @@ fn replica_status(report: &StandbyReport, synchronous: bool) -> ReplicaStatus {
         StandbyState::Streaming => "streaming",
         StandbyState::Stalled => "stalled",
         StandbyState::Missing => "missing",
+        StandbyState::LostPlace => "lost_place",
     };
-    let connected = report.state != StandbyState::Missing;
+    let connected = report.is_connected();
     ReplicaStatus {
         name: report.name.to_string(),
         state: state.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use seawall_wal::{Lsn, NodeId};
+use seawall_wal::NodeId;
 
 use super::{Registry, StandbyState};
 use crate::lag::Lag;
@@ -73,7 +73,7 @@ pub struct ThrottleReport {
 impl StandbyReport {
     /// Whether it is there now.
     pub fn is_connected(&self) -> bool {
-        self.state != StandbyState::Missing
+        !matches!(self.state, StandbyState::Missing | StandbyState::LostPlace)
     }
 }
 
@@ -82,7 +82,7 @@ impl Registry {
     pub fn report(&self) -> Vec<StandbyReport> {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        let flush: Lsn = self.owner.log().flushed().value();
+        let (flush, oldest) = (self.owner.log().flushed().value(), self.owner.log().oldest());
         inner.clock.flushed(flush, now);
         let inner = &*inner;
         let lag_of = |lsn, missing: Option<Duration>| {
@@ -103,7 +103,10 @@ impl Registry {
                 name: name.clone(),
                 node: standby.node,
                 address: standby.address.clone(),
-                state: standby.state(lag.flush.bytes, caught_up, self.config.leave_after, now),
+                state: match standby.has_lost_place(oldest) {
+                    true => StandbyState::LostPlace,
+                    false => standby.state(lag.flush.bytes, caught_up, self.config.leave_after, now),
+                },
                 since,
                 required: standby.required,
                 counted: standby.counted,

@@ -21,6 +21,8 @@ pub enum StandbyState {
     Stalled,
     /// It is not there.
     Missing,
+    /// It is not there, and the log that it needs next is not here either.
+    LostPlace,
 }
 
 #[derive(Debug)]
@@ -80,10 +82,15 @@ impl Standby {
         self.node = Some(node);
         self.address = address.to_owned();
         (self.since, self.moved) = (now, now);
+        self.fall_back(position);
+        self.connects += 1;
+    }
+
+    /// Its log ends at `position`, whatever it had confirmed.
+    pub(super) fn fall_back(&mut self, position: Lsn) {
         let Positions { write, flush, replay } = self.positions;
         self.positions =
             Positions { write: write.min(position), flush: flush.min(position), replay: replay.min(position) };
-        self.connects += 1;
     }
 
     pub(super) fn left(&mut self, why: &str, now: Instant) {
@@ -109,6 +116,11 @@ impl Standby {
         Moved { any, flush: self.positions.flush != before.flush, corruption_known }
     }
 
+    /// Whether it is away, and the log here, which begins at `oldest`, does not lead on from what it has on its disk.
+    pub(super) fn has_lost_place(&self, oldest: Lsn) -> bool {
+        !self.is_connected() && self.positions.flush < oldest
+    }
+
     /// What it is doing, if it lacks `lag_bytes` on its disk and `caught_up` says whether that is little. (Replay may be
     /// late on purpose.)
     pub(super) fn state(&self, lag_bytes: u64, caught_up: bool, stall: Duration, now: Instant) -> StandbyState {
@@ -129,7 +141,7 @@ impl Standby {
         let gone = match self.state(lag_bytes, true, after, now) {
             StandbyState::Missing => now.saturating_duration_since(self.since) > after,
             StandbyState::Stalled => true,
-            StandbyState::CatchUp | StandbyState::Streaming => false,
+            StandbyState::CatchUp | StandbyState::Streaming | StandbyState::LostPlace => false,
         };
         gone && self.counted && !self.required
     }
@@ -142,6 +154,7 @@ impl fmt::Display for StandbyState {
             Self::Streaming => "streaming",
             Self::Stalled => "stalled",
             Self::Missing => "missing",
+            Self::LostPlace => "without a place in the log",
         })
     }
 }
