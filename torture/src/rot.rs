@@ -19,8 +19,10 @@ use crate::story::Story;
 /// What became of one flipped bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flipped {
-    /// It was reported: by refusing, or by using the other copy.
+    /// It was reported: by refusing with the name of the damaged file, or the damaged record's place, or by using the other copy.
     Detected,
+    /// Something was refused, with words that lead elsewhere: perhaps for another reason.
+    Misnamed,
     /// The last group of the log was cut, and that was reported.
     CutTail,
     /// Nothing was reported, and everything was right: nobody reads that bit.
@@ -38,6 +40,8 @@ pub struct RotFigures {
     pub flips: u64,
     /// See [`Flipped::Detected`].
     pub detected: u64,
+    /// See [`Flipped::Misnamed`].
+    pub misnamed: u64,
     /// See [`Flipped::CutTail`].
     pub cut_tails: u64,
     /// See [`Flipped::Harmless`].
@@ -53,6 +57,7 @@ impl RotFigures {
         self.flips += 1;
         *match flipped {
             Flipped::Detected => &mut self.detected,
+            Flipped::Misnamed => &mut self.misnamed,
             Flipped::CutTail => &mut self.cut_tails,
             Flipped::Harmless => &mut self.harmless,
             Flipped::CutBelowStamp => &mut self.cut_below_stamp,
@@ -63,6 +68,7 @@ impl RotFigures {
     fn add(&mut self, other: Self) {
         self.flips += other.flips;
         self.detected += other.detected;
+        self.misnamed += other.misnamed;
         self.cut_tails += other.cut_tails;
         self.harmless += other.harmless;
         self.cut_below_stamp += other.cut_below_stamp;

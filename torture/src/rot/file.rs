@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use seawall_engine::CommitLevel;
+use seawall_engine::{CommitLevel, DamagedSlot, Error};
 use seawall_wal::storage::{Access, MemoryDisk, Storage};
 
 use super::{Decaying, Flipped, commit, plain};
@@ -13,6 +13,7 @@ use crate::story::{Story, Wrong};
 
 /// A file of a database whose state is all in tables.
 pub struct DecayingFile {
+    kind: Kind,
     setup: Setup,
     disk: MemoryDisk,
     path: PathBuf,
@@ -67,19 +68,38 @@ impl DecayingFile {
         });
         let (len, path) = sized.max().expect("a database has files of every kind");
         let (_, _, headers) = kind.place(len);
-        Self { setup, disk, path, len, commits, headers }
+        Self { kind, setup, disk, path, len, commits, headers }
     }
 
-    fn read(&self, disk: &MemoryDisk) -> Flipped {
-        let Ok(db) = self.setup.open(disk) else { return Flipped::Detected };
-        let reported = !db.damaged_control().is_empty();
+    fn read(&self, disk: &MemoryDisk, byte: u64) -> Flipped {
+        let db = match self.setup.open(disk) {
+            Ok(db) => db,
+            Err(error) => return self.refused(&error),
+        };
+        let is_other_slot = |damaged: &DamagedSlot| {
+            let flipped = usize::from(byte >= self.len / 2);
+            self.kind != Kind::Control || damaged.slot != flipped
+        };
+        if db.damaged_control().iter().any(is_other_slot) {
+            return Flipped::Misnamed;
+        }
+        let is_reported = !db.damaged_control().is_empty();
         match Story::new(self.setup.seed, 0).commits_in(&db) {
-            Err(Wrong::Engine(_)) => Flipped::Detected,
+            Err(Wrong::Engine(error)) => self.refused(&error),
             Ok(commits) if commits == self.commits => match db.verify_tables() {
-                Ok(()) if !reported => Flipped::Harmless,
-                _ => Flipped::Detected,
+                Ok(()) if is_reported => Flipped::Detected,
+                Ok(()) => Flipped::Harmless,
+                Err(error) => self.refused(&error),
             },
             _ => Flipped::Served,
+        }
+    }
+
+    /// Whether who reads the error looks at this file.
+    fn refused(&self, error: &Error) -> Flipped {
+        match error.to_string().contains(&*self.path.to_string_lossy()) {
+            true => Flipped::Detected,
+            false => Flipped::Misnamed,
         }
     }
 }
@@ -96,6 +116,21 @@ impl Decaying for DecayingFile {
     fn flip(&self, byte: u64, bit: u8) -> Flipped {
         let disk = self.disk.duplicate();
         disk.flip_bit(&self.path, byte, bit);
-        self.read(&disk)
+        self.read(&disk, byte)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_names_another_file_does_not_count_as_noticed() {
+        let table = DecayingFile::new(Kind::Table);
+        let byte = table.len - 20;
+        assert_eq!(table.flip(byte, 3), Flipped::Detected);
+        let manifest = DecayingFile::new(Kind::Manifest).path;
+        table.disk.flip_bit(&manifest, 60, 1);
+        assert_eq!(table.flip(byte, 3), Flipped::Misnamed);
     }
 }

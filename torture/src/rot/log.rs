@@ -8,7 +8,7 @@ use seawall_engine::{CommitLevel, Control};
 use seawall_wal::clock::ManualClock;
 use seawall_wal::recovery::Verdict;
 use seawall_wal::storage::MemoryDisk;
-use seawall_wal::{Log, LogMode, LogOptions, Lsn, OpenAt, Position, Record, SegmentSize, Threads, Timestamp};
+use seawall_wal::{Error, Log, LogMode, LogOptions, Lsn, OpenAt, Position, Record, SegmentSize, Threads, Timestamp};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Decaying, Flipped, commit, plain};
@@ -131,6 +131,17 @@ impl DecayingLog {
     }
 }
 
+impl DecayingLog {
+    /// Whether who reads the error looks at the segment and the record, or segment header, with this byte.
+    fn leads_to(&self, error: &Error, byte: Lsn) -> bool {
+        let Error::Corrupt { at, segment, timeline, .. } = error else { return false };
+        let before = self.records.partition_point(|record| record.lsn <= byte);
+        let start = before.checked_sub(1).map_or(Lsn::ZERO, |last| self.records[last].lsn);
+        let id = (*segment, timeline.0);
+        id == (self.size().segment_of(byte), 1) && *at == start
+    }
+}
+
 impl Decaying for DecayingLog {
     fn bytes(&self) -> u64 {
         self.end.offset() + RECORD_HEADER_LEN
@@ -157,7 +168,8 @@ impl Decaying for DecayingLog {
         });
         match opened {
             _ if wrong => Flipped::Served,
-            Err(_) => Flipped::Detected,
+            Err(error) if self.leads_to(&error, Lsn::new(byte)) => Flipped::Detected,
+            Err(_) => Flipped::Misnamed,
             Ok((end, _)) if end == self.end => Flipped::Harmless,
             Ok((end, Verdict::Cut)) if end >= self.stamped && end >= self.watermark => Flipped::CutTail,
             Ok(_) => Flipped::CutBelowStamp,
@@ -167,4 +179,23 @@ impl Decaying for DecayingLog {
 
 fn digest(record: &Record<'_>) -> u64 {
     xxh3_64_with_seed(record.payload, record.header.kind as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use seawall_wal::{SegmentNumber, TimelineId};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_names_another_place_does_not_count_as_noticed() {
+        let log = DecayingLog::new(100_000, true);
+        let record = &log.records[20];
+        let byte = record.lsn.advance(8);
+        let error = |at, segment| Error::Corrupt { at, segment, timeline: TimelineId(1), evidence: "it is" };
+        assert!(log.leads_to(&error(record.lsn, SegmentNumber(0)), byte));
+        assert!(!log.leads_to(&error(log.records[19].lsn, SegmentNumber(0)), byte), "the record before");
+        assert!(!log.leads_to(&error(record.lsn, SegmentNumber(1)), byte), "another segment");
+        assert!(!log.leads_to(&Error::Closed, byte));
+    }
 }
