@@ -92,6 +92,7 @@ pub const ROWS: &[Row] = &[
         "wal/repair",
         "power_lost_during_a_repair_leaves_a_log_that_is_whole_or_can_be_repaired_again",
     ),
+    row("wal:repairs-together", "wal/repair", "two_repairs_of_one_log_do_not_share_the_file_that_they_make"),
     row(
         "wal:repair-before-flush",
         "wal/repair",

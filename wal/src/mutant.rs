@@ -127,6 +127,8 @@ crate::mutants! {
     RepairNotSynced,
     /// A repair takes what it gets without looking whether it belongs there.
     RepairUnproven,
+    /// Two repairs of one log do not wait for each other.
+    RepairsTogether,
     /// A segment is repaired as soon as the next one has begun, although its last records may not be flushed.
     RepairBeforeFlush,
     /// A group is synced and then written.

@@ -4,6 +4,7 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use seawall_wal::mutant::{Mutant, with_mutant};
 use seawall_wal::storage::{CrashChoice, Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage};
@@ -285,28 +286,40 @@ fn a_segment_whose_last_records_are_not_flushed_is_not_repaired_before_they_are(
     assert!(refused, "{early:?}");
 }
 
+/// The file that takes a damaged segment's place has one name, whatever the segment. One repair stands still while it syncs
+/// its own; the other must not take it away, nor give it to its own segment.
 #[test]
-fn two_repairs_of_one_log_at_once_both_succeed() {
+fn two_repairs_of_one_log_do_not_share_the_file_that_they_make() {
+    const CHANCE: Duration = Duration::from_millis(300);
     let (disk, records) = closed_log(260);
     let copies = [source(&disk), source(&disk)];
-    for _ in 0..30 {
-        let disk = disk.duplicate();
-        let (log, ..) = Opener::primary().open(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
-        let together = std::sync::Barrier::new(2);
-        std::thread::scope(|scope| {
-            for (number, copy) in (1..).zip(&copies) {
-                disk.flip_bit(&segment(number), 20_000, 3);
-                let damage = Damage { segment: SegmentNumber(number), at: Lsn::new(number * SEGMENT + 20_000) };
-                let (log, together) = (&log, &together);
-                scope.spawn(move || {
-                    together.wait();
-                    log.repair(damage, copy).unwrap();
-                });
-            }
-        });
-        log.close().unwrap();
-        assert_eq!(read(&disk).unwrap(), records);
+    let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+    let (log, ..) = Opener::primary().open(Arc::new(faulty.clone()), Path::new(DIR)).unwrap();
+    let damages = [1, 2].map(|number| {
+        disk.flip_bit(&segment(number), 20_000, 3);
+        Damage { segment: SegmentNumber(number), at: Lsn::new(number * SEGMENT + 20_000) }
+    });
+    let spare = Path::new(DIR).join("spare-repair.tmp");
+    faulty.fail_under(&spare, FaultyOperation::Sync, 0, Fault::Silence);
+    let outcomes = std::thread::scope(|scope| {
+        let first = scope.spawn(|| log.repair(damages[0], &copies[0]));
+        while faulty.hits() == 0 && !first.is_finished() {
+            std::thread::yield_now();
+        }
+        let second = scope.spawn(|| log.repair(damages[1], &copies[1]));
+        // One that does not wait is over long before.
+        let began = Instant::now();
+        while !second.is_finished() && began.elapsed() < CHANCE {
+            std::thread::yield_now();
+        }
+        faulty.answer();
+        [first, second].map(|repair| repair.join().unwrap())
+    });
+    for outcome in outcomes {
+        outcome.unwrap();
     }
+    log.close().unwrap();
+    assert_eq!(read(&disk).unwrap(), records);
 }
 
 #[test]
