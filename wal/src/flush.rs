@@ -377,7 +377,7 @@ impl Shared {
         let failed = |operation| move |error| Error::io(operation, self.path_of(id), error);
         let started = now();
         self.counters.flush_began.store(self.micros(), Ordering::Relaxed);
-        let way = *self.way.read();
+        let way = self.way.read().now();
         match way {
             DurableWrite::ThenSync => {
                 if planted(Mutant::SyncBeforeWrite) {

@@ -20,6 +20,7 @@ use crate::identity::{ClusterId, NodeId};
 use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
 use crate::mutant::{Mutant, planted};
 use crate::panic::caught;
+use crate::probe::Way;
 use crate::recent::Recent;
 use crate::segment::{Preparer, SegmentId};
 use crate::storage::{DurableWrite, File, Storage};
@@ -160,7 +161,7 @@ pub(crate) struct Shared {
     pub(crate) recent: Recent,
     pub(crate) preparer: Preparer,
     /// How groups are written; the preparer finds out what is fastest once that matters.
-    pub(crate) way: RwLock<DurableWrite>,
+    pub(crate) way: RwLock<Way>,
     pub(crate) counters: Counters,
     /// What opening and readers met that does not check out.
     pub(crate) damages: Mutex<Damages>,
@@ -390,7 +391,7 @@ impl Log {
             },
             reads_memory: get(&counters.reads_memory),
             reads_disk: get(&counters.reads_disk),
-            durable_write: *self.shared.way.read(),
+            durable_write: self.shared.way.read().now(),
         }
     }
 
@@ -409,10 +410,11 @@ impl Log {
         self.shared.recent.keep(self.shared.options.recent_bytes_max);
     }
 
-    /// Writes groups this way from now on, whatever is fastest.
-    #[cfg(any(test, feature = "testing"))]
+    /// Writes groups this way from now on, whatever is fastest. The storage must know it: a way through a ring where the I/O
+    /// path is none ends the log.
+    #[cfg(any(test, feature = "simulated"))]
     pub fn write_by(&self, way: DurableWrite) {
-        *self.shared.way.write() = way;
+        self.shared.way.write().given = Some(way);
     }
 
     /// Asks for everything appended so far to be flushed within about a millisecond, without waiting.
@@ -697,7 +699,7 @@ impl Shared {
 
 /// The body of the preparer thread. Without it the log could not go on beyond its segment, so it does not outlive it.
 fn run_preparer(shared: &Shared) {
-    let run = || shared.preparer.run(|way| *shared.way.write() = way);
+    let run = || shared.preparer.run(|way| shared.way.write().found = way);
     if let Err(error) = caught("prepares the log's segments", run) {
         let poisoned = shared.poison(&mut shared.tail.lock(), &error);
         shared.preparer.fail(poisoned);

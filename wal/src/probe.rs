@@ -21,6 +21,22 @@ const PERCENT_MAX: u32 = 90;
 /// which on a busy machine waits for its turn, however short a slice the one who waits for it was given.
 const PERCENT_MAX_RING: u32 = 75;
 
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Way {
+    /// As somebody wants it, whatever is fastest.
+    pub(crate) given: Option<DurableWrite>,
+    /// The fastest, as far as is known.
+    pub(crate) found: DurableWrite,
+}
+
+impl Way {
+    /// From now on.
+    pub(crate) fn now(self) -> DurableWrite {
+        self.given.unwrap_or(self.found)
+    }
+}
+
 /// Times the ways a storage knows, in turns, in a file of its own at `path`, which is removed again. `go_on` is asked
 /// between writes.
 ///
@@ -97,6 +113,15 @@ fn choose(medians: &[(DurableWrite, Duration)]) -> DurableWrite {
 mod tests {
     use super::*;
     use crate::storage::{Disk, MemoryDisk};
+
+    #[test]
+    fn what_is_fastest_does_not_change_how_somebody_wants_it() {
+        let mut way = Way { found: DurableWrite::Dsync, ..Way::default() };
+        assert_eq!(way.now(), DurableWrite::Dsync);
+        way.given = Some(DurableWrite::UringThenSync);
+        way.found = DurableWrite::UringDsync;
+        assert_eq!(way.now(), DurableWrite::UringThenSync);
+    }
 
     #[test]
     fn another_way_is_taken_only_if_it_is_clearly_faster() {

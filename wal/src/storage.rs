@@ -185,6 +185,11 @@ impl DurableWrite {
     /// Every way.
     pub const ALL: [Self; 4] = [Self::ThenSync, Self::Dsync, Self::UringDsync, Self::UringThenSync];
 
+    /// Whether it goes through io_uring.
+    pub const fn needs_ring(self) -> bool {
+        matches!(self, Self::UringDsync | Self::UringThenSync)
+    }
+
     /// As in status and metrics.
     pub const fn name(self) -> &'static str {
         match self {
