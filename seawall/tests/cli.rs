@@ -407,6 +407,50 @@ fn bench_disk_prints_every_figure() {
 }
 
 #[test]
+fn who_pulls_the_plug_hears_what_was_found_and_what_is_wrong_with_the_file_of_what_was_acknowledged() {
+    let cli = Cli::new();
+    let path = |name: &str| cli.dir.path().join(name).to_str().unwrap().to_owned();
+    let command = |dir: &str, file: &str, more: &[&str]| {
+        let arguments = [&["torture", "plug", dir, "--acknowledged", file, "--commits", "5"], more].concat();
+        arguments.into_iter().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let run = |dir: &str, file: &str| {
+        let arguments = command(dir, file, &["--writers", "2"]);
+        let ran = cli.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        ran.err
+    };
+    let refused = |dir: &str, file: &str, more: &[&str]| {
+        let arguments = command(dir, file, more);
+        let error = cli.fails(2, &arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(error["kind"], "usage");
+        (error["message"].as_str().unwrap().to_owned(), error["hint"].as_str().unwrap().to_owned())
+    };
+    let (dir, file) = (&*path("data"), &*path("acknowledged"));
+    assert_eq!(run(dir, file), "checked: 0 commits were acknowledged before, 0 are there, none is lost\n");
+    std::fs::OpenOptions::new().append(true).open(file).unwrap().write_all(b"1 ").unwrap();
+    let said = run(dir, file);
+    assert!(said.contains("is torn, and its 2 bytes are cut off"), "{said}");
+    assert!(said.contains("checked: 10 commits were acknowledged before, 10 are there, none is lost"), "{said}");
+
+    let (message, hint) = refused(dir, file, &["--seed", "7"]);
+    assert!(message.ends_with("acknowledged: it was begun with seed 1 and 2 writers"), "{message}");
+    assert!(hint.starts_with("give --seed 1 --writers 2, "), "{hint}");
+    let begin_anew = "begin anew with an empty directory and a new file";
+    let (message, hint) = refused(dir, &path("lost"), &["--writers", "2"]);
+    assert!(message.contains("there is nothing in it") && hint.ends_with(begin_anew), "{message}: {hint}");
+    std::fs::write(path("foreign"), "a list\nof things").unwrap();
+    let (message, hint) = refused(dir, &path("foreign"), &["--writers", "2"]);
+    assert!(message.contains("its line 1 is none that this command writes"), "{message}");
+    assert!(hint.ends_with(begin_anew), "{hint}");
+    run(&path("other"), &path("of other"));
+    let (message, hint) = refused(dir, &path("of other"), &["--writers", "2"]);
+    assert!(message.contains("it is about the database ") && hint.ends_with(begin_anew), "{message}: {hint}");
+    let unknown = cli.fails(2, &["torture", "plug", dir, "--acknowledged", file, "--write-by", "hope"]);
+    assert_eq!(unknown["kind"], "usage");
+}
+
+#[test]
 fn a_storm_of_one_seed_counts_the_same_twice() {
     let cli = Cli::new();
     let storm = |threads: &str| cli.json(&["torture", "--seed", "3", "--rounds", "2", "--threads", threads]);

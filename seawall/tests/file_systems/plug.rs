@@ -156,7 +156,7 @@ const ENDS: [i32; 2] = [9, 7];
 pub(crate) struct Ended {
     /// With which code, if it was not killed.
     pub(crate) code: Option<i32>,
-    /// What it said of an error: one JSON document.
+    /// What it said on the way, and of an error: a JSON document in each line.
     pub(crate) words: String,
     /// What it said of success.
     pub(crate) report: Report,
@@ -185,8 +185,8 @@ impl fmt::Display for Report {
 impl Ended {
     /// The kind of its error, and what it advises.
     pub(crate) fn error(&self) -> (String, String) {
-        let error: serde_json::Value =
-            serde_json::from_str(&self.words).unwrap_or_else(|why| panic!("{why}: {}", self.words));
+        let last = self.words.lines().last().unwrap_or_default();
+        let error: serde_json::Value = serde_json::from_str(last).unwrap_or_else(|why| panic!("{why}: {}", self.words));
         let text = |field: &str| error[field].as_str().unwrap_or_default().to_owned();
         (text("kind"), format!("{}; {}", text("message"), text("hint")))
     }
