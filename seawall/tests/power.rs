@@ -17,6 +17,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng as _, SeedableRng as _};
 use rustix::io::Errno;
 use seawall_disks::fuse::{Cached, Effect, Fault, Operation, PowerLoss, SECTOR_LEN};
+use seawall_wal::storage::{Disk, DurableWrite, IoPath, Storage as _};
 
 /// What a path has in it and how long the program lives, so that there are changes of every kind of file: a life that is no
 /// more than the making of a database and a few commits, and one with several segments, tables, blob files and manifests.
@@ -31,10 +32,10 @@ fn power_losses_at_random_moments_lose_no_acknowledged_commit() {
     const CHANGES_MAX: u64 = 500;
     let Some(machine) = Machine::start() else { return };
     let (losses, mut random) = (storm_losses(), SmallRng::seed_from_u64(1));
-    for loss in 0..losses {
+    for (_, way) in (0..losses).zip(ways().into_iter().cycle()) {
         let moment = random.random_range(1..=CHANGES_MAX);
-        let choice = choice(loss, random.random());
-        machine.run_until_power_is_lost(&["--writers", "3"], "", moment, choice);
+        let choice = choice(random.random_range(0..4), random.random());
+        machine.run_until_power_is_lost(&["--writers", "3", "--write-by", way.name()], "", moment, choice);
     }
     let acknowledged = machine.run_to_its_end(&["--writers", "3", "--commits", "20"]).acknowledged_before;
     println!("{losses} power losses, {acknowledged} commits acknowledged before them, 0 lost");
@@ -181,6 +182,33 @@ fn commits_lost_by_a_disk_that_only_pretends_to_sync_are_noticed() {
     assert!(words.contains(lost), "nothing has a name: {words}");
     // Names without bytes: that the log is damaged is said before commits are counted.
     lie(false, &bytes);
+}
+
+#[test]
+fn each_way_of_writing_the_log_loses_commits_to_a_disk_that_breaks_the_promise_it_relies_on_and_to_no_other() {
+    let Some(machine) = Machine::start() else { return };
+    for way in ways() {
+        let life = ["--writers", "2", "--commits", "5", "--write-by", way.name()];
+        let durable_write = matches!(way, DurableWrite::Dsync | DurableWrite::UringDsync);
+        for (broken, relied_on) in [(Operation::Write, durable_write), (Operation::Sync, !durable_write)] {
+            machine.begin_anew();
+            machine.run_to_its_end(&life);
+            machine.disk.inject(Fault { path: "/wal/".into(), ..Fault::always(&[broken], Effect::Pretend) });
+            machine.run_to_its_end(&life);
+            machine.disk.lose_power(PowerLoss::NothingKept);
+            let (is_lost, words) = match machine.run_and_see(&life) {
+                End::Well(_) => (false, String::new()),
+                End::Failed { words, .. } => (true, words),
+            };
+            assert_eq!(is_lost, relied_on, "written by {way}, {broken:?} broken: {words}");
+        }
+    }
+}
+
+/// How a log can be written on this machine.
+fn ways() -> Vec<DurableWrite> {
+    let has_rings = Disk::new().io_path() == IoPath::Uring;
+    DurableWrite::ALL.into_iter().filter(|way| has_rings || !way.needs_ring()).collect()
 }
 
 /// Nothing, everything or something of what is unsynced survives; something twice as often.

@@ -76,7 +76,7 @@ fn any_sector_may_be_the_only_one_that_a_power_cut_of_ext4_takes() {
     let Some(mut image) = ForgetfulImage::or_skip(FileSystem::Ext4, EXT4_BYTES) else { return };
     let plug = Plug::new(image.path().join("data"));
     let (mut random, mut tried, mut cuts) = (SmallRng::seed_from_u64(2), 0, 0);
-    let sectors = how_many("SEAWALL_LONE_SECTORS", 16);
+    let sectors = how_many("SEAWALL_LONE_SECTORS", 8);
     while tried < sectors {
         assert!(cuts < 10 * sectors, "after {cuts} power cuts {tried} sectors that were not synced");
         cuts += 1;
