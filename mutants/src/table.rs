@@ -108,6 +108,11 @@ pub const ROWS: &[Row] = &[
         "wal/damage",
         "a_sector_of_a_sealed_segment_that_the_device_cannot_read_is_noted_as_damage_and_other_errors_are_not",
     ),
+    row(
+        "wal:unsealed-given",
+        "wal/sealed",
+        "what_is_given_of_sealed_segments_is_what_the_open_log_gives_and_of_the_last_one_nothing",
+    ),
     row("wal:repair-unproven", "wal/repair", "a_copy_that_is_damaged_or_of_another_history_is_refused"),
     // What is written down beside the log.
     row("engine:tables-not-synced", "engine/crash", POWER_LOST),

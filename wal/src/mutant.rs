@@ -185,6 +185,8 @@ crate::mutants! {
     DamageTakenForAnotherLog,
     /// A sector that the device cannot read is told of, and nobody repairs it.
     UnreadableSectorNotNoted,
+    /// Of a log that nobody has open, segments are given that may not have been flushed.
+    UnsealedGiven,
 }
 
 #[cfg(test)]

@@ -314,7 +314,7 @@ impl Shared {
 }
 
 /// How many of `bytes` are whole records after `head` bytes. `Err` with the place of a record that does not check out.
-fn whole_records(bytes: &[u8], head: usize, start: Lsn, header: &SegmentHeader) -> Result<usize, Lsn> {
+pub(crate) fn whole_records(bytes: &[u8], head: usize, start: Lsn, header: &SegmentHeader) -> Result<usize, Lsn> {
     let mut at = head;
     let mut chain: Option<Chain> = None;
     while bytes.len() - at >= RECORD_HEADER_SIZE {
@@ -335,7 +335,7 @@ fn whole_records(bytes: &[u8], head: usize, start: Lsn, header: &SegmentHeader) 
 }
 
 /// The extent of the record at the head of `bytes`, or one byte more than there is if its header is not whole.
-fn first_extent(bytes: &[u8], start: Lsn, header: &SegmentHeader) -> usize {
+pub(crate) fn first_extent(bytes: &[u8], start: Lsn, header: &SegmentHeader) -> usize {
     match RecordHeader::parse(bytes, start, header.salt, header.size) {
         Ok(record) => record.end(header.size).distance_from(start) as usize,
         Err(_) => bytes.len() + 1,
