@@ -46,6 +46,9 @@ pub struct LogState {
     pub oldest: Lsn,
     /// Its history.
     pub history: TimelineHistory,
+    /// Whether it is open. One that is not, because its node waits for a repair itself, is for who repairs a segment; how far it
+    /// was flushed nobody knows yet, so what is not given may be there after all.
+    pub is_open: bool,
 }
 
 /// Something happened.
@@ -286,6 +289,9 @@ impl Sender {
     }
 
     fn hello(&mut self, hello: Hello, until: Instant, actions: &mut Vec<Action>) {
+        if !self.log.is_open {
+            return self.refuse(Refusal::NotServing, actions);
+        }
         match self.judge(&hello, actions) {
             Err(refusal) => self.refuse(refusal, actions),
             Ok(start) => {

@@ -52,7 +52,7 @@ impl World {
             handshake_timeout: TIMEOUT,
             primary: String::new(),
         };
-        let log = LogState { flush: Lsn::ZERO, oldest: Lsn::ZERO, history: history.clone() };
+        let log = LogState { flush: Lsn::ZERO, oldest: Lsn::ZERO, history: history.clone(), is_open: true };
         let sender = Sender::new(config, log, now);
         let config = ReceiverConfig {
             cluster,

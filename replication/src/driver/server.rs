@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seawall_wal::{Clock as _, SystemClock};
-use seawall_wal::{ClusterId, Error as WalError, Lsn, NodeId, Position, SegmentSize, TimelineHistory, Timestamp};
+use seawall_wal::{
+    ClusterId, Error as WalError, Lsn, NodeId, Position, SealedSegments, SegmentSize, TimelineHistory, Timestamp,
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -77,10 +79,17 @@ enum Phase {
     Stopped,
 }
 
+/// What is given at a port.
+enum Service {
+    /// The log, to standbys, and to who repairs a segment.
+    Log { owner: Arc<dyn LogOwner>, registry: Arc<Registry> },
+    /// Of a log that is not open, what is sealed, to who repairs a segment.
+    Sealed(SealedSegments),
+}
+
 struct Shared {
     config: ServerConfig,
-    owner: Arc<dyn LogOwner>,
-    registry: Arc<Registry>,
+    service: Service,
     news: watch::Receiver<News>,
     phase: watch::Receiver<Phase>,
     peers: Arc<Semaphore>,
@@ -100,22 +109,34 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 impl ReplicationServer {
     /// Starts listening. Runs on the current tokio runtime.
     pub async fn start(config: ServerConfig, owner: Arc<dyn LogOwner>, registry: Arc<Registry>) -> Result<Self> {
+        Self::listen(config, Service::Log { owner, registry }).await
+    }
+
+    /// Starts listening for a node whose log is not open: who repairs a segment gets those that are sealed, and everybody else is
+    /// asked to come back.
+    pub async fn start_sealed(config: ServerConfig, segments: SealedSegments) -> Result<Self> {
+        Self::listen(config, Service::Sealed(segments)).await
+    }
+
+    async fn listen(config: ServerConfig, service: Service) -> Result<Self> {
         let network =
             |operation, source| Error::Network { operation, peer: config.listen.to_string(), source: Arc::new(source) };
         let listener = TcpListener::bind(config.listen).await.map_err(|error| network("listen on", error))?;
         let address = listener.local_addr().map_err(|error| network("listen on", error))?;
-        let news = News { flush: owner.log().flushed().value(), history: Arc::new(owner.log().history()) };
-        let (news_out, news) = watch::channel(news);
+        let (news_out, news) = watch::channel(service.news());
         let (phase_out, phase) = watch::channel(Phase::Serving);
         let peers = Arc::new(Semaphore::new(config.peers_max));
-        let shared = Arc::new(Shared { config, owner, registry, news, phase, peers });
+        let shared = Arc::new(Shared { config, service, news, phase, peers });
         let (alive, gone) = mpsc::channel(1);
         let tasks = vec![
             tokio::spawn(tell_news(shared.clone(), news_out)),
-            tokio::spawn(tick(shared.registry.clone())),
+            tokio::spawn(tick(shared.clone())),
             tokio::spawn(accept(shared.clone(), listener, alive)),
         ];
-        tracing::info!(%address, "feeding standbys");
+        match shared.service {
+            Service::Log { .. } => tracing::info!(%address, "feeding standbys"),
+            Service::Sealed(_) => tracing::info!(%address, "giving sealed segments to nodes that repair theirs"),
+        }
         Ok(Self { address, shared, tasks, gone, phase: phase_out })
     }
 
@@ -132,7 +153,7 @@ impl ReplicationServer {
             return Ok(());
         }
         let lacking = |report: &super::StandbyReport| report.lag.flush.bytes > 0;
-        let reports = self.shared.registry.report().into_iter();
+        let reports = self.shared.service.registry().map(|registry| registry.report()).unwrap_or_default().into_iter();
         Err(reports.filter(lacking).map(|report| (report.name, report.lag.flush.bytes)).collect())
     }
 }
@@ -146,12 +167,16 @@ impl Drop for ReplicationServer {
 
 /// Follows the log and tells everybody. One task waits, however many standbys there are.
 async fn tell_news(shared: Arc<Shared>, news: watch::Sender<News>) {
-    let log = shared.owner.log();
+    let Service::Log { owner, registry } = &shared.service else {
+        // There is none, and whoever listens is not to believe that this port closes.
+        return std::future::pending().await;
+    };
+    let log = owner.log();
     loop {
         // In this order: a history may be newer than the flush LSN it comes with, never older.
         let flush = log.flushed().value();
         let history = log.history();
-        shared.registry.flushed(flush, &history);
+        registry.flushed(flush, &history);
         news.send_if_modified(|news| {
             let changed = news.flush != flush || *news.history != history;
             if changed {
@@ -166,7 +191,8 @@ async fn tell_news(shared: Arc<Shared>, news: watch::Sender<News>) {
     }
 }
 
-async fn tick(registry: Arc<Registry>) {
+async fn tick(shared: Arc<Shared>) {
+    let Some(registry) = shared.service.registry() else { return };
     let mut interval = tokio::time::interval(Duration::from_secs(1));
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -224,7 +250,9 @@ impl Drop for Connection {
     /// However it ended, the table must not show a standby that is gone.
     fn drop(&mut self) {
         match (&self.name, self.joined) {
-            (Some(name), Some(id)) => self.shared.registry.left(name, id, &self.why),
+            (Some(name), Some(id)) if let Some(registry) = self.shared.service.registry() => {
+                registry.left(name, id, &self.why);
+            }
             _ => tracing::info!(peer = self.peer, why = self.why, "a connection that was no standby's ended"),
         }
     }
@@ -260,11 +288,7 @@ impl Connection {
         let mut wire = Wire::open(stream, &self.peer, Side::Upstream, config.segment_size, config.timeout);
         let (mut news, mut phase) = (shared.news.clone(), shared.phase.clone());
         let first = news.borrow_and_update().clone();
-        let log = LogState {
-            flush: first.flush,
-            oldest: shared.owner.log().oldest(),
-            history: TimelineHistory::clone(&first.history),
-        };
+        let log = shared.service.log_state(&first);
         let sender_config = SenderConfig {
             cluster: config.cluster,
             node: config.node,
@@ -313,10 +337,10 @@ impl Connection {
                     Phase::Serving => continue,
                     Phase::Draining => {
                         // Everything flushed by now is to be sent, told of it or not. In this order, as in the news.
-                        let flush = shared.owner.log().flushed().value();
-                        known = Arc::new(shared.owner.log().history());
+                        let newest = shared.service.news();
+                        known = newest.history;
                         let history = TimelineHistory::clone(&known);
-                        vec![Event::History(history), Event::Flushed(flush), Event::Drain]
+                        vec![Event::History(history), Event::Flushed(newest.flush), Event::Drain]
                     }
                     Phase::Stopped => vec![Event::Stop("the node stops")],
                 },
@@ -335,8 +359,9 @@ impl Connection {
 
     /// A tick; or the end, if a newer connection of the same standby took over.
     fn look_at_the_clock(&self) -> Event {
+        let Some(registry) = self.shared.service.registry() else { return Event::Tick };
         match (&self.name, self.joined) {
-            (Some(name), Some(id)) if !self.shared.registry.is_current(name, id) => {
+            (Some(name), Some(id)) if !registry.is_current(name, id) => {
                 Event::Stop("a newer connection of this standby took over")
             }
             _ => Event::Tick,
@@ -354,15 +379,23 @@ impl Connection {
             Action::Read { from, bytes_max } => self.wanted = Some((from, bytes_max)),
             Action::Joined => {}
             Action::Progress(status) => {
-                if let (Some(name), Some(id)) = (&self.name, self.joined) {
-                    self.shared.registry.progress(name, id, &status);
+                if let (Some(name), Some(id), Some(registry)) =
+                    (&self.name, self.joined, self.shared.service.registry())
+                {
+                    registry.progress(name, id, &status);
                 }
             }
-            Action::LostPlace { name, position } => self.shared.registry.lost_place(&name, position),
+            Action::LostPlace { name, position } => {
+                if let Some(registry) = self.shared.service.registry() {
+                    registry.lost_place(&name, position);
+                }
+            }
             Action::Superseded(history) => {
                 let timeline = history.current().id;
                 tracing::error!(%timeline, "a standby follows a newer timeline than this node: another node was promoted");
-                self.shared.registry.superseded(&history);
+                if let Some(registry) = self.shared.service.registry() {
+                    registry.superseded(&history);
+                }
             }
             Action::Close(ended) => self.ended = Some(ended),
         }
@@ -374,8 +407,8 @@ impl Connection {
             return;
         }
         if let Some((from, bytes_max)) = self.wanted.take() {
-            let owner = self.shared.owner.clone();
-            self.reading = Some(spawn_blocking(move || read(&*owner, from, bytes_max)));
+            let shared = self.shared.clone();
+            self.reading = Some(spawn_blocking(move || shared.service.read(from, bytes_max)));
         }
     }
 }
@@ -388,21 +421,57 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Option<T> {
     }
 }
 
-fn read(owner: &dyn LogOwner, from: Lsn, bytes_max: usize) -> ReadOutcome {
-    match owner.log().read(from, bytes_max) {
-        Ok(Some(group)) if group.bytes.len() > GROUP_BYTES_MAX => {
-            ReadOutcome::Failed(format!("a group of {} bytes at {from} is larger than any may be", group.bytes.len()))
+impl Service {
+    fn registry(&self) -> Option<&Arc<Registry>> {
+        match self {
+            Self::Log { registry, .. } => Some(registry),
+            Self::Sealed(_) => None,
         }
-        Ok(Some(group)) => ReadOutcome::Group(group),
-        Ok(None) => ReadOutcome::Nothing,
-        Err(WalError::Removed { oldest, .. }) => ReadOutcome::Removed { oldest },
-        Err(error) => ReadOutcome::Failed(error.to_string()),
+    }
+
+    fn news(&self) -> News {
+        match self {
+            Self::Log { owner, .. } => {
+                let log = owner.log();
+                // In this order: see `tell_news`.
+                News { flush: log.flushed().value(), history: Arc::new(log.history()) }
+            }
+            Self::Sealed(segments) => News { flush: Lsn::ZERO, history: Arc::new(segments.history.clone()) },
+        }
+    }
+
+    fn log_state(&self, news: &News) -> LogState {
+        let (oldest, is_open) = match self {
+            Self::Log { owner, .. } => (owner.log().oldest(), true),
+            Self::Sealed(_) => (Lsn::ZERO, false),
+        };
+        LogState { flush: news.flush, oldest, history: TimelineHistory::clone(&news.history), is_open }
+    }
+
+    fn read(&self, from: Lsn, bytes_max: usize) -> ReadOutcome {
+        let read = match self {
+            Self::Log { owner, .. } => owner.log().read(from, bytes_max),
+            Self::Sealed(segments) => segments.read(from, bytes_max),
+        };
+        match read {
+            Ok(Some(group)) if group.bytes.len() > GROUP_BYTES_MAX => {
+                let len = group.bytes.len();
+                ReadOutcome::Failed(format!("a group of {len} bytes at {from} is larger than any may be"))
+            }
+            Ok(Some(group)) => ReadOutcome::Group(group),
+            Ok(None) => ReadOutcome::Nothing,
+            Err(WalError::Removed { oldest, .. }) => ReadOutcome::Removed { oldest },
+            Err(error) => ReadOutcome::Failed(error.to_string()),
+        }
     }
 }
 
 /// Compares the chain at the standby's position with ours, and gives it a place in the table.
 fn check(shared: &Shared, name: &StandbyName, node: NodeId, peer: &str, at: Position) -> (Check, Option<ConnectionId>) {
-    let log = shared.owner.log();
+    let Service::Log { owner, registry } = &shared.service else {
+        return (Check::Refuse(Refusal::NotServing), None);
+    };
+    let log = owner.log();
     match log.position_at(at.lsn) {
         Ok(Some(ours)) if ours == at => log.keep_recent(),
         Ok(None) if at.lsn < log.oldest() => return (Check::Refuse(Refusal::Removed { oldest: log.oldest() }), None),
@@ -413,7 +482,7 @@ fn check(shared: &Shared, name: &StandbyName, node: NodeId, peer: &str, at: Posi
             return (Check::Refuse(Refusal::NotServing), None);
         }
     }
-    match shared.registry.join(name, node, peer, at.lsn) {
+    match registry.join(name, node, peer, at.lsn) {
         Ok(id) => (Check::Agrees, Some(id)),
         Err(refusal) => (Check::Refuse(refusal), None),
     }

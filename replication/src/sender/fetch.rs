@@ -68,6 +68,7 @@ impl Sender {
             }
             // The log follows a history we have not been told of yet.
             ReadOutcome::Group(_) => self.refuse(Refusal::NotServing, actions),
+            ReadOutcome::Nothing if !self.log.is_open => self.refuse(Refusal::NotServing, actions),
             ReadOutcome::Nothing => self.refuse(Refusal::Ahead { flush: self.log.flush }, actions),
             ReadOutcome::Removed { oldest } => self.refuse(Refusal::Removed { oldest }, actions),
             ReadOutcome::Failed(why) => self.close(Ended::Storage(why), actions),
@@ -105,6 +106,9 @@ fn judge(fetch: &Fetch, config: &SenderConfig, log: &LogState) -> Result<(), Ref
         let newer = log.history.entries().iter().find(|entry| entry.id > fetch.timeline);
         let common = newer.unwrap_or(log.history.current()).fork;
         return Err(Refusal::Diverged { common, history: Box::new(log.history.clone()) });
+    }
+    if !log.is_open {
+        return Ok(());
     }
     if fetch.from >= log.flush {
         return Err(Refusal::Ahead { flush: log.flush });

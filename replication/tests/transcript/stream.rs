@@ -62,7 +62,7 @@ impl StreamWorld {
         Self {
             started: now,
             now,
-            log: LogState { flush: Lsn::ZERO, oldest: Lsn::ZERO, history: first() },
+            log: LogState { flush: Lsn::ZERO, oldest: Lsn::ZERO, history: first(), is_open: true },
             check: Check::Agrees,
             damaged: None,
             sender: None,
@@ -315,6 +315,7 @@ impl World for StreamWorld {
             }
             "damage" => self.damaged = Some(command.word(0).parse().unwrap()),
             "fetcher" => self.connect_fetcher(),
+            "close" => self.log.is_open = false,
             "recycle" => self.log.oldest = command.word(0).parse().unwrap(),
             "promote" => {
                 self.log.history = fork(&self.log.history, command.word(0).parse().unwrap(), 2);
