@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use seawall_wal::storage::{Storage, replace_file};
-use seawall_wal::{ClusterId, Error as WalError, LogPlace, SegmentId, SegmentSize, SegmentSource, TimelineHistory};
+use seawall_wal::{
+    ClusterId, Error as WalError, LogPlace, SealedSegments, SegmentId, SegmentSize, SegmentSource, TimelineHistory,
+};
 
 use crate::control::{Control, ControlFile};
 use crate::core::Core;
@@ -203,6 +205,21 @@ impl Builder {
             tracing::warn!(damage = %done.damage, path = %done.path.display(), kept = ?done.kept, "{}", done.how);
             repaired.push(done);
         }
+    }
+
+    /// What of the log in the directory is sealed, whether anybody has it open or not, and what the control file says of it: for
+    /// a node that cannot open it yet and helps others meanwhile.
+    ///
+    /// # Errors
+    /// Without a control file that can be read nothing is known of the log.
+    pub fn sealed_log(&self) -> Result<(Control, SealedSegments)> {
+        let storage = self.storage_or_disk();
+        let Some((control, _)) = ControlFile::read(&*storage, &self.path)? else {
+            return Err(Error::NotFound { path: self.path.clone() });
+        };
+        let (dir, history) = (self.path.join(LOG_FOLDER), control.history.clone());
+        let Control { cluster, segment_size, .. } = control;
+        Ok((control, SealedSegments { storage, dir, cluster, segment_size, history }))
     }
 
     /// Puts something in order in a directory that nobody has open.

@@ -1,10 +1,11 @@
-//! A node that cannot open its data before somebody helps: who looks after it sees what it waits for, and nobody is served
-//! meanwhile.
+//! A node that cannot open its data before somebody helps: who looks after it sees what it waits for, nobody is served meanwhile,
+//! and those who wait for it in turn are helped.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
@@ -24,11 +25,12 @@ const BYTE: u64 = 30_000;
 
 /// Addresses nobody listens at, and which no connection takes for itself: those are given higher ports.
 fn free<const COUNT: usize>() -> [SocketAddr; COUNT] {
-    let first = std::process::id().wrapping_mul(41);
-    let mut candidates = (0..1_000).map(|number| {
-        let port = 10_000 + first.wrapping_add(number) % 10_000;
-        SocketAddr::from(([127, 0, 0, 1], u16::try_from(port).unwrap()))
-    });
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let mut candidates = std::iter::repeat_with(|| {
+        let number = std::process::id().wrapping_mul(41).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        SocketAddr::from(([127, 0, 0, 1], 10_000 + (number % 10_000) as u16))
+    })
+    .take(1_000);
     std::array::from_fn(|_| candidates.find(|address| TcpListener::bind(address).is_ok()).expect("a free port"))
 }
 
@@ -55,8 +57,8 @@ fn standby(folder: &Path, listen: SocketAddr, primary: SocketAddr) -> Node {
     Node::start(NodeOptions { role, ..options(folder, "standby", listen) }).unwrap()
 }
 
-/// A primary's log of several segments, and a standby's; both nodes are stopped, and one bit of the primary's is another.
-fn damaged_primary(folder: &Path, [primary_listens, standby_listens]: [SocketAddr; 2]) {
+/// A primary's log of several segments, and a standby's; both nodes are stopped.
+fn stopped_pair(folder: &Path, [primary_listens, standby_listens]: [SocketAddr; 2]) {
     let primary = Node::start(options(folder, "primary", primary_listens)).unwrap();
     let standby = standby(folder, standby_listens, primary_listens);
     let keyspace = primary.db().unwrap().keyspace("numbers").unwrap();
@@ -69,7 +71,11 @@ fn damaged_primary(folder: &Path, [primary_listens, standby_listens]: [SocketAdd
     wait("the standby has it all", || standby.db().unwrap().visible() >= end);
     primary.stop(PATIENCE).unwrap();
     standby.stop(PATIENCE).unwrap();
-    let segment = folder.join("primary").join(format!("wal/00000001-{SEGMENT:016x}.wal"));
+}
+
+/// Another bit in a node's segment.
+fn damage(folder: &Path, name: &str, segment: u64) {
+    let segment = folder.join(name).join(format!("wal/00000001-{segment:016x}.wal"));
     let file = std::fs::OpenOptions::new().read(true).write(true).open(segment).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, BYTE).unwrap();
@@ -97,7 +103,8 @@ fn seawall() -> Command {
 fn a_node_that_waits_for_a_repair_says_so_over_http_and_is_not_ready_until_it_is_repaired() {
     let folder = tempfile::tempdir().unwrap();
     let [http, primary_listens, standby_listens] = free();
-    damaged_primary(folder.path(), [primary_listens, standby_listens]);
+    stopped_pair(folder.path(), [primary_listens, standby_listens]);
+    damage(folder.path(), "primary", SEGMENT);
     let mut serve = seawall();
     serve.args(["serve", "--role", "primary", "--name", "primary", "--assume-primary", "--die-with-parent"]);
     serve.args(["--http", &http.to_string(), "--listen", &primary_listens.to_string()]);
@@ -128,6 +135,31 @@ fn a_node_that_waits_for_a_repair_says_so_over_http_and_is_not_ready_until_it_is
     assert_eq!(ask("/v1/kv/numbers/1").unwrap(), [7; 700].as_slice());
     assert_eq!(status().unwrap().state, NodeState::Running);
     standby.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn two_nodes_that_each_need_a_segment_of_the_other_start_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let [primary_listens, standby_listens] = free();
+    stopped_pair(folder.path(), [primary_listens, standby_listens]);
+    damage(folder.path(), "primary", SEGMENT);
+    damage(folder.path(), "standby", SEGMENT + 1);
+    let repair_from = vec![standby_listens.to_string()];
+    let primary = NodeOptions { repair_from, ..options(folder.path(), "primary", primary_listens) };
+    let (primary, standby) = std::thread::scope(|scope| {
+        let primary = scope.spawn(|| Node::start(primary).unwrap());
+        let standby = scope.spawn(|| standby(folder.path(), standby_listens, primary_listens));
+        (primary.join().unwrap(), standby.join().unwrap())
+    });
+    for segment in [SEGMENT, SEGMENT + 1] {
+        let of =
+            |name| std::fs::read(folder.path().join(name).join(format!("wal/00000001-{segment:016x}.wal"))).unwrap();
+        assert!(of("primary") == of("standby"), "segment {segment} is the same again");
+    }
+    primary.db().unwrap().keyspace("more").unwrap().insert("a", "b").unwrap();
+    wait("the standby follows", || standby.db().unwrap().visible() >= primary.db().unwrap().visible());
+    standby.stop(PATIENCE).unwrap();
+    primary.stop(PATIENCE).unwrap();
 }
 
 fn names_the_segment(words: String) -> bool {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seawall_engine::{Builder, Copies, Damage, Db, FileHash, TableSource};
-use seawall_replication::driver::PeerSource;
+use seawall_replication::driver::{PeerSource, ReplicationServer, ServerConfig};
 use seawall_wal::{ClusterId, SegmentSize, SegmentSource};
 
 use archive::ArchiveCopy;
@@ -31,6 +31,8 @@ const START: Duration = Duration::from_secs(60);
 /// Opens a database; what is damaged is repaired from other copies.
 pub(super) async fn open(inner: &Arc<Inner>, builder: Builder) -> Result<Db> {
     let until = Instant::now() + START;
+    // Until it can open, and so listens for standbys.
+    let mut helping = None;
     loop {
         let (copies, work) = (inner.clone(), builder.clone());
         let opened = tokio::task::spawn_blocking(move || {
@@ -40,6 +42,9 @@ pub(super) async fn open(inner: &Arc<Inner>, builder: Builder) -> Result<Db> {
         match opened.await.map_err(stopping)? {
             Err(error) if error.is_for_want_of_an_answer() && Instant::now() < until => {
                 tracing::warn!(%error, "this node does not open before it is repaired; trying again");
+                if helping.is_none() {
+                    helping = help_others(inner, &builder).await;
+                }
                 inner.await_database(format!(
                     "it does not open before it is repaired, and copies are asked for again: {error}"
                 ));
@@ -48,6 +53,26 @@ pub(super) async fn open(inner: &Arc<Inner>, builder: Builder) -> Result<Db> {
             opened => return Ok(opened?),
         }
     }
+}
+
+/// A node that waits for others gives them what is whole of its own log: they may wait for it.
+async fn help_others(inner: &Inner, builder: &Builder) -> Option<ReplicationServer> {
+    let listen = inner.options.replication_listen?;
+    let work = builder.clone();
+    let (control, segments) = match tokio::task::spawn_blocking(move || work.sealed_log()).await.ok()? {
+        Ok(log) => log,
+        Err(error) => {
+            tracing::warn!(%error, "nothing is known of this node's log, so no other node can repair its own from it");
+            return None;
+        }
+    };
+    let config = ServerConfig {
+        timeout: inner.options.replication_timeout,
+        peers_max: inner.options.standbys_max,
+        ..ServerConfig::new(listen, control.cluster, control.node, control.segment_size)
+    };
+    let started = ReplicationServer::start_sealed(config, segments).await;
+    started.inspect_err(|error| tracing::warn!(%error, "other nodes cannot repair their logs from this one yet")).ok()
 }
 
 impl Inner {
