@@ -16,7 +16,7 @@ use crate::reader::{first_extent, whole_records};
 use crate::scan::read_segment_header;
 use crate::segment::SegmentId;
 use crate::source::LogBytes;
-use crate::storage::{Access, File, Storage, read_exact_at};
+use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, File, Storage, read_exact_at};
 use crate::timeline::TimelineHistory;
 
 /// A folder of segments of one history, for reading what is sealed of them. Repair may put others in their place meanwhile.
@@ -48,15 +48,16 @@ impl SealedSegments {
         let corrupt = |at| Error::CorruptRecord { at, segment: id.number, timeline: id.timeline };
         let unreadable = |error| Error::io("read", self.dir.join(id.file_name()), error);
         let header = self.own_header(id, &*file)?.ok_or_else(|| corrupt(size.start_of(id.number)))?;
+        let offset = size.offset_in_segment(from) as usize;
         let head = if from == size.start_of(id.number) { SEGMENT_HEADER_SIZE } else { 0 };
         let available = end.distance_from(from) as usize;
         let mut wanted = bytes_max.max(head + RECORD_HEADER_SIZE).min(available);
         loop {
-            let mut bytes = vec![0; wanted];
-            read_exact_at(&*file, &mut bytes, u64::from(size.offset_in_segment(from))).map_err(unreadable)?;
-            match whole_records(&bytes, head, from, &header).map_err(corrupt)? {
+            let window = read_blocks(&*file, offset, wanted).map_err(unreadable)?;
+            let bytes = &window[offset % BLOCK_SIZE..][..wanted];
+            match whole_records(bytes, head, from, &header).map_err(corrupt)? {
                 whole if whole > head => {
-                    bytes.truncate(whole);
+                    let bytes = bytes[..whole].to_vec();
                     return Ok(Some(LogBytes { timeline: id.timeline, start: from, bytes }));
                 }
                 // The first record is larger than what was read.
@@ -90,9 +91,10 @@ impl SealedSegments {
         }
     }
 
+    /// Past the page cache, as recovery reads: after a sync that failed the cache may show what the disk does not have.
     fn open(&self, id: SegmentId) -> Result<Option<Arc<dyn File>>> {
         let path = self.dir.join(id.file_name());
-        match self.storage.open(&path, Access::Read) {
+        match self.storage.open(&path, Access::ReadDirect) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("open", path, error)),
@@ -102,4 +104,12 @@ impl SealedSegments {
     fn id_of(&self, number: SegmentNumber) -> SegmentId {
         SegmentId { number, timeline: self.history.of_segment(number, self.segment_size).id }
     }
+}
+
+/// The blocks that hold these bytes of a file.
+fn read_blocks(file: &dyn File, offset: usize, len: usize) -> io::Result<AlignedBuffer> {
+    let start = offset - offset % BLOCK_SIZE;
+    let mut blocks = AlignedBuffer::zeroed((offset + len).next_multiple_of(BLOCK_SIZE) - start);
+    read_exact_at(file, &mut blocks, start as u64)?;
+    Ok(blocks)
 }
