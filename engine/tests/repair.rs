@@ -10,9 +10,9 @@ use common::{Entries, PATH, all, crashed_keeping_all, crashed_somehow, inline};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, How, Repaired, TableSource};
-use seawall_wal::storage::{Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage, read_file};
-use seawall_wal::{LogBytes, Lsn, SegmentSize, SegmentSource, TimelineHistory, TimelineId};
+use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, How, LogRetention, Repaired, TableSource};
+use seawall_wal::storage::{Access, Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage, read_file};
+use seawall_wal::{LogBytes, Lsn, SegmentNumber, SegmentSize, SegmentSource, TimelineHistory, TimelineId};
 
 const EIO: i32 = 5;
 
@@ -266,6 +266,41 @@ fn a_copy_that_does_not_help_is_passed_over_and_when_none_does_each_is_named() {
     let order = [&unhelpful[..], &whole.log].concat();
     let (db, repaired) = open_repairing(&disk, &asking(&order)).unwrap();
     assert_eq!((content(&db).unwrap(), repaired.len()), (expected, 1));
+}
+
+#[test]
+fn a_damaged_header_that_no_start_needs_is_told_of_from_the_start_and_repaired_while_the_database_is_open() {
+    let disk = MemoryDisk::new();
+    // The archive or a standby may need what is in tables already.
+    let open = |disk: &MemoryDisk| inline(disk).log_retention(LogRetention::Node).open().unwrap();
+    let db = open(&disk);
+    let keys = db.keyspace("k").unwrap();
+    for number in 0..300_u32 {
+        keys.insert(format!("{number:05}"), [7; 900]).unwrap();
+    }
+    db.flush().unwrap();
+    let expected = all(&keys);
+    drop(keys);
+    db.close().unwrap();
+    let whole = OtherLog(open(&disk.duplicate()));
+    let segments = files(&disk, "wal", ".wal");
+    assert!(segments.len() > 2, "{segments:?}");
+    disk.open(&segments[1], Access::Write).unwrap().write_at(&[0; 512], 0).unwrap();
+
+    let db = open(&disk);
+    let [damage] = &db.damages()[..] else { panic!("{:?}", db.damages()) };
+    let described = damage.describe(&db.history(), SegmentSize::MIN);
+    assert!(described.ends_with("(wal/00000001-0000000000000001.wal)"), "{described}");
+    db.keyspace("k").unwrap().insert("more", "writes").unwrap();
+    let bytes = |log: &dyn SegmentSource| log.fetch(TimelineId(1), SegmentSize::MIN.start_of(SegmentNumber(1)));
+    assert!(bytes(db.log()).unwrap_err().to_string().contains("segment 1 of timeline 1 does not match its checksum"));
+    let copies = Copies { log: vec![Arc::new(whole)], tables: Arc::new(Other(MemoryDisk::new())) };
+    assert_eq!(db.repair(damage, &copies).unwrap().how, How::Copied);
+    assert_eq!(db.damages(), []);
+    assert_eq!(bytes(db.log()).unwrap(), bytes(&*copies.log[0]).unwrap());
+    db.close().unwrap();
+    let found = content(&open(&disk)).unwrap();
+    assert_eq!(found.len(), expected.len() + 1);
 }
 
 #[test]

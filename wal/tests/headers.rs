@@ -101,6 +101,25 @@ fn a_damaged_header_of_a_segment_that_opening_does_not_need_is_noted_and_repaire
 }
 
 #[test]
+fn no_flipped_bit_of_a_header_goes_unnoticed_and_none_keeps_the_log_from_opening_where_it_is_not_needed() {
+    let (healthy, start) = closed_log();
+    for (needed, number) in [(false, SegmentNumber(1)), (true, START)] {
+        for bit in 0..512 * 8 {
+            let disk = healthy.duplicate();
+            disk.flip_bit(&path_of(number), bit / 8, (bit % 8) as u8);
+            let damage = Damage { segment: number, at: SIZE.start_of(number) };
+            match open(Arc::new(disk), start) {
+                Ok(log) => assert_eq!((needed, &log.damages()[..]), (false, &[damage][..]), "bit {bit} of {number}"),
+                Err(Error::Corrupt { at, segment, .. }) => {
+                    assert_eq!((needed, Damage { segment, at }), (true, damage), "bit {bit}");
+                }
+                Err(error) => panic!("bit {bit} of {number}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn a_damaged_segment_that_nobody_needs_is_let_go_and_the_log_goes_on_in_whole_files() {
     let (healthy, start) = closed_log();
     for (how, spoil) in SPOILS {
