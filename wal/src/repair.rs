@@ -178,11 +178,14 @@ impl LogPlace<'_> {
             // None of its records is left.
             _ => return Ok(()),
         };
-        // If the header here is gone: with the salt of the segment that is offered, its records are whole if they are its.
-        let known = self.known_header(id).unwrap_or(*theirs);
+        // If the header here is gone: with the salt of the segment that is offered, the records are whole if they are its.
+        let header = self.known_header(id);
+        let known = header.unwrap_or(*theirs);
+        let mut is_proven = header.is_some() || self.known_ends(id).any(|(_, expected)| end == expected);
         let mut differs = None;
         let scan = SegmentScan::new(file, known, Lsn::ZERO);
         let searched = scan.search(|header, _| {
+            is_proven = true;
             let place = self.segment_size.offset_in_segment(header.start) as usize;
             let theirs =
                 bytes.get(place..).map(|theirs| RecordHeader::parse(theirs, header.start, known.salt, known.size));
@@ -196,7 +199,11 @@ impl LogPlace<'_> {
             Some(at) => {
                 Err(self.foreign(id, "record", format!("another one at {at}"), String::from("the one that is here")))
             }
-            None => Ok(()),
+            None if is_proven => Ok(()),
+            None => {
+                let (found, expected) = ("one under which nothing here is whole", "that of the segment that is here");
+                Err(self.foreign(id, "header", found.to_owned(), expected.to_owned()))
+            }
         }
     }
 

@@ -202,6 +202,21 @@ fn a_copy_that_ends_before_the_damage_does_not_help_and_changes_nothing() {
     assert!(disk.list(&Path::new(DIR).join("cut")).unwrap_or_default().is_empty());
 }
 
+#[test]
+fn without_a_header_here_half_a_copy_helps_only_if_it_is_of_this_segment() {
+    let (disk, records) = closed_log(260);
+    let until = Lsn::new(SEGMENT + 30_000);
+    let half = |disk: &MemoryDisk| Partial { log: source(disk), until, flip: None };
+    let (ours, strange) = (half(&disk), half(&closed_log(260).0));
+    disk.flip_bit(&segment(1), 100, 3);
+    let damage = damage_of(&read(&disk).unwrap_err());
+    let refused = repair(&disk, damage, &strange);
+    assert!(matches!(&refused, Err(Error::Foreign { field: "header", .. })), "{refused:?}");
+    assert_eq!(damage_of(&read(&disk).unwrap_err()), damage, "nothing was changed");
+    repair(&disk, damage, &ours).unwrap();
+    assert_eq!(read(&disk).unwrap(), records);
+}
+
 fn refuses_a_copy_that_is_not_of_this_history() {
     let disk = MemoryDisk::new();
     write(&disk, 0..100, 0);
