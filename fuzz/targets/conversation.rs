@@ -27,11 +27,17 @@ fuzz_target!(
         ("standby", [0_u8, 1, 1, 2, 0, 2, 0, 9, 10, 11, 4, 1, 0, 12, 0xFF].as_slice()),
         ("upstream", &[1, 1, 0, 9, 10, 10, 11, 4, 6, 0, 12, 0xFF]),
         ("fetch", &[1, 2, 10, 4, 6, 0, 2, 12, 0xFF, 0xFF]),
+        ("fetch_sealed", &[3, 2, 10, 4, 6, 0, 2, 12, 0xFF, 0xFF]),
         ("changed", &[0, 1, 1, 3, 2, 1, 0, 4, 0, 0, 0, 0xFF, 2, 0]),
     ]),
     |input: &[u8]| {
         let mut script = Script::new(input);
-        if script.bool() { upstream(&mut script) } else { standby(&mut script) }
+        match script.u8() % 4 {
+            1 => upstream(&mut script, true),
+            // Of one that waits for a repair itself.
+            3 => upstream(&mut script, false),
+            _ => standby(&mut script),
+        }
     }
 );
 
@@ -127,7 +133,7 @@ fn standby(script: &mut Script<'_>) {
 }
 
 /// An upstream, whose standby is the input.
-fn upstream(script: &mut Script<'_>) {
+fn upstream(script: &mut Script<'_>, is_open: bool) {
     let second = Duration::from_secs(1);
     let config = SenderConfig {
         cluster: CLUSTER,
@@ -137,7 +143,7 @@ fn upstream(script: &mut Script<'_>) {
         handshake_timeout: second,
         primary: String::new(),
     };
-    let log = LogState { flush: Lsn::new(140_000), oldest: Lsn::ZERO, history: history() };
+    let log = LogState { flush: Lsn::new(140_000), oldest: Lsn::ZERO, history: history(), is_open };
     let mut now = Instant::now();
     let mut sender = Sender::new(config, log, now);
     let mut reading: Option<Lsn> = None;
@@ -207,6 +213,7 @@ fn upstream(script: &mut Script<'_>) {
                 _ => {}
             }
         }
+        assert!(is_open || fetching || sent == 0, "nobody follows a log that is not open");
         assert!(sent <= granted, "{sent} bytes were sent where {granted} were granted");
         let _ = sender.deadline();
     }
