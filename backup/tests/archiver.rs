@@ -202,6 +202,23 @@ async fn damage_before_what_is_archived_is_not_taken_for_another_history() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_header_where_the_log_begins_keeps_nothing_behind_what_is_archived_from_the_archive() {
+    let (store, disk) = (Store::new().await, MemoryDisk::new());
+    let (node, _) = with_a_copy(Arc::new(disk.clone()));
+    store.archive_all(&node).await;
+    let start = node.log.position_at(SIZE.start_of(SegmentNumber(3))).unwrap().unwrap();
+    let disk = disk.duplicate();
+    seawall_wal::storage::Storage::remove(&disk, &segment(0)).unwrap();
+    disk.flip_bit(&segment(1), 60, 3);
+    let node = Node::open(1, Arc::new(disk), &history(), start, LogMode::Append);
+    assert_eq!(node.log.damages()[0].segment, SegmentNumber(1));
+    node.commit(2, 30);
+    let archiver = store.archiver(&node);
+    caught_up(&archiver, &node).await;
+    assert_eq!(archiver.stop(Duration::from_secs(5)).await.unwrap(), node.log.end());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_does_not_serve_the_log_is_waited_for_too() {
     const EIO: i32 = 5;
     const EMFILE: i32 = 24;

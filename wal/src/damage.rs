@@ -11,7 +11,7 @@ use crate::lsn::{Lsn, SegmentNumber};
 use crate::repair::{Damage, LogPlace};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
-use crate::storage::Access;
+use crate::storage::{Access, is_of_device};
 
 /// What opening and readers of an open log met, until it is repaired.
 pub(crate) type Damages = BTreeMap<SegmentNumber, Noted>;
@@ -79,7 +79,11 @@ impl Log {
                 shared.damages.lock().entry(segment).and_modify(|noted| noted.cause = Cause::Checked);
                 Ok(false)
             }
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                shared.damages.lock().entry(segment).and_modify(|noted| noted.cause = Cause::Checked);
+                Ok(false)
+            }
+            Err(error) if is_of_device(&error) => Ok(false),
             Err(error) => Err(Error::io("read", shared.path_of(id), error)),
         }
     }

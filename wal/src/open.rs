@@ -22,7 +22,7 @@ use crate::mutant::{Mutant, planted};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Recovery, Row, Verdict, decide};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
-use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, read_exact_at, write_all_at};
+use crate::storage::{Access, AlignedBuffer, BLOCK_SIZE, Storage, is_of_device, read_exact_at, write_all_at};
 use crate::sync::thread;
 use crate::timeline::TimelineHistory;
 
@@ -183,7 +183,7 @@ impl<'a> Pass<'a> {
         });
         let header = match header {
             Ok(header) => header,
-            Err(error) if is_passed && error.raw_os_error() == Some(libc::EIO) => {
+            Err(error) if is_passed && is_of_device(&error) => {
                 return self.note_headless(id, &path, Cause::Unread, "its header cannot be read");
             }
             Err(error) => {

@@ -17,7 +17,7 @@ use crate::mutant::{Mutant, planted};
 use crate::scan::{Scanned, SegmentScan};
 use crate::segment::SegmentId;
 use crate::source::{LogBytes, SegmentSource};
-use crate::storage::{Access, File, read_exact_at};
+use crate::storage::{Access, File, is_of_device, read_exact_at};
 use crate::sync::atomic::Ordering;
 use crate::timeline::TimelineHistory;
 
@@ -105,14 +105,20 @@ impl Log {
         }
         // A position at a boundary, or at a fork, is also what the next segment's header says about the one before.
         let next = shared.history.read().next_byte(lsn);
-        let after = shared.segments.read().get(&shared.options.segment_size.segment_of(next)).copied().flatten();
-        if let Some(header) = after.filter(|header| header.previous.lsn == lsn) {
+        let size = shared.options.segment_size;
+        let number = size.segment_of(next);
+        let behind = shared.segments.read().get(&number).copied();
+        if let Some(header) = behind.flatten().filter(|header| header.previous.lsn == lsn) {
             return Ok(Some(header.previous));
         }
         if lsn > shared.flushed.value() {
             return Ok(None);
         }
         match shared.find_position(lsn) {
+            // Only the header of the next segment could say what ends here, and it is damaged.
+            Err(Error::Removed { .. }) if behind == Some(None) && next == size.start_of(number) => {
+                Err(Error::CorruptRecord { at: next, segment: number, timeline: shared.timeline_at(number).id })
+            }
             // Recycled long ago, or while it was looked for.
             Err(Error::Removed { requested, oldest }) if requested <= oldest => Ok(None),
             found => found,
@@ -289,7 +295,7 @@ impl Shared {
         if is_gone && !self.is_here(header) {
             return self.removed(requested);
         }
-        let is_unreadable = error.raw_os_error() == Some(libc::EIO) && !planted(Mutant::UnreadableSectorNotNoted);
+        let is_unreadable = is_of_device(&error) && !planted(Mutant::UnreadableSectorNotNoted);
         let cause = if is_gone { Cause::Checked } else { Cause::Unread };
         if (is_gone || is_unreadable) && self.is_here(header) && self.is_sealed(header.segment) {
             self.note_damage(at, header, cause);

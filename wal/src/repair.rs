@@ -175,8 +175,13 @@ impl LogPlace<'_> {
         }
         let file = match self.storage.open(&path, Access::ReadDirect) {
             Ok(file) if file.len().is_ok_and(|len| len == u64::from(self.segment_size.bytes())) => file,
-            // None of its records is left.
-            _ => return Ok(()),
+            // None of its records is left to say that the copy is of this log, so it has to reach where the segment ends.
+            _ => {
+                let until = self.segment_size.end_of(id.number).min(self.history.end_of(id.timeline));
+                let is_whole = end.lsn >= until || self.known_ends(id).any(|(_, expected)| end == expected);
+                let short = || self.foreign(id, "end", end.to_string(), until.to_string());
+                return if is_whole { Ok(()) } else { Err(short()) };
+            }
         };
         // If the header here is gone: with the salt of the segment that is offered, the records are whole if they are its.
         let header = self.known_header(id);

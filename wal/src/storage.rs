@@ -293,6 +293,14 @@ pub fn write_all_at(file: &(impl File + ?Sized), mut bytes: &[u8], mut offset: u
 }
 
 /// Whether nothing has happened but a signal.
+/// Whether the device did not read what was asked for, and not the system: a medium that is damaged there, a link that failed,
+/// protection that does not check out. The kernel says which of them to who reads past the page cache, and EIO to who does not.
+pub(crate) fn is_of_device(error: &io::Error) -> bool {
+    [libc::EIO, libc::ENODATA, libc::EREMOTEIO, libc::EILSEQ, libc::ENOLINK]
+        .iter()
+        .any(|code| error.raw_os_error() == Some(*code))
+}
+
 fn only_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted && !planted(Mutant::InterruptedIsFailed)
 }

@@ -82,6 +82,7 @@ fn a_sector_of_a_sealed_segment_that_the_device_cannot_read_is_noted_as_damage_a
     for read in readers {
         for (operation, errno, is_damage) in [
             (FaultyOperation::Read, libc::EIO, true),
+            (FaultyOperation::Read, libc::ENODATA, true),
             (FaultyOperation::Open, libc::EIO, true),
             (FaultyOperation::Open, libc::EMFILE, false),
             (FaultyOperation::Read, libc::ENOMEM, false),
@@ -140,6 +141,18 @@ fn a_segment_that_could_not_be_read_is_damaged_only_if_it_cannot_be_read_again()
     assert_eq!(log.damages(), []);
     assert!(!log.read_again(SEGMENT).unwrap(), "of what is not damaged there is nothing to say");
     read().unwrap();
+}
+
+#[test]
+fn a_segment_that_could_not_be_read_and_then_is_gone_is_damaged() {
+    let memory = MemoryDisk::new();
+    let faulty = FaultyStorage::new(Arc::new(memory.clone()));
+    let (log, _) = log_on(Arc::new(faulty.clone()));
+    faulty.fail_under(&path_of(SEGMENT), FaultyOperation::Read, 0, Fault::Error(libc::EIO));
+    log.read(SIZE.start_of(SEGMENT), 4_000).unwrap_err();
+    memory.remove(&path_of(SEGMENT)).unwrap();
+    assert!(!log.read_again(SEGMENT).unwrap(), "copies are asked");
+    assert_eq!(log.damages().len(), 1);
 }
 
 #[test]

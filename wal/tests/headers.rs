@@ -179,11 +179,35 @@ fn the_first_segment_of_a_timeline_begins_where_it_forked_with_or_without_its_he
 }
 
 #[test]
+fn where_the_log_begins_with_a_damaged_header_nothing_is_said_about_what_ends_there_before_it_is_repaired() {
+    let (healthy, start) = closed_log();
+    let copy = open(Arc::new(healthy.duplicate()), start).unwrap();
+    let begin = SIZE.start_of(SegmentNumber(1));
+    let position = copy.position_at(begin).unwrap();
+    assert!(position.is_some());
+    for (how, spoil) in SPOILS {
+        let disk = healthy.duplicate();
+        disk.remove(&path_of(SegmentNumber(0))).unwrap();
+        spoil(&disk, &path_of(SegmentNumber(1)));
+        let log = open(Arc::new(disk), start).unwrap();
+        assert_eq!(log.oldest(), begin, "{how}");
+        let refused = log.position_at(begin);
+        assert!(matches!(refused, Err(Error::CorruptRecord { segment: SegmentNumber(1), .. })), "{how}: {refused:?}");
+        log.repair(log.damages()[0], &copy).unwrap();
+        assert_eq!(log.position_at(begin).unwrap(), position, "{how}");
+    }
+}
+
+#[test]
 fn a_header_that_the_device_cannot_read_is_damage_where_opening_does_not_need_it_and_halts_it_elsewhere() {
     let (disk, start) = closed_log();
-    for (errno, number, opens) in
-        [(libc::EIO, 1, true), (libc::EIO, START.0, false), (libc::EIO, START.0 + 1, false), (libc::ENOMEM, 1, false)]
-    {
+    for (errno, number, opens) in [
+        (libc::EIO, 1, true),
+        (libc::ENODATA, 1, true),
+        (libc::EIO, START.0, false),
+        (libc::EIO, START.0 + 1, false),
+        (libc::ENOMEM, 1, false),
+    ] {
         let faulty = FaultyStorage::new(Arc::new(disk.duplicate()));
         faulty.fail_under(&path_of(SegmentNumber(number)), FaultyOperation::Read, 0, Fault::Error(errno));
         match open(Arc::new(faulty), start) {

@@ -70,11 +70,12 @@ async fn still_here(shared: &Arc<Shared>, cursor: Cursor) -> Result<Cursor> {
     let archived = cursor.position();
     let timeline = timeline_after(&shared.log().history(), archived.lsn);
     let fenced = |by: String| Error::Fenced { timeline, at: archived.lsn, by };
-    let (oldest, here) =
-        blocking(move || Ok::<_, Error>((oldest(local.log())?, local.log().position_at(archived.lsn)?))).await?;
+    let here = blocking(move || Ok::<_, Error>(local.log().position_at(archived.lsn)?)).await?;
     if here == Some(archived) {
         return Ok(cursor);
     }
+    let local = shared.clone();
+    let oldest = blocking(move || oldest(local.log())).await?;
     let flushed = shared.log().flushed().value();
     if archived.lsn > flushed {
         return Err(fenced(format!(
@@ -94,9 +95,15 @@ async fn still_here(shared: &Arc<Shared>, cursor: Cursor) -> Result<Cursor> {
 }
 
 fn oldest(log: &Log) -> Result<Position> {
-    let lsn = log.oldest();
-    let found = log.position_at(lsn)?;
-    found.ok_or_else(|| seawall_wal::Error::Removed { requested: lsn, oldest: log.oldest() }.into())
+    loop {
+        let lsn = log.oldest();
+        match log.position_at(lsn)? {
+            Some(position) => return Ok(position),
+            // It was recycled meanwhile.
+            None if log.oldest() > lsn => {}
+            None => return Err(seawall_wal::Error::Removed { requested: lsn, oldest: log.oldest() }.into()),
+        }
+    }
 }
 
 /// The timeline of the byte that follows the position `lsn`.
