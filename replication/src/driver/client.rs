@@ -211,6 +211,8 @@ impl Feeding {
         };
         let why = Error::Refused { upstream: upstream.to_owned(), refusal: refusal.clone() }.to_string();
         match refusal {
+            // It has log before and behind what this node needs, and lacks that: it may be repaired.
+            Refusal::Removed { oldest } if oldest <= self.target.position().lsn => Ok(Next::Wait(why)),
             Refusal::Removed { oldest } => {
                 self.lacking = Some(oldest);
                 self.told.send_modify(|status| status.lost_place = Some(oldest));
