@@ -176,7 +176,13 @@ impl Node {
     /// # Errors
     /// As [`start`](Self::start); there is nothing left to do with it then but to drop it.
     pub fn open(&self) -> Result<()> {
-        self.inner.runtime.block_on(self.inner.start())
+        self.inner.runtime.block_on(async {
+            if !matches!(&*self.inner.part.lock().await, Part::Starting) {
+                let (operation, actual) = ("be opened", String::from("open already"));
+                return Err(Error::WrongState { operation, actual });
+            }
+            self.inner.start().await
+        })
     }
 
     /// Its database, for reading and writing. A standby that is rebuilt from a base backup gets another one, so it is asked
@@ -417,7 +423,10 @@ impl Inner {
                         let following = Standby::start(self, upstreams.clone()).await;
                         let is_to_feed = feeding.is_none();
                         self.become_part(Part::Standby { following, feeding }).await;
-                        if is_to_feed && let Err(error) = self.restart_feeding().await {
+                        if is_to_feed
+                            && self.db().is_ok()
+                            && let Err(error) = self.restart_feeding().await
+                        {
                             self.lose_database(&format!("other nodes cannot connect to it any more: {error}"));
                         }
                     }

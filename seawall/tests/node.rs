@@ -134,6 +134,10 @@ fn a_node_that_is_dropped_lets_its_directory_go_and_loses_nothing_acknowledged()
                 standby.db().unwrap().existing_keyspace("numbers").is_ok()
                     && numbers(&standby).len() == count as usize * 10
             });
+            for node in [&primary, &standby] {
+                let again = node.open().unwrap_err().to_string();
+                assert_eq!(again, "this node is open already, so it cannot be opened");
+            }
             drop(primary);
             drop(standby);
             for name in ["primary", "standby"] {

@@ -25,6 +25,8 @@ const GIVEN_UP: Duration = Duration::from_secs(15);
 /// A segment is looked for so often among peers that answer and do not help before the node gives up: theirs may be under
 /// repair as well.
 const ATTEMPTS: u32 = 3;
+/// Without peers a segment is looked for twice, so far apart: of one that nobody needs any more retention lets go meanwhile.
+const LET_GO: Duration = Duration::from_secs(2);
 /// A node that does not open without a repair waits so long for them: after a power failure all start at once.
 const START: Duration = Duration::from_secs(60);
 
@@ -206,12 +208,16 @@ enum Attempt {
 }
 
 async fn repair_patiently(inner: &Arc<Inner>, db: &Db, damage: &Damage) -> Attempt {
-    let is_peers = matches!(damage, Damage::Segment(_)) && !inner.peers().is_empty();
-    for _ in 1..ATTEMPTS {
+    let (attempts, pause) = match damage {
+        Damage::File(..) => (1, RETRY),
+        Damage::Segment(_) if inner.peers().is_empty() => (2, LET_GO),
+        Damage::Segment(_) => (ATTEMPTS, RETRY),
+    };
+    for _ in 1..attempts {
         match repair(inner, db, damage).await {
-            Attempt::NoCopy(why) if is_peers => {
-                tracing::warn!(%damage, why, "damage is not repaired; peers are asked again");
-                tokio::time::sleep(RETRY).await;
+            Attempt::NoCopy(why) => {
+                tracing::warn!(%damage, why, "damage is not repaired; copies are asked for again");
+                tokio::time::sleep(pause).await;
             }
             attempt => return attempt,
         }
