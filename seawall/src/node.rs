@@ -174,7 +174,7 @@ impl Node {
     /// Opens its database and takes up its role. Blocks; to be called once.
     ///
     /// # Errors
-    /// As [`start`](Self::start); there is nothing left to do with it then but to drop it.
+    /// [`Error::WrongState`] if it is open already. Else as [`start`](Self::start); there is nothing left to do with it then but to drop it.
     pub fn open(&self) -> Result<()> {
         self.inner.runtime.block_on(async {
             if !matches!(&*self.inner.part.lock().await, Part::Starting) {
@@ -304,7 +304,8 @@ impl Node {
     }
 
     /// Stops it: no more commits, then everything flushed reaches standbys and archive, at most until the deadline, then
-    /// the database is closed. Says what did not get where it should.
+    /// the database is closed. Says what did not get where it should. A standby that is just being rebuilt comes to the end of
+    /// restoring its base backup first, however long that takes.
     pub fn stop(mut self, deadline: Duration) -> Result<Remaining> {
         let runtime = self.runtime.take().expect("it is stopped once");
         let stopped = runtime.block_on(self.inner.stop(deadline));
