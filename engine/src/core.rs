@@ -268,14 +268,14 @@ impl Core {
     /// Applies what is queued unless somebody is at it, who then looks again. Not for ever: a committer has its own caller to
     /// serve, and what it leaves is applied by those who wait for it, by the next one, or by the next tick.
     fn apply_pending_unless_busy(&self) {
-        let mut began = None;
-        while !self.pending.is_empty() {
-            let began = *began.get_or_insert_with(now);
-            if now() - began > SERVING_MAX {
-                return;
-            }
+        // The clock is asked by those only who were served others' commits too.
+        let mut until = None;
+        loop {
             let Some(applier) = self.pending.try_applier() else { return };
             self.apply_with(applier);
+            if self.pending.is_empty() || now() > *until.get_or_insert_with(|| now() + SERVING_MAX) {
+                return;
+            }
         }
     }
 

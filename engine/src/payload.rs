@@ -21,6 +21,10 @@ const CREATE: u8 = 1;
 const DROP: u8 = 2;
 /// Kind, keyspace, length of the key.
 const OPERATION_LEN_MIN: usize = 1 + 4 + 2;
+/// The length of what follows the key.
+const VALUE_LEN_LEN: usize = 4;
+/// Room that a payload is begun with: one operation with a key and a value of usual sizes.
+const USUAL_LEN: usize = 256;
 
 /// Ranges a commit can delete.
 pub const RANGE_DELETES_MAX: usize = 1024;
@@ -99,7 +103,9 @@ pub struct CommitBuilder {
 
 impl Default for CommitBuilder {
     fn default() -> Self {
-        Self { bytes: vec![VERSION, 0, 0, 0, 0, 0, 0, 0], count: 0, traits: Traits::default() }
+        let mut bytes = Vec::with_capacity(USUAL_LEN);
+        bytes.put(&[VERSION, 0, 0, 0, 0, 0, 0, 0]);
+        Self { bytes, count: 0, traits: Traits::default() }
     }
 }
 
@@ -108,6 +114,7 @@ impl CommitBuilder {
     pub fn push(&mut self, operation: Operation<'_>) {
         let Operation { keyspace, key, action } = operation;
         let bytes = &mut self.bytes;
+        bytes.reserve(OPERATION_LEN_MIN + VALUE_LEN_LEN + key.len() + action.value_len());
         bytes.put_u8(match action {
             Action::Put(_) => PUT,
             Action::Delete => DELETE,

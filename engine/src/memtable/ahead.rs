@@ -82,7 +82,8 @@ impl Drop for Ahead {
 
 impl Shared {
     fn run(&self) {
-        seawall_wal::give_way();
+        // It does not give way: what it has not ready a writer does itself.
+        seawall_wal::ask_for_short_turns();
         let mut stock = self.stock.lock();
         while !stock.closing {
             if stock.ready.len() >= READY {
