@@ -1,5 +1,5 @@
 //! A long mixed run of one store: writers, readers and scans over data larger than its cache, and what that costs:
-//! latencies, memory, and bytes written. First with memtables so large that nothing is written out, then as usual.
+//! latencies, memory, and bytes written. In turns with memtables so large that nothing is written out, and as usual.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use clap::Args;
 use crate::cpu::wait_until_quiet;
 use crate::histogram::Histogram;
 use crate::standstill::{Standstills, Watch};
+use crate::statistics::Spread;
 use crate::store::{Durability, Kind, Settings, Store, fill};
 use crate::workload::{KEY_LEN, Random, VALUE_LEN, key, pair};
 
@@ -24,9 +25,12 @@ pub(crate) struct MixedArguments {
     /// A directory on the device to measure; what is made in it is removed again
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// Seconds as usual; before it, a sixth of that with nothing written out
+    /// Seconds as usual, all turns together; each turn begins with a third of its time with nothing written out
     #[arg(long, default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     seconds: u64,
+    /// How often the two take turns; ratios are of each turn, and the first does not count if there are more
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    turns: u64,
     /// MiB of the store's cache
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     cache_mib: u64,
@@ -81,18 +85,48 @@ pub(crate) fn run(arguments: &MixedArguments) -> Result<()> {
     }
     println!("{}: {keys} keys, {} times its cache, {durability:?} puts", arguments.store, arguments.times);
     let quiet = Settings { memtable_bytes: MEMTABLE_HUGE, ..settings };
-    let seconds = Duration::from_secs(arguments.seconds);
-    let without = phase(arguments, &dir, &quiet, keys, (seconds / 6).max(Duration::from_secs(1)))?;
-    print!("\nnothing written out\n{without}");
-    let with = phase(arguments, &dir, &settings, keys, seconds)?;
-    print!("\nas usual\n{with}");
-    for (what, before, after) in [("put", &without.puts, &with.puts), ("get", &without.gets, &with.gets)] {
-        let tail = |waits: &Waits, moving| waits.histogram(moving).quantile(0.999).as_secs_f64();
-        let all = tail(after, None) / tail(before, None);
-        let moving = tail(after, Some(&with.standstills)) / tail(before, Some(&without.standstills));
-        println!("{what} p99.9 as usual / with nothing written out: {all:.2}; while the machine ran: {moving:.2}");
+    let time = Duration::from_secs(arguments.seconds) / arguments.turns as u32;
+    let mut ratios = Vec::new();
+    for turn in 1..=arguments.turns {
+        let without = phase(arguments, &dir, &quiet, keys, time / 3)?;
+        print!("\nturn {turn}: nothing written out\n{without}");
+        let with = phase(arguments, &dir, &settings, keys, time)?;
+        print!("\nturn {turn}: as usual\n{with}");
+        ratios.push(tails(&with, &without));
+        for (of, [all, moving]) in TAILS.iter().zip(ratios[ratios.len() - 1]) {
+            println!("{of} p99.9 as usual / with nothing written out: {all:.2}; while the machine ran: {moving:.2}");
+        }
+    }
+    let counted = if ratios.len() > 1 { &ratios[1..] } else { &ratios };
+    println!("\nmedians of {} turns, least and greatest", counted.len());
+    for (which, of) in TAILS.iter().enumerate() {
+        let spread = |how: usize| {
+            let of_turns: Vec<_> = counted.iter().map(|turn| turn[which][how]).collect();
+            Spread::of(&of_turns)
+                .map_or_else(String::new, |all| format!("{:.2} ({:.2} to {:.2})", all.median, all.min, all.max))
+        };
+        println!(
+            "{of} p99.9 as usual / with nothing written out: {}; while the machine ran: {}",
+            spread(ALL),
+            spread(MOVING)
+        );
     }
     Ok(())
+}
+
+/// What is held against itself.
+const TAILS: [&str; 2] = ["put", "get"];
+/// Places of the two ratios: of all time, and of that in which the machine ran.
+const ALL: usize = 0;
+const MOVING: usize = 1;
+
+/// For each of [`TAILS`], its p99.9 in one phase to that in the other.
+fn tails(with: &Outcome, without: &Outcome) -> [[f64; 2]; 2] {
+    let tail = |waits: &Waits, still| waits.histogram(still).quantile(0.999).as_secs_f64();
+    [(&with.puts, &without.puts), (&with.gets, &without.gets)].map(|(after, before)| {
+        let moving = tail(after, Some(&with.standstills)) / tail(before, Some(&without.standstills));
+        [tail(after, None) / tail(before, None), moving]
+    })
 }
 
 /// How long the callers of one operation waited.
@@ -158,6 +192,8 @@ type Operation<'a> = &'a (dyn Fn(&mut Random, u64) -> Result<()> + Sync);
 fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64, time: Duration) -> Result<Outcome> {
     let store = arguments.store.open(dir, settings)?;
     let store: &dyn Store = &*store;
+    // What the phase before left to be done is not this one's.
+    wait_until_done();
     let done = AtomicBool::new(false);
     let memory = AtomicU64::new(memory_bytes());
     let (io, tables) = (written_bytes()?, store.table_bytes_written());
@@ -208,10 +244,7 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
     })?;
     let (elapsed, standstills) = (began.elapsed(), watch.stop());
     store.sync()?;
-    // Between two merges a store is quiet for a moment.
-    for _ in 0..QUIET_LOOKS {
-        wait_until_quiet(PATIENCE);
-    }
+    wait_until_done();
     let table_bytes = store.table_bytes_written().zip(tables).map(|(after, before)| after - before);
     Ok(Outcome {
         elapsed,
@@ -224,6 +257,13 @@ fn phase(arguments: &MixedArguments, dir: &Path, settings: &Settings, keys: u64,
         memory_bytes: memory.into_inner(),
         report: store.report(),
     })
+}
+
+/// Waits until the store has done what it does behind the callers' backs. Between two merges it is quiet for a moment.
+fn wait_until_done() {
+    for _ in 0..QUIET_LOOKS {
+        wait_until_quiet(PATIENCE);
+    }
 }
 
 /// Does the operation over and over until told to stop; on a schedule if there is one, and timed from it then.
@@ -311,7 +351,8 @@ mod tests {
             let arguments = MixedArguments {
                 store,
                 dir: dir.path().to_owned(),
-                seconds: 1,
+                seconds: 2,
+                turns: 2,
                 cache_mib: 1,
                 times: 1,
                 memtable_mib: 1,
