@@ -48,6 +48,16 @@ pub const ROWS: &[Row] = &[
         "a_damaged_header_of_a_segment_that_opening_does_not_need_is_noted_and_repaired_while_the_log_is_open",
     ),
     row(
+        "wal:gap-unnoticed",
+        "wal/headers",
+        "a_segment_that_is_missing_between_others_is_noted_and_repaired_and_the_oldest_may_have_been_let_go",
+    ),
+    row(
+        "wal:newest-let-go-first",
+        "wal/headers",
+        "segments_are_let_go_of_in_their_order_and_the_first_that_stays_keeps_those_behind_it",
+    ),
+    row(
         "wal:recycled-name-not-synced",
         "wal/lib",
         "segment::tests::a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one",

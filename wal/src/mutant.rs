@@ -141,6 +141,10 @@ crate::mutants! {
     WipedTakenForPrepared,
     /// A segment that is used again keeps its old header until it gets its new one.
     RecycledNotWiped,
+    /// A segment that is missing between others is nothing to speak of.
+    GapUnnoticed,
+    /// Of segments that are not needed the newest goes first.
+    NewestLetGoFirst,
     /// A recycled segment gets its next name before power loss cannot bring the last one back.
     RecycledNameNotSynced,
     /// A record says that what it follows is flushed, whether it is or not.

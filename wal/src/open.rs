@@ -97,6 +97,9 @@ fn report(recovery: &Recovery) {
     }
 }
 
+/// Missing segments that are noted one by one; of more, which are many files lost at once, those nearest to the end are.
+const MISSING_MAX: usize = 1024;
+
 /// One segment file that belongs to the history, with its header as found.
 struct Found {
     path: PathBuf,
@@ -166,7 +169,22 @@ impl<'a> Pass<'a> {
                 pass.look_at(id, dir.join(name));
             }
         }
+        pass.note_missing();
         Ok(pass)
+    }
+
+    /// Segments are let go of one after the other, so those that are here have no gap, unless a file was lost.
+    fn note_missing(&mut self) {
+        let oldest = self.begun.keys().chain(self.headless.keys()).min().copied();
+        let needed = self.options.segment_size.segment_of(self.at.history.next_byte(self.at.start.lsn));
+        let Some(oldest) = oldest.filter(|_| !planted(Mutant::GapUnnoticed)) else { return };
+        let is_here = |number: &SegmentNumber| self.begun.contains_key(number) || self.headless.contains_key(number);
+        let missing = (oldest.0..needed.0).rev().map(SegmentNumber).filter(|number| !is_here(number));
+        for number in missing.take(MISSING_MAX).collect::<Vec<_>>() {
+            let timeline = self.at.history.of_segment(number, self.options.segment_size).id;
+            let path = self.dir.join(SegmentId { number, timeline }.file_name());
+            self.note_headless(number, &path, Cause::Checked, "its file is missing");
+        }
     }
 
     /// Reads one file's header and puts it where it belongs.
@@ -184,7 +202,7 @@ impl<'a> Pass<'a> {
         let header = match header {
             Ok(header) => header,
             Err(error) if is_passed && is_of_device(&error) => {
-                return self.note_headless(id, &path, Cause::Unread, "its header cannot be read");
+                return self.note_headless(id.number, &path, Cause::Unread, "its header cannot be read");
             }
             Err(error) => {
                 self.read_error.get_or_insert(Error::io("read", path, error));
@@ -211,16 +229,16 @@ impl<'a> Pass<'a> {
             None => "its file has another length than a segment",
         };
         match is_passed {
-            true => self.note_headless(id, &path, Cause::Checked, why_none),
+            true => self.note_headless(id.number, &path, Cause::Checked, why_none),
             false => self.note_odd(path, Odd::Unreadable(why_none)),
         }
     }
 
     /// Recovery does not need it. Whoever needs it later hears that it is damaged, and it is repaired while the log is open.
-    fn note_headless(&mut self, id: SegmentId, path: &Path, cause: Cause, why: &str) {
+    fn note_headless(&mut self, number: SegmentNumber, path: &Path, cause: Cause, why: &str) {
         tracing::error!(path = %path.display(), why, "a segment of the log before the checkpoint is damaged");
-        let at = self.options.segment_size.start_of(id.number);
-        self.headless.insert(id.number, Noted { at, cause });
+        let at = self.options.segment_size.start_of(number);
+        self.headless.insert(number, Noted { at, cause });
     }
 
     fn foreign(&self, header: &SegmentHeader, id: SegmentId) -> Option<Odd> {

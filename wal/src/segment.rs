@@ -1,6 +1,7 @@
 //! Segment files: their names, and the preparer that keeps one ready so that rotation costs the commit path neither an
 //! allocation nor a sync. What is inside a segment is `format`'s business.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -99,8 +100,8 @@ struct State {
     /// What is to be made ready under its final name.
     wanted: Option<SegmentId>,
     ready: Option<Prepared>,
-    /// Segments to turn into spares.
-    retired: Vec<PathBuf>,
+    /// Segments to turn into spares, in the order in which they are let go of.
+    retired: VecDeque<PathBuf>,
     /// Why the last try failed, if it did, and when that try began: later than it, there may be room again.
     failure: Option<(Instant, Error)>,
     /// When somebody last asked for what is wanted.
@@ -108,8 +109,8 @@ struct State {
     /// The last one taken. A log that fills segments gets a spare beside the one that is ready, others do not pay for it.
     /// `taken < wanted` and `taken < ready.id`: what was taken has the log in it, and its name is never given away again.
     taken: Option<SegmentId>,
-    /// Whether a spare could not be made; not tried again before the next segment is taken.
-    no_spare: bool,
+    /// Whether something failed for which nobody waits; not tried again before the next segment is taken.
+    put_off: bool,
     /// Those who wait for what is wanted.
     waiting: usize,
     /// Whether the way to write is to be measured.
@@ -119,7 +120,7 @@ struct State {
 
 impl State {
     fn wants_spare(&self) -> bool {
-        self.taken.is_some() && !self.no_spare && self.spares.is_empty()
+        self.taken.is_some() && !self.put_off && self.spares.is_empty()
     }
 
     /// Whether the log has got to this segment, or beyond it.
@@ -132,7 +133,8 @@ impl State {
     }
 
     fn has_work(&self) -> bool {
-        self.wanted.is_some() || !self.retired.is_empty() || self.wants_spare() || self.probe
+        let idle = !self.put_off && !self.retired.is_empty();
+        self.wanted.is_some() || idle || self.wants_spare() || self.probe
     }
 }
 
@@ -164,7 +166,7 @@ impl Preparer {
             return;
         }
         if let Some(other) = state.ready.take() {
-            state.retired.push(self.dir.join(other.id.file_name()));
+            state.retired.push_back(self.dir.join(other.id.file_name()));
         }
         state.wanted = Some(id);
         self.changed.notify_all();
@@ -172,7 +174,7 @@ impl Preparer {
 
     /// Gives a segment's file back for use as a spare. Its content is no longer needed by anybody.
     pub(crate) fn retire(&self, path: PathBuf) {
-        self.state.lock().retired.push(path);
+        self.state.lock().retired.push_back(path);
         self.changed.notify_all();
     }
 
@@ -240,7 +242,7 @@ impl Preparer {
                 self.await_locked(&mut state, id, asked, None)?;
             }
             if let Some(ready) = state.ready.take_if(|ready| ready.id == id) {
-                (state.failure, state.taken, state.no_spare) = (None, Some(id), false);
+                (state.failure, state.taken, state.put_off) = (None, Some(id), false);
                 // Others who wait for it need not any more.
                 self.changed.notify_all();
                 return Ok(ready);
@@ -315,21 +317,9 @@ impl Preparer {
         self.changed.notify_all();
     }
 
-    /// Recycles what was retired, then makes ready what is wanted.
+    /// Lets go of what was retired, then makes ready what is wanted.
     fn step(&self) -> Result<()> {
-        loop {
-            let retired = self.state.lock().retired.pop();
-            let Some(path) = retired else { break };
-            let room = self.state.lock().spares.len() < SPARES_MAX;
-            // A damaged segment's file may have been cut.
-            let len = self.storage.open(&path, Access::Read).and_then(|file| file.len());
-            if room && len.is_ok_and(|len| len == u64::from(self.size.bytes())) {
-                let spare = self.recycle(&path)?;
-                self.state.lock().spares.push(spare);
-            } else {
-                self.storage.remove(&path).map_err(|error| Error::io("remove", path, error))?;
-            }
-        }
+        self.let_go();
         let (wanted, spare) = {
             let mut state = self.state.lock();
             let Some(wanted) = state.wanted else {
@@ -360,7 +350,7 @@ impl Preparer {
             state.failure = None;
         } else {
             // Another segment was asked for meanwhile, as when a timeline begins.
-            state.retired.push(self.dir.join(wanted.file_name()));
+            state.retired.push_back(self.dir.join(wanted.file_name()));
         }
         if !race::planted(Race::ReadyNotAnnounced) {
             self.changed.notify_all();
@@ -368,10 +358,52 @@ impl Preparer {
         Ok(())
     }
 
+    /// Makes spares of what was retired, and removes what is too much. One after the other, each name gone for good before the
+    /// next one goes: so a segment that is missing between others is damage, and never what a crash left of this. What cannot
+    /// be let go of now stays, with all behind it; nobody waits for it.
+    fn let_go(&self) {
+        loop {
+            let (path, room) = {
+                let mut state = self.state.lock();
+                if planted(Mutant::NewestLetGoFirst) {
+                    state.retired.make_contiguous().reverse();
+                }
+                let Some(path) = state.retired.front() else { return };
+                (path.clone(), state.spares.len() < SPARES_MAX)
+            };
+            // A damaged segment's file may have been cut.
+            let len = self.storage.open(&path, Access::Read).and_then(|file| file.len());
+            let gone = match room && len.is_ok_and(|len| len == u64::from(self.size.bytes())) {
+                true => self.recycle(&path),
+                false => self.remove(&path).map(|()| None),
+            };
+            let mut state = self.state.lock();
+            match gone {
+                Ok(spare) => {
+                    state.retired.pop_front();
+                    state.spares.extend(spare);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a log segment that is not needed any more stays; tried again with the next segment");
+                    state.put_off = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        let removed = match self.storage.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => self.storage.sync_dir(&self.dir),
+        };
+        removed.map_err(|error| Error::io("remove", path, error))
+    }
+
     /// Makes an old segment a spare: first its name goes, for good, then its header, so that no file ever has a segment's
     /// name and another segment's header. Were the name not gone for good before the spare gets another one, power loss could
     /// leave a file with both: two segments in one.
-    fn recycle(&self, path: &Path) -> Result<PathBuf> {
+    fn recycle(&self, path: &Path) -> Result<Option<PathBuf>> {
         let spare = self.spare_path();
         self.storage.rename(path, &spare).map_err(|error| Error::io("rename", path, error))?;
         let wipe = || -> io::Result<()> {
@@ -385,11 +417,12 @@ impl Preparer {
         if !planted(Mutant::RecycledNotWiped)
             && let Err(error) = wipe()
         {
+            tracing::warn!(%error, path = %spare.display(), "an old log segment could not be recycled; it is removed");
             // Nobody knows of it any more.
             let _ = self.storage.remove(&spare);
-            return Err(Error::io("recycle", spare, error));
+            return Ok(None);
         }
-        Ok(spare)
+        Ok(Some(spare))
     }
 
     /// Makes one segment more than is wanted, so that the next one is a matter of a rename. It may fail: nobody waits.
@@ -398,7 +431,7 @@ impl Preparer {
             Ok(spare) => self.state.lock().spares.push(spare),
             Err(error) => {
                 tracing::debug!(%error, "no spare log segment");
-                self.state.lock().no_spare = true;
+                self.state.lock().put_off = true;
             }
         }
         Ok(())

@@ -101,6 +101,49 @@ fn a_damaged_header_of_a_segment_that_opening_does_not_need_is_noted_and_repaire
 }
 
 #[test]
+fn a_segment_that_is_missing_between_others_is_noted_and_repaired_and_the_oldest_may_have_been_let_go() {
+    let (healthy, start) = closed_log();
+    let copy = open(Arc::new(healthy.duplicate()), start).unwrap();
+    for number in (1..START.0).map(SegmentNumber) {
+        let disk = healthy.duplicate();
+        disk.remove(&path_of(number)).unwrap();
+        let log = open(Arc::new(disk.clone()), start).unwrap();
+        let damage = Damage { segment: number, at: SIZE.start_of(number) };
+        assert_eq!((log.damages(), log.oldest()), (vec![damage], Lsn::ZERO), "{number}");
+        let refused = segment_of(&log, number);
+        assert!(matches!(refused, Err(Error::CorruptRecord { segment, .. }) if segment == number), "{refused:?}");
+        log.repair(damage, &copy).unwrap();
+        assert_eq!((log.damages(), segment_of(&log, number).unwrap()), (vec![], segment_of(&copy, number).unwrap()));
+        log.close().unwrap();
+        assert_eq!(open(Arc::new(disk), start).unwrap().damages(), [], "{number}");
+    }
+    let disk = healthy.duplicate();
+    disk.remove(&path_of(SegmentNumber(0))).unwrap();
+    let log = open(Arc::new(disk), start).unwrap();
+    assert_eq!((log.damages(), log.oldest()), (vec![], SIZE.end_of(SegmentNumber(0))));
+}
+
+#[test]
+fn segments_are_let_go_of_in_their_order_and_the_first_that_stays_keeps_those_behind_it() {
+    let (disk, start) = closed_log();
+    let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+    let log = open(Arc::new(faulty.clone()), start).unwrap();
+    let stuck = path_of(SegmentNumber(1));
+    for _ in 0..50 {
+        faulty.fail_under(&stuck, FaultyOperation::Rename, 0, Fault::Error(libc::EIO));
+        faulty.fail_under(&stuck, FaultyOperation::Remove, 0, Fault::Error(libc::EIO));
+    }
+    assert_eq!(log.recycle_before(start.lsn) as u64, START.0);
+    append(&log, 350);
+    let here = |number| disk.open(&path_of(SegmentNumber(number)), Access::Read).is_ok();
+    assert_eq!([0, 1, 2].map(here), [false, true, true], "and the log goes on");
+    faulty.heal();
+    append(&log, 350);
+    assert_eq!([0, 1, 2].map(here), [false; 3], "all of them once it can be");
+    log.close().unwrap();
+}
+
+#[test]
 fn no_flipped_bit_of_a_header_goes_unnoticed_and_none_keeps_the_log_from_opening_where_it_is_not_needed() {
     let (healthy, start) = closed_log();
     for (needed, number) in [(false, SegmentNumber(1)), (true, START)] {
