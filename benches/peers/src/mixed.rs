@@ -132,6 +132,8 @@ fn tails(with: &Outcome, without: &Outcome) -> [[f64; 2]; 2] {
 /// How long the callers of one operation waited.
 #[derive(Default)]
 struct Waits {
+    /// How long the calls themselves took, whenever they should have begun.
+    calls: Histogram,
     quick: Histogram,
     /// From when to when each of the others lasted; those beyond the most that are kept count as if they had been quick.
     slow: Vec<(Instant, Instant)>,
@@ -142,8 +144,10 @@ const SLOW: Duration = Duration::from_millis(2);
 const SLOW_MAX: usize = 1 << 20;
 
 impl Waits {
-    fn add(&mut self, began: Instant) {
+    /// A call that ends now, for which somebody waited since `began` and which was made at `called`.
+    fn add(&mut self, began: Instant, called: Instant) {
         let now = Instant::now();
+        self.calls.add(now - called);
         if now - began >= SLOW && self.slow.len() < SLOW_MAX {
             self.slow.push((began, now));
         } else {
@@ -152,6 +156,7 @@ impl Waits {
     }
 
     fn merge(&mut self, other: Self) {
+        self.calls.merge(&other.calls);
         self.quick.merge(&other.quick);
         self.slow.extend(other.slow);
     }
@@ -271,17 +276,15 @@ fn worker(operation: Operation<'_>, seed: u64, each: Option<Duration>, done: &At
     let (mut random, mut waits, mut turn) = (Random::new(seed), Waits::default(), seed);
     let mut due = Instant::now();
     while !done.load(Ordering::Acquire) {
-        let began = match each {
-            Some(each) => {
-                due += each;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                // What the scheduler took before we were awake is nobody's fault here, unless the call before was late.
-                if due + each < Instant::now() { due } else { Instant::now() }
-            }
-            None => Instant::now(),
-        };
+        if let Some(each) = each {
+            due += each;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        let called = Instant::now();
+        // What the scheduler took before we were awake is nobody's fault here, unless the call before was late.
+        let began = each.filter(|each| due + *each < called).map_or(called, |_| due);
         operation(&mut random, turn)?;
-        waits.add(began);
+        waits.add(began, called);
         turn += 1;
     }
     Ok(waits)
@@ -307,6 +310,11 @@ impl fmt::Display for Outcome {
                 )?;
             }
         }
+        write!(f, "longest call by itself:")?;
+        for (name, waits) in [("put", &self.puts), ("get", &self.gets), ("scan", &self.scans)] {
+            write!(f, " {name} {:.1?} ({} above 100 ms)", waits.calls.max(), waits.calls.above(STALL))?;
+        }
+        writeln!(f)?;
         let still = &self.standstills;
         let (count, total, longest) = (still.count(), still.total(), still.longest());
         writeln!(f, "the machine stood still {count} times, {total:.1?} in all, {longest:.1?} at most")?;
