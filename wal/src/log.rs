@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::clock::{Clock, Timestamp};
 use crate::crowd::Crowd;
@@ -16,64 +16,21 @@ use crate::flush::{Flusher, Gathered, run_flusher};
 use crate::format::{
     Position, RECORD_HEADER_SIZE, RecordHeader, RecordKind, SegmentHeader, payload_crc, payload_len_max, record_end,
 };
-use crate::identity::{ClusterId, NodeId};
-use crate::lsn::{Lsn, SegmentNumber, SegmentSize};
+use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
+use crate::options::{LogOptions, Threads};
 use crate::panic::caught;
 use crate::probe::Way;
 use crate::recent::Recent;
 use crate::segment::{Preparer, SegmentId};
-use crate::storage::{DurableWrite, File, Storage};
+use crate::stats::Counters;
+use crate::storage::{File, Storage};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, now};
 use crate::ticket::Ticket;
 use crate::timeline::{TimelineEntry, TimelineHistory};
 use crate::watch::LsnWatch;
-
-/// What a log needs to know, fixed while it is open.
-#[derive(Clone, Copy, Debug)]
-pub struct LogOptions {
-    /// Whose log.
-    pub cluster: ClusterId,
-    /// Which node.
-    pub node: NodeId,
-    /// As chosen when the cluster was made.
-    pub segment_size: SegmentSize,
-    /// Bytes of records that may wait for a flush; appends beyond it wait. At least one largest record.
-    pub buffer_bytes_max: usize,
-    /// Bytes of the newest flushed log to keep in memory once [`Log::keep_recent`] asks for it.
-    pub recent_bytes_max: usize,
-    /// How long an append without a deadline of its own waits for room: in the buffer, or for the next segment.
-    pub stall_timeout: Duration,
-    /// Whether threads prepare segments and flush for those who do not wait themselves. Without them (for tests that
-    /// need one order of events) preparation happens in `append`, and only a waiting thread flushes.
-    pub threads: Threads,
-}
-
-/// See [`LogOptions::threads`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Threads {
-    /// A flusher and a preparer.
-    Background,
-    /// None.
-    Inline,
-}
-
-impl LogOptions {
-    /// For a node of a cluster, with 64 MiB segments and a 64 MiB buffer.
-    pub fn new(cluster: ClusterId, node: NodeId) -> Self {
-        Self {
-            cluster,
-            node,
-            segment_size: SegmentSize::DEFAULT,
-            buffer_bytes_max: 64 << 20,
-            recent_bytes_max: 16 << 20,
-            stall_timeout: Duration::from_secs(30),
-            threads: Threads::Background,
-        }
-    }
-}
 
 /// How a log grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,42 +51,6 @@ impl LogOwner for Log {
     fn log(&self) -> &Log {
         self
     }
-}
-
-/// A snapshot of a log's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogStats {
-    /// Records appended or received since opening.
-    pub records: u64,
-    /// Bytes appended or received since opening.
-    pub bytes: u64,
-    /// Syncs that returned.
-    pub flushes: u64,
-    /// Time spent in writes and syncs of the log, microseconds.
-    pub flush_micros: u64,
-    /// The longest of them, microseconds.
-    pub flush_micros_max: u64,
-    /// How long the write and sync that is under way has been so, microseconds; 0 if there is none.
-    pub flush_micros_now: u64,
-    /// Calls of [`Log::read`] that were answered from memory.
-    pub reads_memory: u64,
-    /// Calls of [`Log::read`] that went to the disk.
-    pub reads_disk: u64,
-    /// How a group of a log that is appended to becomes durable.
-    pub durable_write: DurableWrite,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) records: AtomicU64,
-    pub(crate) bytes: AtomicU64,
-    pub(crate) flushes: AtomicU64,
-    pub(crate) flush_micros: AtomicU64,
-    pub(crate) flush_micros_max: AtomicU64,
-    /// When the write and sync that is under way began, microseconds since opening; 0 if there is none.
-    pub(crate) flush_began: AtomicU64,
-    pub(crate) reads_memory: AtomicU64,
-    pub(crate) reads_disk: AtomicU64,
 }
 
 /// An open log. Dropping it flushes what was appended and ends its threads.
@@ -375,26 +296,6 @@ impl Log {
         &self.shared.dir
     }
 
-    /// Counters since opening.
-    pub fn stats(&self) -> LogStats {
-        let counters = &self.shared.counters;
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LogStats {
-            records: get(&counters.records),
-            bytes: get(&counters.bytes),
-            flushes: get(&counters.flushes),
-            flush_micros: get(&counters.flush_micros),
-            flush_micros_max: get(&counters.flush_micros_max),
-            flush_micros_now: match get(&counters.flush_began) {
-                0 => 0,
-                began => self.shared.micros().saturating_sub(began).max(1),
-            },
-            reads_memory: get(&counters.reads_memory),
-            reads_disk: get(&counters.reads_disk),
-            durable_write: self.shared.way.read().now(),
-        }
-    }
-
     /// Flushes everything appended or received so far and waits for it.
     pub fn flush(&self) -> Result<Lsn> {
         let end = self.end().lsn;
@@ -413,7 +314,7 @@ impl Log {
     /// Writes groups this way from now on, whatever is fastest. The storage must know it: a way through a ring where the I/O
     /// path is none ends the log.
     #[cfg(any(test, feature = "simulated"))]
-    pub fn write_by(&self, way: DurableWrite) {
+    pub fn write_by(&self, way: crate::storage::DurableWrite) {
         self.shared.way.write().given = Some(way);
     }
 

@@ -16,9 +16,10 @@ use crate::format::{
 };
 use crate::handover::{Gone, handover};
 use crate::kept::{kept_path, sync_kept};
-use crate::log::{Active, Log, LogMode, LogOptions, Opened, Threads};
+use crate::log::{Active, Log, LogMode, Opened};
 use crate::lsn::{Lsn, SegmentNumber};
 use crate::mutant::{Mutant, planted};
+use crate::options::{LogOptions, Threads};
 use crate::recovery::{AtEnd, Evidence, Halt, Headers, Recovery, Row, Verdict, decide};
 use crate::scan::{Scanned, SegmentScan, read_segment_header};
 use crate::segment::SegmentId;
