@@ -4,6 +4,7 @@
 //!
 //! Shutdown goes the way of the log: stop admitting, flush, let standbys and archive confirm, then close.
 
+mod archive;
 mod database;
 mod ending;
 mod error;
@@ -16,6 +17,7 @@ mod standby;
 mod state;
 #[cfg(feature = "cli")]
 mod status;
+mod stopping;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,11 +28,10 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use seawall_backup::backup::{BackupOptions, BackupReport};
 use seawall_backup::format::documents::BackupManifest;
-use seawall_backup::repository::Repository;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
 use seawall_engine::{Builder, Db, LogRetention, Role as DataRole};
 use seawall_replication::driver::{ClientStatus, Registry, StandbyReport, ThrottleReport};
-use seawall_wal::{Clock as _, ClusterId, Lsn, SystemClock};
+use seawall_wal::Lsn;
 use tokio::runtime::Runtime;
 
 pub use error::{Error, Result};
@@ -40,41 +41,12 @@ pub use standby::Following;
 pub use state::State;
 #[cfg(feature = "cli")]
 pub(crate) use status::backup_summary;
+pub use stopping::Remaining;
 
 use database::Database;
 use primary::{Feeding, Primary};
 use standby::Standby;
 use state::Condition;
-
-/// A command that needs the archive waits so long for it to answer.
-const ARCHIVE_PATIENCE: Duration = Duration::from_secs(20);
-
-/// What was left when a node stopped.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remaining {
-    /// Standbys that lack something, with the bytes they lack.
-    pub standbys: Vec<(String, u64)>,
-    /// Bytes of flushed log the archive lacks.
-    pub archive_bytes: u64,
-}
-
-impl Remaining {
-    /// Whether everything reached everybody.
-    pub fn is_nothing(&self) -> bool {
-        self.standbys.is_empty() && self.archive_bytes == 0
-    }
-}
-
-impl fmt::Display for Remaining {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut parts: Vec<String> =
-            self.standbys.iter().map(|(name, bytes)| format!("standby {name} lacks {bytes} bytes")).collect();
-        if self.archive_bytes > 0 {
-            parts.push(format!("the archive lacks {} bytes", self.archive_bytes));
-        }
-        f.write_str(&if parts.is_empty() { "nothing remained".to_owned() } else { parts.join(", ") })
-    }
-}
 
 /// A running node. [`stop`](Self::stop) ends it in order; dropping it ends it at once, losing nothing acknowledged.
 pub struct Node {
@@ -279,33 +251,14 @@ impl Node {
         *self.inner.opening.lock()
     }
 
-    /// Its archive, open.
-    pub fn archive(&self, operation: &'static str) -> Result<Archive> {
-        if self.inner.options.archive.is_none() {
-            return Err(Error::NoArchive { operation });
-        }
-        let known = self.inner.archive.lock().clone();
-        match known {
-            Some(archive) => Ok(archive),
-            None => self.inner.runtime.block_on(async {
-                let cluster = self.inner.db()?.cluster();
-                let opening = self.inner.open_archive_to_read(cluster);
-                match tokio::time::timeout(ARCHIVE_PATIENCE, opening).await {
-                    Ok(opened) => opened,
-                    Err(_) => Err(Error::ArchiveSilent { operation }),
-                }
-            }),
-        }
-    }
-
     /// The runtime on which its sockets live, for those who add more.
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         &self.inner.runtime
     }
 
     /// Stops it: no more commits, then everything flushed reaches standbys and archive, at most until the deadline, then
-    /// the database is closed. Says what did not get where it should. A standby that is just being rebuilt comes to the end of
-    /// restoring its base backup first, however long that takes.
+    /// the database is closed. Says what did not get where it should. A standby that is just being rebuilt gives that up; its
+    /// next start begins it again.
     pub fn stop(mut self, deadline: Duration) -> Result<Remaining> {
         let runtime = self.runtime.take().expect("it is stopped once");
         let stopped = runtime.block_on(self.inner.stop(deadline));
@@ -458,75 +411,6 @@ impl Inner {
         Ok((db, tokio::task::spawn_blocking(work).await.map_err(stopping)??))
     }
 
-    async fn stop(&self, deadline: Duration) -> Result<Remaining> {
-        let until = Instant::now() + deadline;
-        let left = || until.saturating_duration_since(Instant::now());
-        self.set_state(State::Draining, "");
-        let part = std::mem::replace(&mut *self.part.lock().await, Part::Stopped);
-        let mut remaining = Remaining::default();
-        match part {
-            Part::Primary(mut primary) => {
-                let db = primary.db.clone();
-                db.hold_writes(true);
-                let flushing = db.clone();
-                let flushed = tokio::task::spawn_blocking(move || flushing.sync()).await;
-                if let Ok(Err(error)) = flushed {
-                    tracing::error!(%error, "the log could not be flushed");
-                }
-                primary.abort_tasks();
-                let archiver = self.archiver.lock().take();
-                let server = primary.feeding.server.take();
-                let (drained, archived) = tokio::join!(
-                    async {
-                        match server {
-                            Some(server) => server.drain(left()).await,
-                            None => Ok(()),
-                        }
-                    },
-                    async {
-                        match archiver {
-                            Some(archiver) => Some((archiver.progress().clone(), archiver.stop(left()).await)),
-                            None => None,
-                        }
-                    }
-                );
-                if let Err(standbys) = drained {
-                    tracing::warn!(?standbys, "the deadline came before these standbys had everything");
-                }
-                // Those that are not there count too: what they lack is in this node's log only.
-                let lacking =
-                    primary.feeding.registry.report().into_iter().filter(|standby| standby.lag.flush.bytes > 0);
-                remaining.standbys =
-                    lacking.map(|standby| (standby.name.to_string(), standby.lag.flush.bytes)).collect();
-                if let Some((progress, stopped)) = archived {
-                    remaining.archive_bytes = progress.status().lag_bytes;
-                    if let Err(error) = stopped {
-                        tracing::error!(%error, "the archive did not get everything");
-                    }
-                } else if self.options.archive.is_some() {
-                    remaining.archive_bytes = db.log().flushed().value().offset();
-                }
-            }
-            Part::Standby { following, feeding } => {
-                following.stop().await;
-                if let Some(server) = feeding.and_then(|feeding| feeding.server) {
-                    let _ = server.drain(left().min(Duration::from_secs(2))).await;
-                }
-            }
-            Part::Restored | Part::Starting | Part::Changing | Part::Stopped => {}
-        }
-        *self.seen.lock() = Seen::default();
-        // Taken last: a standby that was just being rebuilt has come to the end of that.
-        let last = std::mem::replace(&mut *self.database.write(), Database::Gone(String::from("it is stopped")));
-        if let Database::Open(db) = last {
-            let closed = tokio::task::spawn_blocking(move || db.close()).await;
-            if let Ok(closed) = closed {
-                closed?;
-            }
-        }
-        Ok(remaining)
-    }
-
     fn db(&self) -> Result<Db> {
         self.database.read().open()
     }
@@ -590,63 +474,6 @@ impl Inner {
 
     fn where_writes_go(&self) -> String {
         self.options.advertise.clone()
-    }
-
-    /// How far the archive is, for retention: nothing yet while it is not open.
-    fn archived(&self) -> Option<Lsn> {
-        self.options.archive.as_ref()?;
-        let progress = self.seen.lock().archiver.clone();
-        Some(progress.map_or(Lsn::ZERO, |progress| progress.watch().value()))
-    }
-
-    fn adopt_archiver(&self, archiver: Archiver) {
-        self.seen.lock().archiver = Some(archiver.progress().clone());
-        *self.archiver.lock() = Some(archiver);
-    }
-
-    /// The repository the options name.
-    async fn repository(&self) -> Result<Arc<dyn Repository>> {
-        let archive = self.options.archive.as_ref().ok_or(Error::NoArchive { operation: "use it" })?;
-        Ok(archive.repository.open().await?)
-    }
-
-    /// For a primary: makes it if the repository is empty.
-    async fn open_archive(&self, db: &Db) -> Result<Archive> {
-        let size = db.log().options().segment_size;
-        let archive = Archive::create_or_open(self.repository().await?, db.cluster(), size, SystemClock.now()).await?;
-        *self.can_fence.lock() = Some(archive.conditions().await?.can_fence());
-        *self.archive.lock() = Some(archive.clone());
-        Ok(archive)
-    }
-
-    /// Finds the newest base backup, for status; a failure only leaves it unknown.
-    async fn look_for_backups(&self, archive: &Archive) {
-        match archive.backups().await {
-            Ok(backups) => *self.last_backup.lock() = backups.into_iter().rev().find_map(|(_, manifest)| manifest.ok()),
-            Err(error) => tracing::warn!(%error, "the base backups in the archive could not be listed"),
-        }
-    }
-
-    async fn open_archive_of_any_cluster(&self) -> Result<Archive> {
-        let archive = Archive::open(self.repository().await?).await?;
-        if let Some(expected) = self.options.cluster
-            && archive.cluster().cluster != expected
-        {
-            let (repository, found) = (archive.location().to_owned(), archive.cluster().cluster);
-            return Err(seawall_backup::Error::ForeignRepository { repository, found, expected }.into());
-        }
-        Ok(archive)
-    }
-
-    async fn open_archive_to_read(&self, expected: ClusterId) -> Result<Archive> {
-        let archive = Archive::open(self.repository().await?).await?;
-        let found = archive.cluster().cluster;
-        if found != expected {
-            let repository = archive.location().to_owned();
-            return Err(seawall_backup::Error::ForeignRepository { repository, found, expected }.into());
-        }
-        *self.archive.lock() = Some(archive.clone());
-        Ok(archive)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Nodes as programs embed them: a standby that can only be rebuilt from a base backup, a promotion that moves writes, and
 //! a restored copy that becomes the primary while the cluster it came from is fenced.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use seawall::backup::backup::BackupOptions;
@@ -85,10 +85,9 @@ fn what_a_node_is_told_of_a_keyspace_decides_how_its_tables_are_merged() {
     node.stop(PATIENCE).unwrap();
 }
 
-#[test]
-fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
-    let folder = tempfile::tempdir().unwrap();
-    let primary = Node::start(options(folder.path(), "primary")).unwrap();
+/// A primary whose log nobody can read from its beginning: only its base backup leads to it.
+fn primary_with_a_base_backup(folder: &Path) -> Node {
+    let primary = Node::start(options(folder, "primary")).unwrap();
     fill(&primary, 0, 400);
     wait("all is archived", || archived(&primary));
     primary.create_backup(&BackupOptions::default()).unwrap();
@@ -96,10 +95,49 @@ fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
     primary.db().unwrap().flush().unwrap();
     wait("the first segments are recycled", || primary.db().unwrap().log().oldest().offset() > 0);
     // The archive loses its beginning, as an expiry would take it.
-    let chunks = folder.path().join("archive/wal/00000001");
-    let mut names: Vec<_> = std::fs::read_dir(&chunks).unwrap().map(|entry| entry.unwrap().path()).collect();
+    std::fs::remove_file(&files_in(&folder.join("archive/wal/00000001"))[0]).unwrap();
+    primary
+}
+
+/// All files of a folder, in the order of their names.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     names.sort();
-    std::fs::remove_file(&names[0]).unwrap();
+    names
+}
+
+#[test]
+fn a_standby_that_is_stopped_while_its_base_backup_does_not_come_gives_it_up_and_begins_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let primary = primary_with_a_base_backup(folder.path());
+    // Who opens a pipe waits for its other end: an object that does not come.
+    let table = primary.last_backup().unwrap().tables[0].hash.to_string();
+    let object = files_in(&folder.path().join("archive/tables").join(table)).remove(0);
+    let aside = folder.path().join("aside");
+    std::fs::rename(&object, &aside).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&object).status().unwrap().success());
+    let node = standby(folder.path(), "standby", &[&primary]);
+    wait("it restores", || folder.path().join("standby.rebuild").exists());
+    let options = node.options().clone();
+    let began = Instant::now();
+    assert!(node.stop(Duration::from_secs(1)).unwrap().is_nothing());
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    // Whoever still waits goes on.
+    drop(std::fs::OpenOptions::new().write(true).open(&object).unwrap());
+    std::fs::rename(&aside, &object).unwrap();
+
+    let again = Node::start(options).unwrap();
+    let shows = || again.db().is_ok_and(|db| db.visible() >= primary.db().unwrap().visible());
+    wait("it is rebuilt after all", || shows() && digest(&again) == digest(&primary));
+    assert_eq!(numbers(&again).len(), 500);
+    again.stop(PATIENCE).unwrap();
+    primary.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_standby_that_no_log_reaches_is_rebuilt_from_a_base_backup_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let primary = primary_with_a_base_backup(folder.path());
 
     let standby = standby(folder.path(), "standby", &[&primary]);
     wait("the standby has it all", || {

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use seawall_backup::Archive;
 use seawall_backup::restore::{RestoreOptions, RestoreTarget};
@@ -27,10 +28,19 @@ pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &Backu
         operation: "install a base backup",
         actual: format!("offered {}, which is no backup's id", offer.id),
     })?);
-    let plan = archive.plan_restore(&target, None).await?;
     let before = inner.db()?;
     let options = RestoreOptions { check: false, node: Some(before.node()), ..RestoreOptions::default() };
-    archive.restore(&plan, &fresh, &options).await?;
+    let restore = async {
+        let plan = archive.plan_restore(&target, None).await?;
+        archive.restore(&plan, &fresh, &options).await
+    };
+    tokio::select! {
+        restored = restore => drop(restored?),
+        // It may take hours. What is there of it is removed by the next start, which begins again.
+        () = inner.stopped() => {
+            return Err(Error::WrongState { operation: "install a base backup", actual: String::from("stopping") });
+        }
+    }
     // A log that has ended can be read, and cannot be closed in order: that node is to be restarted, not exchanged.
     if let Some(ended) = before.poisoned() {
         return Err(ended.into());
@@ -104,7 +114,17 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
+/// How often a rebuild asks whether its node is stopping.
+const LOOK: Duration = Duration::from_millis(100);
+
 impl Inner {
+    /// Returns once the node is being stopped.
+    async fn stopped(&self) {
+        while !matches!(*self.part.lock().await, Part::Stopped) {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// There is no database before the node is started again.
     pub(super) fn lose_database(&self, why: &str) {
         tracing::error!(why, "this node has no database any more");
@@ -137,7 +157,7 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::node::{Node, NodeOptions, Role};

@@ -9,7 +9,8 @@ use seawall_wal::{ClusterId, Error as LogError, LogBytes, Lsn, Result, SegmentSo
 
 use crate::node::error::Error;
 use crate::node::primary::is_final;
-use crate::node::{ARCHIVE_PATIENCE, Inner};
+use crate::node::Inner;
+use crate::node::archive::ARCHIVE_PATIENCE;
 
 /// The archive of a node that repairs itself. Blocks.
 pub(super) struct ArchiveCopy {
