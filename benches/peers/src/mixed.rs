@@ -86,47 +86,55 @@ pub(crate) fn run(arguments: &MixedArguments) -> Result<()> {
     println!("{}: {keys} keys, {} times its cache, {durability:?} puts", arguments.store, arguments.times);
     let quiet = Settings { memtable_bytes: MEMTABLE_HUGE, ..settings };
     let time = Duration::from_secs(arguments.seconds) / arguments.turns as u32;
-    let mut ratios = Vec::new();
-    for turn in 1..=arguments.turns {
+    let (mut puts, mut gets) = (Tail::of("put"), Tail::of("get"));
+    for turn in 0..arguments.turns as usize {
         let without = phase(arguments, &dir, &quiet, keys, time / 3)?;
-        print!("\nturn {turn}: nothing written out\n{without}");
+        print!("\nturn {}: nothing written out\n{without}", turn + 1);
         let with = phase(arguments, &dir, &settings, keys, time)?;
-        print!("\nturn {turn}: as usual\n{with}");
-        ratios.push(tails(&with, &without));
-        for (of, [all, moving]) in TAILS.iter().zip(ratios[ratios.len() - 1]) {
-            println!("{of} p99.9 as usual / with nothing written out: {all:.2}; while the machine ran: {moving:.2}");
-        }
+        print!("\nturn {}: as usual\n{with}", turn + 1);
+        puts.add((&with.puts, &with.standstills), (&without.puts, &without.standstills));
+        gets.add((&with.gets, &with.standstills), (&without.gets, &without.standstills));
+        print!("{}{}", puts.since(turn), gets.since(turn));
     }
-    let counted = if ratios.len() > 1 { &ratios[1..] } else { &ratios };
-    println!("\nmedians of {} turns, least and greatest", counted.len());
-    for (which, of) in TAILS.iter().enumerate() {
-        let spread = |how: usize| {
-            let of_turns: Vec<_> = counted.iter().map(|turn| turn[which][how]).collect();
-            Spread::of(&of_turns)
-                .map_or_else(String::new, |all| format!("{:.2} ({:.2} to {:.2})", all.median, all.min, all.max))
-        };
-        println!(
-            "{of} p99.9 as usual / with nothing written out: {}; while the machine ran: {}",
-            spread(ALL),
-            spread(MOVING)
-        );
-    }
+    println!("\nof all turns but the first, if there are more");
+    let first = usize::from(arguments.turns > 1);
+    print!("{}{}", puts.since(first), gets.since(first));
     Ok(())
 }
 
-/// What is held against itself.
-const TAILS: [&str; 2] = ["put", "get"];
-/// Places of the two ratios: of all time, and of that in which the machine ran.
-const ALL: usize = 0;
-const MOVING: usize = 1;
+/// The p99.9 of one operation as usual, to that with nothing written out, turn by turn.
+struct Tail {
+    of: &'static str,
+    all: Vec<f64>,
+    /// Without the time in which the machine stood still.
+    moving: Vec<f64>,
+}
 
-/// For each of [`TAILS`], its p99.9 in one phase to that in the other.
-fn tails(with: &Outcome, without: &Outcome) -> [[f64; 2]; 2] {
-    let tail = |waits: &Waits, still| waits.histogram(still).quantile(0.999).as_secs_f64();
-    [(&with.puts, &without.puts), (&with.gets, &without.gets)].map(|(after, before)| {
-        let moving = tail(after, Some(&with.standstills)) / tail(before, Some(&without.standstills));
-        [tail(after, None) / tail(before, None), moving]
-    })
+impl Tail {
+    fn of(of: &'static str) -> Self {
+        Self { of, all: Vec::new(), moving: Vec::new() }
+    }
+
+    /// Adds a turn, unless nobody called.
+    fn add(&mut self, with: (&Waits, &Standstills), without: (&Waits, &Standstills)) {
+        if with.0.count() > 0 && without.0.count() > 0 {
+            let tail = |waits: &Waits, still| waits.histogram(still).quantile(0.999).as_secs_f64();
+            self.all.push(tail(with.0, None) / tail(without.0, None));
+            self.moving.push(tail(with.0, Some(with.1)) / tail(without.0, Some(without.1)));
+        }
+    }
+
+    /// A line on the turns from this one on; none if there were no calls.
+    fn since(&self, turn: usize) -> String {
+        let spread = |ratios: &[f64]| {
+            let spread = Spread::of(ratios.get(turn..)?)?;
+            Some(format!("{:.2} ({:.2} - {:.2})", spread.median, spread.min, spread.max))
+        };
+        let both = spread(&self.all).zip(spread(&self.moving));
+        both.map_or_else(String::new, |(all, moving)| {
+            format!("{} p99.9 as usual / with nothing written out: {all}; while the machine ran: {moving}\n", self.of)
+        })
+    }
 }
 
 /// How long the callers of one operation waited.

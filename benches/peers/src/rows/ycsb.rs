@@ -122,7 +122,8 @@ fn one(store: &dyn Store, mix: &Mix, zipf: &Zipf, next: &AtomicU64, random: &mut
         if percent < mix.reads + mix.scans + mix.inserts + mix.read_modify_writes {
             store.get(&key(number))?;
         }
-        store.write(&[pair(number)])?;
+        // Another value than is there: a store that compares them would have nothing to write.
+        store.write(&[(key(number), pair(random.below(u64::MAX)).1)])?;
     }
     Ok(1)
 }
