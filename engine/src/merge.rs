@@ -10,7 +10,7 @@ use bytes::Bytes;
 use seawall_wal::{Lsn, Timestamp};
 
 use self::queue::{Queue, Way};
-use self::source::Source;
+use self::source::{NEAR, Source};
 use crate::error::Result;
 use crate::format::KeyspaceId;
 use crate::marks::Moment;
@@ -141,8 +141,13 @@ impl Forward {
 
     /// Passes over all there is of the key it is at.
     fn leave_key(&mut self) -> Result<()> {
+        let mut passed = 0;
         while self.queue.place().is_some_and(|(key, _)| *key == *self.key) {
-            self.queue.step()?;
+            match passed {
+                NEAR => self.queue.move_each(|source| source.forward_past(&self.key))?,
+                _ => self.queue.step()?,
+            }
+            passed += 1;
         }
         Ok(())
     }

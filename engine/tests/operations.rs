@@ -57,6 +57,37 @@ fn a_value_ends_with_the_second_in_which_its_time_has_come() {
 }
 
 #[test]
+fn a_walk_finds_what_lies_behind_a_key_of_thousands_of_versions_wherever_they_are() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).memtable_bytes(16 << 20).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    let write = |from: u32, to: u32| (from..to).for_each(|n| drop(keys.insert("b", n.to_string()).unwrap()));
+    let pair = |key: &'static str, value: &str| (key.into(), value.to_owned().into());
+    keys.insert("a", "1").unwrap();
+    write(0, 3_000);
+    keys.insert("c", "3").unwrap();
+    let middle = db.snapshot().unwrap();
+    write(3_000, 6_000);
+    let expected = [pair("a", "1"), pair("b", "5999"), pair("c", "3")];
+    for written_out in [false, true] {
+        assert_eq!(all(&keys), expected, "{written_out}");
+        assert_eq!(all_at(&middle, &keys), [pair("a", "1"), pair("b", "2999"), pair("c", "3")], "{written_out}");
+        let own = |(key, value): (bytes::Bytes, bytes::Bytes)| (key.to_vec(), value.to_vec());
+        let forward: Vec<_> = keys.range("b"..).map(|pair| own(pair.unwrap())).collect();
+        let mut backward: Vec<_> = keys.range("a"..).rev().map(|pair| own(pair.unwrap())).collect();
+        backward.reverse();
+        assert_eq!((&forward[..], &backward[..]), (&expected[1..], &expected[..]), "{written_out}");
+        db.flush().unwrap();
+    }
+    // Some in a table that the snapshot keeps, some in memory again.
+    write(6_000, 7_000);
+    assert_eq!(all(&keys)[1..], [pair("b", "6999"), pair("c", "3")]);
+    keys.remove("b").unwrap();
+    assert_eq!(all(&keys), [pair("a", "1"), pair("c", "3")]);
+    assert_eq!(all_at(&middle, &keys)[1..], [pair("b", "2999"), pair("c", "3")]);
+}
+
+#[test]
 fn operands_count_without_being_read_and_all_of_a_batch_do() {
     let disk = MemoryDisk::new();
     let db = inline(&disk).open().unwrap();

@@ -64,6 +64,13 @@ impl MemoryCursor {
         }
     }
 
+    /// To the first version of a key behind this one, however many versions it has.
+    pub(crate) fn forward_past(&mut self, key: &[u8]) {
+        // No version has LSN 0, so this place is behind all of them.
+        self.table.tree.page_behind(Place::Before(key, Lsn::ZERO), &mut self.page);
+        self.at = 0;
+    }
+
     /// To the version before. A cursor walks in one direction only.
     pub(crate) fn back(&mut self) {
         let Some(left) = self.page.get(self.at).copied() else { return };

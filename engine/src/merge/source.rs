@@ -6,6 +6,9 @@ use crate::error::Result;
 use crate::memtable::MemoryCursor;
 use crate::table::{EntryRef, LevelCursor, TableCursor};
 
+/// Versions that are passed over one by one before the next key is looked for.
+pub(super) const NEAR: usize = 8;
+
 /// One ordered run of versions.
 #[derive(Debug)]
 pub(super) enum Source {
@@ -64,9 +67,15 @@ impl Source {
         }
     }
 
+    /// Passes over all there is of a key. A memtable has each of its versions, which may be thousands; tables have few.
     pub(super) fn forward_past(&mut self, key: &[u8]) -> Result<()> {
-        while self.entry().is_some_and(|entry| entry.key == key) {
-            self.forward()?;
+        let mut passed = 0;
+        while self.place().is_some_and(|(at, _)| at == key) {
+            match self {
+                Self::Memory(cursor) if passed == NEAR => cursor.forward_past(key),
+                _ => self.forward()?,
+            }
+            passed += 1;
         }
         Ok(())
     }

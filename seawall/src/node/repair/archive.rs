@@ -7,10 +7,10 @@ use seawall_backup::{Archive, ArchiveSource, ArchiveTables, Error as ArchiveErro
 use seawall_engine::{FileHash, TableSource};
 use seawall_wal::{ClusterId, Error as LogError, LogBytes, Lsn, Result, SegmentSource, TimelineHistory, TimelineId};
 
-use crate::node::error::Error;
-use crate::node::primary::is_final;
 use crate::node::Inner;
 use crate::node::archive::ARCHIVE_PATIENCE;
+use crate::node::error::Error;
+use crate::node::primary::is_final;
 
 /// The archive of a node that repairs itself. Blocks.
 pub(super) struct ArchiveCopy {
