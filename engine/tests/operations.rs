@@ -61,7 +61,11 @@ fn a_walk_finds_what_lies_behind_a_key_of_thousands_of_versions_wherever_they_ar
     let disk = MemoryDisk::new();
     let db = inline(&disk).memtable_bytes(16 << 20).open().unwrap();
     let keys = db.keyspace("k").unwrap();
-    let write = |from: u32, to: u32| (from..to).for_each(|n| drop(keys.insert("b", n.to_string()).unwrap()));
+    let write = |from: u32, to: u32| {
+        for number in from..to {
+            keys.insert("b", number.to_string()).unwrap();
+        }
+    };
     let pair = |key: &'static str, value: &str| (key.into(), value.to_owned().into());
     keys.insert("a", "1").unwrap();
     write(0, 3_000);
