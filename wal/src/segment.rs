@@ -109,7 +109,7 @@ struct State {
     /// The last one taken. A log that fills segments gets a spare beside the one that is ready, others do not pay for it.
     /// `taken < wanted` and `taken < ready.id`: what was taken has the log in it, and its name is never given away again.
     taken: Option<SegmentId>,
-    /// Whether something failed for which nobody waits; not tried again before the next segment is taken.
+    /// Whether something failed for which nobody waits; not tried again before the next segment is taken or retired.
     put_off: bool,
     /// Those who wait for what is wanted.
     waiting: usize,
@@ -174,7 +174,10 @@ impl Preparer {
 
     /// Gives a segment's file back for use as a spare. Its content is no longer needed by anybody.
     pub(crate) fn retire(&self, path: PathBuf) {
-        self.state.lock().retired.push_back(path);
+        let mut state = self.state.lock();
+        state.retired.push_back(path);
+        // It may be the room that was missing.
+        state.put_off = false;
         self.changed.notify_all();
     }
 
