@@ -100,21 +100,23 @@ impl Forward {
     /// Goes to the next key that has a value. Says whether there is one.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         self.held = None;
-        self.leave_key()?;
+        self.pass_newer(Lsn::ZERO)?;
         loop {
             let Some(entry) = self.queue.entry() else { return Ok(false) };
-            if entry.lsn > self.at.lsn {
-                self.queue.step()?;
-                continue;
-            }
             self.key.clear();
             self.key.extend_from_slice(entry.key);
+            if entry.lsn > self.at.lsn {
+                self.pass_newer(self.at.lsn)?;
+                continue;
+            }
             let cover = self.covers.over(&self.key, self.at.lsn);
             if let Some(cover) = cover.as_ref().filter(|cover| entry.lsn < cover.lsn) {
                 // Nothing older can be seen, of this key here, and of all keys up to its end in what holds older ones only.
                 self.queue.move_each(|source| match source.is_older_than(cover.lsn) {
-                    true if source.place().is_some_and(|(key, _)| *key < *cover.end) => source.forward_to(&cover.end),
-                    _ => source.forward_past(&self.key),
+                    true if source.place().is_some_and(|(key, _)| *key < *cover.end) => {
+                        source.forward_to(&cover.end, Lsn::MAX)
+                    }
+                    _ => source.forward_past_newer(&self.key, Lsn::ZERO),
                 })?;
                 continue;
             }
@@ -131,7 +133,7 @@ impl Forward {
                 }
                 self.queue.step()?;
             }
-            self.leave_key()?;
+            self.pass_newer(Lsn::ZERO)?;
             self.held = resolver.finish(self.at)?;
             if self.held.is_some() {
                 return Ok(true);
@@ -139,12 +141,12 @@ impl Forward {
         }
     }
 
-    /// Passes over all there is of the key it is at.
-    fn leave_key(&mut self) -> Result<()> {
+    /// Passes over the versions of the key it is at that are newer than `than`; no version has LSN 0, so all are newer.
+    fn pass_newer(&mut self, than: Lsn) -> Result<()> {
         let mut passed = 0;
-        while self.queue.place().is_some_and(|(key, _)| *key == *self.key) {
+        while self.queue.place().is_some_and(|(key, lsn)| *key == *self.key && lsn > than) {
             match passed {
-                NEAR => self.queue.move_each(|source| source.forward_past(&self.key))?,
+                NEAR => self.queue.move_each(|source| source.forward_past_newer(&self.key, than))?,
                 _ => self.queue.step()?,
             }
             passed += 1;
@@ -170,6 +172,7 @@ impl Forward {
 pub(crate) struct Backward {
     queue: Queue,
     covers: Covers,
+    keyspace: KeyspaceId,
     at: Moment,
     /// The key it is at, and its value.
     key: Vec<u8>,
@@ -186,11 +189,11 @@ impl Backward {
             |tables| LevelCursor::last_before(tables, before),
         )?;
         let queue = Queue::new(sources, Way::Backward);
-        Ok(Self { queue, covers: view.covers(keyspace)?, at, key: Vec::new(), held: None })
+        Ok(Self { queue, covers: view.covers(keyspace)?, keyspace, at, key: Vec::new(), held: None })
     }
 
-    /// Goes to the next key before that has a value. Says whether there is one.
-    pub(crate) fn advance(&mut self) -> Result<bool> {
+    /// Goes to the next key before that has a value. Says whether there is one. The view is the one it was made of.
+    pub(crate) fn advance(&mut self, view: &View) -> Result<bool> {
         loop {
             self.held = None;
             let Some((key, _)) = self.queue.place() else { return Ok(false) };
@@ -210,13 +213,25 @@ impl Backward {
             }
             let mut resolver = Resolver::under(cover.as_ref());
             // On the way back the versions of a key come oldest first.
-            while let Some(entry) = self.queue.entry().filter(|entry| *entry.key == *self.key) {
+            let mut passed = 0;
+            while let Some(entry) = self.queue.entry().filter(|entry| *entry.key == *self.key && passed < NEAR) {
                 if entry.lsn <= self.at.lsn {
                     resolver.take(entry.lsn, entry.content);
                 }
                 self.queue.step()?;
+                passed += 1;
             }
-            self.held = resolver.finish(self.at)?;
+            let is_of_key = |place: Option<(&[u8], Lsn)>| place.is_some_and(|(key, _)| *key == *self.key);
+            self.held = if is_of_key(self.queue.place()) {
+                // There are many, and the newest count: they are found from the other end.
+                self.queue.move_each(|source| match is_of_key(source.place()) {
+                    true => source.back_before(&self.key),
+                    false => Ok(()),
+                })?;
+                view.get(self.keyspace, &self.key, self.at)?
+            } else {
+                resolver.finish(self.at)?
+            };
             if self.held.is_some() {
                 return Ok(true);
             }

@@ -103,7 +103,7 @@ impl Range {
                 back.insert(Backward::new(view, *keyspace, *at, before)?)
             }
         };
-        if !back.advance()? {
+        if !back.advance(view)? {
             return Ok(false);
         }
         let Some(Found { key, .. }) = back.found() else { return Ok(false) };

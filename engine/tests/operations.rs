@@ -77,10 +77,15 @@ fn a_walk_finds_what_lies_behind_a_key_of_thousands_of_versions_wherever_they_ar
         assert_eq!(all(&keys), expected, "{written_out}");
         assert_eq!(all_at(&middle, &keys), [pair("a", "1"), pair("b", "2999"), pair("c", "3")], "{written_out}");
         let own = |(key, value): (bytes::Bytes, bytes::Bytes)| (key.to_vec(), value.to_vec());
+        let back = |range: seawall_engine::Range| {
+            let mut pairs: Vec<_> = range.rev().map(|pair| own(pair.unwrap())).collect();
+            pairs.reverse();
+            pairs
+        };
         let forward: Vec<_> = keys.range("b"..).map(|pair| own(pair.unwrap())).collect();
-        let mut backward: Vec<_> = keys.range("a"..).rev().map(|pair| own(pair.unwrap())).collect();
-        backward.reverse();
+        let backward = back(keys.range("a"..));
         assert_eq!((&forward[..], &backward[..]), (&expected[1..], &expected[..]), "{written_out}");
+        assert_eq!(back(middle.range(&keys, "b"..)), [pair("b", "2999"), pair("c", "3")], "{written_out}");
         db.flush().unwrap();
     }
     // Some in a table that the snapshot keeps, some in memory again.
@@ -89,6 +94,37 @@ fn a_walk_finds_what_lies_behind_a_key_of_thousands_of_versions_wherever_they_ar
     keys.remove("b").unwrap();
     assert_eq!(all(&keys), [pair("a", "1"), pair("c", "3")]);
     assert_eq!(all_at(&middle, &keys)[1..], [pair("b", "2999"), pair("c", "3")]);
+}
+
+#[test]
+fn a_walk_over_a_key_of_thousands_of_versions_takes_no_longer_for_them() {
+    let disk = MemoryDisk::new();
+    let db = inline(&disk).memtable_bytes(64 << 20).open().unwrap();
+    let keys = db.keyspace("k").unwrap();
+    keys.insert("few", "1").unwrap();
+    keys.insert("many", "1").unwrap();
+    let before = db.snapshot().unwrap();
+    for number in 0..30_000 {
+        keys.insert("many", number.to_string()).unwrap();
+    }
+    let walks: [(&str, &dyn Fn(&'static str) -> usize); 3] = [
+        ("forward", &|key| keys.range(key..=key).count()),
+        ("backward", &|key| keys.range(key..=key).rev().count()),
+        ("forward before them", &|key| before.range(&keys, key..=key).count()),
+    ];
+    for (way, walk) in walks {
+        // One by one they take thousands of times as long; the shortest of several is nobody else's fault.
+        let shortest = |key| {
+            let times = (0..20).map(|_| {
+                let begun = Instant::now();
+                assert_eq!(walk(key), 1, "{way}");
+                begun.elapsed()
+            });
+            times.min().unwrap()
+        };
+        let (few, many) = (shortest("few"), shortest("many"));
+        assert!(many < few * 50, "{way}: {many:?} where a key of one version takes {few:?}");
+    }
 }
 
 #[test]

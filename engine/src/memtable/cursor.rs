@@ -64,10 +64,9 @@ impl MemoryCursor {
         }
     }
 
-    /// To the first version of a key behind this one, however many versions it has.
-    pub(crate) fn forward_past(&mut self, key: &[u8]) {
-        // No version has LSN 0, so this place is behind all of them.
-        self.table.tree.page_behind(Place::Before(key, Lsn::ZERO), &mut self.page);
+    /// To the first version at or behind the place, from before it, however many lie between.
+    pub(crate) fn forward_to(&mut self, key: &[u8], lsn: Lsn) {
+        self.table.tree.page_behind(Place::Before(key, lsn), &mut self.page);
         self.at = 0;
     }
 
@@ -80,5 +79,11 @@ impl MemoryCursor {
             self.table.tree.page_before(Place::Before(left.key(), left.lsn()), &mut self.page);
             self.at = 0;
         }
+    }
+
+    /// To the last version of a key that is less, from behind it, however many lie between.
+    pub(crate) fn back_before(&mut self, key: &[u8]) {
+        self.table.tree.page_before(Place::Before(key, Lsn::MAX), &mut self.page);
+        self.at = 0;
     }
 }

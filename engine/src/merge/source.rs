@@ -67,12 +67,13 @@ impl Source {
         }
     }
 
-    /// Passes over all there is of a key. A memtable has each of its versions, which may be thousands; tables have few.
-    pub(super) fn forward_past(&mut self, key: &[u8]) -> Result<()> {
+    /// Passes over the versions of a key that are newer than `than`, from before them. A memtable has each that was
+    /// written, which may be thousands.
+    pub(super) fn forward_past_newer(&mut self, key: &[u8], than: Lsn) -> Result<()> {
         let mut passed = 0;
-        while self.place().is_some_and(|(at, _)| at == key) {
-            match self {
-                Self::Memory(cursor) if passed == NEAR => cursor.forward_past(key),
+        while self.place().is_some_and(|(at, lsn)| at == key && lsn > than) {
+            match passed {
+                NEAR => self.forward_to(key, than)?,
                 _ => self.forward()?,
             }
             passed += 1;
@@ -80,27 +81,23 @@ impl Source {
         Ok(())
     }
 
-    /// To the first version of a key that is not less.
-    pub(super) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+    /// To the first version at or behind the place, from before it; a level may stop at its next table.
+    pub(super) fn forward_to(&mut self, key: &[u8], lsn: Lsn) -> Result<()> {
         match self {
-            Self::Memory(_) => {
-                while self.entry().is_some_and(|entry| entry.key < key) {
-                    self.forward()?;
-                }
+            Self::Memory(cursor) => {
+                cursor.forward_to(key, lsn);
                 Ok(())
             }
-            Self::Table(cursor) => cursor.forward_to(key),
-            Self::Level(cursor) => cursor.forward_to(key),
+            Self::Table(cursor) => cursor.forward_to(key, lsn),
+            Self::Level(cursor) => cursor.forward_to(key, lsn),
         }
     }
 
-    /// To the last version of a key that is less.
+    /// To the last version of a key that is less, from behind it; a level may stop at its next table.
     pub(super) fn back_before(&mut self, key: &[u8]) -> Result<()> {
         match self {
-            Self::Memory(_) => {
-                while self.entry().is_some_and(|entry| entry.key >= key) {
-                    self.back()?;
-                }
+            Self::Memory(cursor) => {
+                cursor.back_before(key);
                 Ok(())
             }
             Self::Table(cursor) => cursor.back_before(key),

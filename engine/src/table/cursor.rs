@@ -174,9 +174,9 @@ impl TableCursor {
         self.table.meta().max_lsn
     }
 
-    /// To the first version of a key that is not less, from before it.
-    pub(crate) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
-        *self = Self::first_from(Arc::clone(&self.table), Some((key, Lsn::MAX)))?;
+    /// To the first version at or behind the place, from before it.
+    pub(crate) fn forward_to(&mut self, key: &[u8], lsn: Lsn) -> Result<()> {
+        *self = Self::first_from(Arc::clone(&self.table), Some((key, lsn)))?;
         Ok(())
     }
 

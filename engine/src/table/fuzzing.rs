@@ -142,7 +142,7 @@ impl TableFiles {
         for strange in [b"".as_slice(), b"a key", b"a key of", b"a key ofkk", b"\xff"] {
             table.versions(strange, hash(strange), Lsn::MAX, |_, _| false)?;
             cursor.back_before(strange)?;
-            cursor.forward_to(strange)?;
+            cursor.forward_to(strange, Lsn::MAX)?;
         }
         table.range_deletes()?;
         // Says so wherever a byte differs, and that is said elsewhere.

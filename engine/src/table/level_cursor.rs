@@ -73,10 +73,10 @@ impl LevelCursor {
         self.cursor.as_ref().map_or(Lsn::ZERO, TableCursor::max_lsn)
     }
 
-    /// To the first version of a key that is not less, from before it, or to the end of the table it is in.
-    pub(crate) fn forward_to(&mut self, key: &[u8]) -> Result<()> {
+    /// To the first version at or behind the place, from before it, or to the end of the table it is in.
+    pub(crate) fn forward_to(&mut self, key: &[u8], lsn: Lsn) -> Result<()> {
         if let Some(cursor) = &mut self.cursor {
-            cursor.forward_to(key)?;
+            cursor.forward_to(key, lsn)?;
         }
         self.settle_forward()
     }
