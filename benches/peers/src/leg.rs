@@ -20,8 +20,8 @@ pub(crate) enum Leg {
     Xfs,
 }
 
-/// Of the file that holds a file system.
-const IMAGE_BYTES: u64 = 6 << 30;
+/// Of the file that holds a file system, of which what is never written takes no room. The recovery row needs most.
+const IMAGE_BYTES: u64 = 16 << 30;
 
 /// A leg that is there.
 pub(crate) enum Prepared {
