@@ -58,6 +58,11 @@ pub const ROWS: &[Row] = &[
         "segments_are_let_go_of_in_their_order_and_the_first_that_stays_keeps_those_behind_it",
     ),
     row(
+        "wal:name-let-go-of-twice",
+        "wal/lib",
+        "segment::tests::what_could_not_be_let_go_of_stays_once_its_name_is_needed_again",
+    ),
+    row(
         "wal:recycled-name-not-synced",
         "wal/lib",
         "segment::tests::a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one",

@@ -382,17 +382,15 @@ impl Log {
         let active = shared.tail.lock().active.as_ref().map(|active| active.header.segment);
         let history = self.history();
         let mut retired = 0;
-        loop {
-            let id = {
-                let mut segments = shared.segments.write();
-                let Some(number) = segments.first_key_value().map(|(number, _)| *number) else { break };
-                // A timeline's fork may lie in a segment that its child's first segment follows at once.
-                if Some(number) == active || size.end_of(number) > keep_from.min(shared.flushed.value()) {
-                    break;
-                }
-                segments.pop_first();
-                SegmentId { number, timeline: history.of_segment(number, size).id }
-            };
+        // Held to the end: whoever else lets go of segments queues them behind these.
+        let mut segments = shared.segments.write();
+        while let Some(number) = segments.first_key_value().map(|(number, _)| *number) {
+            // A timeline's fork may lie in a segment that its child's first segment follows at once.
+            if Some(number) == active || size.end_of(number) > keep_from.min(shared.flushed.value()) {
+                break;
+            }
+            segments.pop_first();
+            let id = SegmentId { number, timeline: history.of_segment(number, size).id };
             shared.preparer.retire(shared.dir.join(id.file_name()));
             retired += 1;
         }

@@ -145,6 +145,8 @@ crate::mutants! {
     GapUnnoticed,
     /// Of segments that are not needed the newest goes first.
     NewestLetGoFirst,
+    /// A file that could not be let go of is let go of when another one has its name.
+    NameLetGoOfTwice,
     /// A recycled segment gets its next name before power loss cannot bring the last one back.
     RecycledNameNotSynced,
     /// A record says that what it follows is flushed, whether it is or not.

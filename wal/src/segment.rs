@@ -2,10 +2,10 @@
 //! allocation nor a sync. What is inside a segment is `format`'s business.
 
 use std::collections::VecDeque;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use crate::error::{Error, Result};
 use crate::format::{SEGMENT_HEADER_SIZE, SegmentHeader};
@@ -245,6 +245,8 @@ impl Preparer {
                 self.await_locked(&mut state, id, asked, None)?;
             }
             if let Some(ready) = state.ready.take_if(|ready| ready.id == id) {
+                let path = self.dir.join(id.file_name());
+                assert!(planted(Mutant::NameLetGoOfTwice) || !state.retired.contains(&path), "what is begun is kept");
                 (state.failure, state.taken, state.put_off) = (None, Some(id), false);
                 // Others who wait for it need not any more.
                 self.changed.notify_all();
@@ -342,6 +344,10 @@ impl Preparer {
             self.state.lock().spares.push(spare.clone());
             return Err(Error::io("rename", spare, error));
         }
+        if !planted(Mutant::NameLetGoOfTwice) {
+            // A file that had the name and could not be let go of has been replaced; the one that has it now is needed.
+            self.state.lock().retired.retain(|other| *other != path);
+        }
         if !planted(Mutant::FolderNotSynced) {
             self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
         }
@@ -363,13 +369,16 @@ impl Preparer {
 
     /// Makes spares of what was retired, and removes what is too much. One after the other, each name gone for good before the
     /// next one goes: so a segment that is missing between others is damage, and never what a crash left of this. What cannot
-    /// be let go of now stays, with all behind it; nobody waits for it.
+    /// be let go of now stays, with all behind it; nobody waits for it. What is wanted comes first, once there is a spare for it.
     fn let_go(&self) {
         loop {
             let (path, room) = {
                 let mut state = self.state.lock();
                 if planted(Mutant::NewestLetGoFirst) {
                     state.retired.make_contiguous().reverse();
+                }
+                if state.closed || state.wanted.is_some() && !state.spares.is_empty() {
+                    return;
                 }
                 let Some(path) = state.retired.front() else { return };
                 (path.clone(), state.spares.len() < SPARES_MAX)
@@ -387,8 +396,13 @@ impl Preparer {
                     state.spares.extend(spare);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a log segment that is not needed any more stays; tried again with the next segment");
-                    state.put_off = true;
+                    // Once: where the next segment cannot be made either, it is tried again with each try of that.
+                    if !mem::replace(&mut state.put_off, true) {
+                        tracing::warn!(
+                            %error,
+                            "a log segment that is not needed any more stays, and all behind it; tried again with the next segment"
+                        );
+                    }
                     return;
                 }
             }
@@ -405,14 +419,22 @@ impl Preparer {
 
     /// Makes an old segment a spare: first its name goes, for good, then its header, so that no file ever has a segment's
     /// name and another segment's header. Were the name not gone for good before the spare gets another one, power loss could
-    /// leave a file with both: two segments in one.
+    /// leave a file with both: two segments in one. What cannot become a spare is removed.
     fn recycle(&self, path: &Path) -> Result<Option<PathBuf>> {
         let spare = self.spare_path();
-        self.storage.rename(path, &spare).map_err(|error| Error::io("rename", path, error))?;
+        if let Err(error) = self.storage.rename(path, &spare) {
+            tracing::debug!(%error, path = %path.display(), "an old log segment could not be renamed; it is removed");
+            return self.remove(path).map(|()| None);
+        }
+        // Nobody knows of it any more if it does not become a spare.
+        let forget = || drop(self.storage.remove(&spare));
+        if !planted(Mutant::RecycledNameNotSynced)
+            && let Err(error) = self.storage.sync_dir(&self.dir)
+        {
+            forget();
+            return Err(Error::io("sync", &self.dir, error));
+        }
         let wipe = || -> io::Result<()> {
-            if !planted(Mutant::RecycledNameNotSynced) {
-                self.storage.sync_dir(&self.dir)?;
-            }
             let file = self.storage.open(&spare, Access::WriteDirect)?;
             write_all_at(&*file, &AlignedBuffer::zeroed(BLOCK_SIZE), 0)?;
             file.sync_data()
@@ -421,8 +443,7 @@ impl Preparer {
             && let Err(error) = wipe()
         {
             tracing::warn!(%error, path = %spare.display(), "an old log segment could not be recycled; it is removed");
-            // Nobody knows of it any more.
-            let _ = self.storage.remove(&spare);
+            forget();
             return Ok(None);
         }
         Ok(Some(spare))
@@ -482,7 +503,7 @@ const _: () = assert!(SEGMENT_HEADER_SIZE <= BLOCK_SIZE);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{JournalEntry, MemoryDisk};
+    use crate::storage::{Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk};
 
     #[test]
     fn a_segment_is_known_by_its_name_only_in_its_exact_form() {
@@ -513,6 +534,61 @@ mod tests {
         assert_eq!(&found, b"log");
         let next = SegmentId { number: SegmentNumber(1), ..id };
         assert_eq!(preparer.take(next, false).unwrap().id, next, "and the next one is had all the same");
+    }
+
+    /// A start finds a segment that was prepared and never begun. It is given back, which fails, and made anew under the same
+    /// name; once it was begun, the failed try was made up for, and the segment that was written to was wiped.
+    #[test]
+    fn what_could_not_be_let_go_of_stays_once_its_name_is_needed_again() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
+        disk.create_dir_all(dir).unwrap();
+        let [id, next] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
+        let path = dir.join(id.file_name());
+        let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+        let preparer = || Preparer::new(Arc::new(faulty.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
+        preparer().take(id, false).unwrap();
+        let preparer = preparer();
+        preparer.retire(path.clone());
+        for operation in [FaultyOperation::Rename, FaultyOperation::Remove] {
+            faulty.fail_under(&path, operation, 0, Fault::Error(libc::EIO));
+        }
+        preparer.take(id, false).unwrap().file.write_at(b"log", 0).unwrap();
+        assert_eq!(faulty.hits(), 2);
+        preparer.take(next, false).unwrap();
+        let mut found = [0; 3];
+        disk.open(&path, Access::Read).expect("it has its name").read_at(&mut found, 0).unwrap();
+        assert_eq!(&found, b"log");
+    }
+
+    #[test]
+    fn what_is_wanted_comes_before_what_is_let_go_of_and_needs_one_spare() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
+        disk.create_dir_all(dir).unwrap();
+        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
+        let id = |number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) };
+        (0..8).for_each(|number| drop(preparer.take(id(number), false).unwrap()));
+        (0..8).for_each(|number| preparer.retire(dir.join(id(number).file_name())));
+        preparer.take(id(8), false).unwrap();
+        let left = || disk.list(dir).unwrap().iter().filter(|name| SegmentId::from_file_name(name).is_some()).count();
+        assert_eq!(left(), 8, "one was let go of, and one made of it");
+        preparer.step().unwrap();
+        assert_eq!(left(), 1, "all of them when nothing is wanted");
+    }
+
+    /// A disk that is so full that no name can change has room for a removal, which gives some back.
+    #[test]
+    fn what_cannot_be_renamed_is_removed() {
+        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
+        disk.create_dir_all(dir).unwrap();
+        let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+        let preparer = Preparer::new(Arc::new(faulty.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
+        let [id, next] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
+        let path = dir.join(id.file_name());
+        preparer.take(id, false).unwrap();
+        faulty.fail_under(&path, FaultyOperation::Rename, 0, Fault::Error(libc::ENOSPC));
+        preparer.retire(path.clone());
+        preparer.take(next, false).unwrap();
+        assert_eq!((faulty.hits(), disk.open(&path, Access::Read).is_err()), (1, true));
     }
 
     #[test]
