@@ -61,6 +61,8 @@ struct Inner {
     /// The current one. A standby that is rebuilt gets another. Locked for a moment only, whatever is done with it.
     database: RwLock<Database>,
     part: tokio::sync::Mutex<Part>,
+    /// The base backup it is being rebuilt from; begun, and asked for by a promotion, with the part locked.
+    rebuilding: Mutex<Option<String>>,
     /// Seen without waiting for a change of part.
     seen: Mutex<Seen>,
     condition: RwLock<Condition>,
@@ -131,6 +133,7 @@ impl Node {
             started: Instant::now(),
             database: RwLock::new(Database::Awaited(String::from("it is being opened"))),
             part: tokio::sync::Mutex::new(Part::Starting),
+            rebuilding: Mutex::default(),
             seen: Mutex::default(),
             condition: RwLock::default(),
             archive: Mutex::new(None),
@@ -340,9 +343,15 @@ impl Inner {
     /// A standby, or a restored copy, becomes primary; if it cannot, it goes on as before.
     async fn promote(self: &Arc<Self>, options: PromoteOptions) -> Result<Promotion> {
         let wrong = |actual: &str| Error::WrongState { operation: "be promoted", actual: actual.to_owned() };
-        // Not locked while it goes on: a standby that is just being rebuilt needs the lock to come to its end.
+        // Not locked while it goes on: a standby that is to be rebuilt asks for the lock, and is told that it is not.
         let taken = {
             let mut part = self.part.lock().await;
+            if let Some(backup) = &*self.rebuilding.lock() {
+                return Err(wrong(&format!(
+                    "being rebuilt from base backup {backup}, because its own data are too old for any log there is (try again \
+                     when that is done, or promote another node)"
+                )));
+            }
             match &*part {
                 Part::Primary(_) => return Err(wrong("the primary already")),
                 Part::Starting => return Err(wrong("starting")),

@@ -107,7 +107,7 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_standby_that_is_stopped_while_its_base_backup_does_not_come_gives_it_up_and_begins_again() {
+fn a_standby_whose_base_backup_does_not_come_is_not_promoted_and_gives_it_up_when_it_is_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let primary = primary_with_a_base_backup(folder.path());
     // Who opens a pipe waits for its other end: an object that does not come.
@@ -118,6 +118,13 @@ fn a_standby_that_is_stopped_while_its_base_backup_does_not_come_gives_it_up_and
     assert!(std::process::Command::new("mkfifo").arg(&object).status().unwrap().success());
     let node = standby(folder.path(), "standby", &[&primary]);
     wait("it restores", || folder.path().join("standby.rebuild").exists());
+    // Its data are older than what is acknowledged, and are about to be exchanged: they are not promoted.
+    let refused = node.promote(PromoteOptions { unfenced: true, ..PromoteOptions::default() }).unwrap_err().to_string();
+    let backup = primary.last_backup().unwrap().id;
+    assert!(
+        refused.starts_with(&format!("this node is being rebuilt from base backup {backup}, because")),
+        "{refused}"
+    );
     let options = node.options().clone();
     let began = Instant::now();
     assert!(node.stop(Duration::from_secs(1)).unwrap().is_nothing());

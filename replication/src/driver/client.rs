@@ -360,6 +360,10 @@ impl Feeding {
 
     async fn install(&mut self, offer: crate::feed::BackupOffer) -> Result<Next> {
         let backups = self.backups.clone().expect("the planner found it");
+        if self.stopping() {
+            // It may take hours.
+            return Ok(Next::Again);
+        }
         tracing::warn!(backup = offer.id, redo = %offer.redo, "rebuilding this standby from a base backup");
         self.told.send_modify(|status| status.state = ClientState::BaseBackup { id: offer.id.clone() });
         self.target = blocking(move || backups.install(&offer)).await?;
@@ -377,7 +381,10 @@ impl Feeding {
     async fn follow(&mut self, upstream: &str) -> Result<Ended> {
         self.attempts.connecting();
         self.told.send_modify(|status| status.state = ClientState::Connecting);
-        let stream = connect(upstream, self.config.connect_timeout).await?;
+        let stream = tokio::select! {
+            connected = connect(upstream, self.config.connect_timeout) => connected?,
+            () = self.stopped() => return Err(Error::Stopped("the standby's client")),
+        };
         let network =
             |source| Error::Network { operation: "prepare", peer: upstream.to_owned(), source: Arc::new(source) };
         prepare(&stream).map_err(network)?;
@@ -501,6 +508,13 @@ impl Feeding {
     async fn pause(&self, until: Instant) {
         if !self.stopping() {
             let _ = timeout(until.saturating_duration_since(Instant::now()), self.control.nudged.notified()).await;
+        }
+    }
+
+    /// Returns once it is to stop.
+    async fn stopped(&self) {
+        while !self.stopping() {
+            self.control.nudged.notified().await;
         }
     }
 

@@ -19,6 +19,7 @@ use super::{Inner, Part, State, builder};
 /// Restores the backup beside the data directory, then exchanges the two. A crash before the exchange leaves the old data,
 /// one after it the new.
 pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
+    let _rebuilding = inner.begin_rebuild(&offer.id).await?;
     let data = &inner.options.data_dir;
     let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
     remove(&fresh)?;
@@ -117,7 +118,27 @@ fn remove(path: &Path) -> Result<()> {
 /// How often a rebuild asks whether its node is stopping.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// While there is one, its node is being rebuilt and cannot be promoted.
+struct Rebuilding<'a>(&'a Inner);
+
+impl Drop for Rebuilding<'_> {
+    fn drop(&mut self) {
+        *self.0.rebuilding.lock() = None;
+    }
+}
+
 impl Inner {
+    /// Who is promoted or stopped is not rebuilt, and who is rebuilt is not promoted: its data would be exchanged under it.
+    async fn begin_rebuild(&self, backup: &str) -> Result<Rebuilding<'_>> {
+        let part = self.part.lock().await;
+        if !matches!(*part, Part::Standby { .. } | Part::Starting) {
+            let actual = String::from("being promoted or stopped");
+            return Err(Error::WrongState { operation: "install a base backup", actual });
+        }
+        *self.rebuilding.lock() = Some(backup.to_owned());
+        Ok(Rebuilding(self))
+    }
+
     /// Returns once the node is being stopped.
     async fn stopped(&self) {
         while !matches!(*self.part.lock().await, Part::Stopped) {

@@ -14,6 +14,7 @@ use seawall_replication::driver::{
 };
 use seawall_replication::feed::BackupOffer;
 use seawall_wal::{ClusterId, Lsn, SegmentSize, SegmentSource};
+use tokio::sync::Notify;
 
 use super::database::Database;
 use super::error::{Error, Result};
@@ -33,6 +34,7 @@ pub(super) struct Standby {
     /// The upstream that is tried or followed; an index into the list.
     upstream: Arc<AtomicU64>,
     reconnects: Arc<AtomicU64>,
+    ending: Arc<Notify>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -58,8 +60,19 @@ impl Standby {
     pub(super) async fn start(inner: &Arc<Inner>, upstreams: Vec<String>) -> Self {
         let client = Arc::new(Mutex::new(None));
         let (upstream, reconnects) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let task = tokio::spawn(follow(inner.clone(), upstreams, client.clone(), upstream.clone(), reconnects.clone()));
-        Self { client, upstream, reconnects, task }
+        let ending = Arc::new(Notify::new());
+        let following = Follower {
+            inner: inner.clone(),
+            upstreams,
+            slot: client.clone(),
+            index: upstream.clone(),
+            reconnects: reconnects.clone(),
+            ending: ending.clone(),
+        };
+        let task = tokio::spawn(async move {
+            let _ = following.run().await;
+        });
+        Self { client, upstream, reconnects, ending, task }
     }
 
     pub(super) fn following(&self, upstreams: &[String]) -> Option<Following> {
@@ -72,8 +85,8 @@ impl Standby {
 
     /// Stops following; when it returns nothing is written to the database any more.
     pub(super) async fn stop(self) -> Option<ClientStatus> {
-        self.task.abort();
-        // Its end also ends its hold on the client.
+        // Not aborted: it may have the client in its hands, whose end is to be waited for.
+        self.ending.notify_one();
         let _ = self.task.await;
         let client = self.client.lock().take()?;
         let status = client.status().borrow().clone();
@@ -82,87 +95,105 @@ impl Standby {
     }
 }
 
-/// Opens the archive if there is one, follows, changes upstreams, and keeps the log short.
-async fn follow(
+/// What follows in the background.
+struct Follower {
     inner: Arc<Inner>,
     upstreams: Vec<String>,
     slot: Arc<Mutex<Option<StandbyClient>>>,
     index: Arc<AtomicU64>,
     reconnects: Arc<AtomicU64>,
-) {
-    let mut archive: Option<Archive> = None;
-    let mut archive_retry = Instant::now();
-    let mut streaming_at = Instant::now();
-    loop {
-        let database = inner.database.read().clone();
-        let cluster = match database {
-            Database::Open(db) => db.cluster(),
-            Database::Awaited(_) => {
-                tokio::time::sleep(MAINTENANCE).await;
-                continue;
-            }
-            Database::Gone(_) => {
-                // What it follows with is closed.
-                slot.lock().take();
-                return;
-            }
-        };
-        if archive.is_none() && inner.options.archive.is_some() && Instant::now() >= archive_retry {
-            match inner.open_archive_to_read(cluster).await {
-                Ok(opened) => {
-                    archive = Some(opened);
-                    // The client was started without it.
-                    let client = slot.lock().take();
-                    if let Some(client) = client {
-                        let _ = client.stop().await;
+    ending: Arc<Notify>,
+}
+
+impl Follower {
+    /// Opens the archive if there is one, follows, changes upstreams, and keeps the log short, until it is to end. Then there
+    /// is no client but the one in the slot.
+    async fn run(self) -> Option<()> {
+        let inner = &self.inner;
+        let mut archive: Option<Archive> = None;
+        let mut archive_retry = Instant::now();
+        let mut streaming_at = Instant::now();
+        loop {
+            let database = inner.database.read().clone();
+            let cluster = match database {
+                Database::Open(db) => db.cluster(),
+                Database::Awaited(_) => {
+                    self.unless_ending(tokio::time::sleep(MAINTENANCE)).await?;
+                    continue;
+                }
+                Database::Gone(_) => {
+                    // What it follows with is closed.
+                    self.slot.lock().take();
+                    return None;
+                }
+            };
+            if archive.is_none() && inner.options.archive.is_some() && Instant::now() >= archive_retry {
+                match self.unless_ending(inner.open_archive_to_read(cluster)).await? {
+                    Ok(opened) => {
+                        archive = Some(opened);
+                        // The client was started without it.
+                        self.stop_client().await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the archive cannot be used as a feed; trying again");
+                        archive_retry = Instant::now() + Duration::from_secs(5);
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "the archive cannot be used as a feed; trying again");
-                    archive_retry = Instant::now() + Duration::from_secs(5);
+            }
+            if self.slot.lock().is_none() {
+                let Ok(db) = inner.db() else { continue };
+                let upstream = self.upstreams.get(self.index.load(Ordering::Relaxed) as usize);
+                *self.slot.lock() = Some(start_client(inner, db, upstream, archive.clone()));
+                streaming_at = Instant::now();
+            }
+            self.unless_ending(tokio::time::sleep(MAINTENANCE)).await?;
+            let state = self.slot.lock().as_ref().map(|client| client.status().borrow().state.clone());
+            match state {
+                Some(ClientState::Streaming | ClientState::FromArchive) => {
+                    streaming_at = Instant::now();
+                    inner.set_state(State::Running, "");
                 }
+                Some(ClientState::BaseBackup { id }) => {
+                    streaming_at = Instant::now();
+                    inner.set_state(
+                        State::Running,
+                        &format!("it is being rebuilt from base backup {id}; old data are shown"),
+                    );
+                }
+                Some(ClientState::Diverged { why, .. } | ClientState::Refused { why }) => {
+                    inner.set_state(State::Running, &why);
+                }
+                Some(ClientState::Waiting { why, .. }) => inner.set_state(State::Running, &why),
+                _ => {}
+            }
+            if self.upstreams.len() > 1 && streaming_at.elapsed() >= PATIENCE {
+                let next = (self.index.load(Ordering::Relaxed) + 1) % self.upstreams.len() as u64;
+                tracing::info!(upstream = self.upstreams[next as usize], "trying the next upstream");
+                self.index.store(next, Ordering::Relaxed);
+                self.reconnects.fetch_add(1, Ordering::Relaxed);
+                self.stop_client().await;
+            }
+            if let (Ok(db), Some(registry)) = (inner.db(), inner.registry()) {
+                // What the archive has nobody needs here; what is upstream's to keep is not ours.
+                let kept = tokio::task::spawn_blocking(move || keep_log_short(&db, &registry, None));
+                let _ = kept.await;
             }
         }
-        if slot.lock().is_none() {
-            let Ok(db) = inner.db() else { continue };
-            let upstream = upstreams.get(index.load(Ordering::Relaxed) as usize);
-            *slot.lock() = Some(start_client(&inner, db, upstream, archive.clone()));
-            streaming_at = Instant::now();
+    }
+
+    /// `None` if it is to end before.
+    async fn unless_ending<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            () = self.ending.notified() => None,
+            done = work => Some(done),
         }
-        tokio::time::sleep(MAINTENANCE).await;
-        let state = slot.lock().as_ref().map(|client| client.status().borrow().state.clone());
-        match state {
-            Some(ClientState::Streaming | ClientState::FromArchive) => {
-                streaming_at = Instant::now();
-                inner.set_state(State::Running, "");
-            }
-            Some(ClientState::BaseBackup { id }) => {
-                streaming_at = Instant::now();
-                inner.set_state(
-                    State::Running,
-                    &format!("it is being rebuilt from base backup {id}; old data are shown"),
-                );
-            }
-            Some(ClientState::Diverged { why, .. } | ClientState::Refused { why }) => {
-                inner.set_state(State::Running, &why);
-            }
-            Some(ClientState::Waiting { why, .. }) => inner.set_state(State::Running, &why),
-            _ => {}
-        }
-        if upstreams.len() > 1 && streaming_at.elapsed() >= PATIENCE {
-            let next = (index.load(Ordering::Relaxed) + 1) % upstreams.len() as u64;
-            tracing::info!(upstream = upstreams[next as usize], "trying the next upstream");
-            index.store(next, Ordering::Relaxed);
-            reconnects.fetch_add(1, Ordering::Relaxed);
-            let client = slot.lock().take();
-            if let Some(client) = client {
-                let _ = client.stop().await;
-            }
-        }
-        if let (Ok(db), Some(registry)) = (inner.db(), inner.registry()) {
-            // What the archive has nobody needs here; what is upstream's to keep is not ours.
-            let kept = tokio::task::spawn_blocking(move || keep_log_short(&db, &registry, None));
-            let _ = kept.await;
+    }
+
+    /// Waits until nothing is written to the database any more.
+    async fn stop_client(&self) {
+        let client = self.slot.lock().take();
+        if let Some(client) = client {
+            let _ = client.stop().await;
         }
     }
 }
