@@ -287,6 +287,7 @@ impl Drop for Node {
 impl Inner {
     async fn start(self: &Arc<Self>) -> Result<()> {
         let started = Instant::now();
+        rebuild::finish_exchange(&self.options.data_dir)?;
         match &self.options.role {
             Role::Primary => {
                 let fresh = !has_control(&self.options.data_dir);

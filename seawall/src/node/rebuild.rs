@@ -88,7 +88,8 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
     Ok(db)
 }
 
-/// After a crash in the middle of an exchange the old data may be under the other name.
+/// After a crash in the middle of an exchange the old data may be under the other name. Whatever a node starts as: one that
+/// was a standby may be started as a primary, which would make an empty database where none is.
 pub(super) fn finish_exchange(data: &Path) -> Result<()> {
     let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
     let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
@@ -237,6 +238,8 @@ mod tests {
         assert!(standby.stop(PATIENCE).unwrap().is_nothing());
         assert!(!options.data_dir.exists(), "the exchange ended in the middle");
 
+        let as_primary = Node::start(NodeOptions { role: Role::Primary, ..options.clone() }).unwrap_err();
+        assert!(matches!(as_primary, Error::WrongData { .. }), "no empty database takes their place: {as_primary}");
         let standby = Node::start(options).unwrap();
         wait("the old data are shown", || has_it(&standby));
         assert_eq!(standby.state().0, State::Running);

@@ -255,7 +255,6 @@ fn failed(operation: &'static str, error: &dyn fmt::Display) -> seawall_replicat
 /// upstream name.
 pub(super) async fn open(inner: &Arc<Inner>, upstreams: &[String]) -> Result<Db> {
     let options = &inner.options;
-    super::rebuild::finish_exchange(&options.data_dir)?;
     let mut builder = super::builder(options).open_as(OpenAs::Standby);
     if !super::has_control(&options.data_dir) {
         let (cluster, size) = whose(inner, upstreams).await?;
