@@ -377,7 +377,9 @@ impl Preparer {
                 if planted(Mutant::NewestLetGoFirst) {
                     state.retired.make_contiguous().reverse();
                 }
-                if state.closed || state.wanted.is_some() && !state.spares.is_empty() {
+                // After a failure they may be the room that is missing.
+                let is_wanted_first = state.wanted.is_some() && !state.spares.is_empty() && state.failure.is_none();
+                if state.closed || is_wanted_first {
                     return;
                 }
                 let Some(path) = state.retired.front() else { return };
@@ -571,8 +573,11 @@ mod tests {
         preparer.take(id(8), false).unwrap();
         let left = || disk.list(dir).unwrap().iter().filter(|name| SegmentId::from_file_name(name).is_some()).count();
         assert_eq!(left(), 8, "one was let go of, and one made of it");
+        preparer.want(id(9));
+        preparer.state.lock().failure = Some((now(), Error::Closed));
         preparer.step().unwrap();
-        assert_eq!(left(), 1, "all of them when nothing is wanted");
+        assert_eq!(left(), 2, "all of them when that failed");
+        assert!(preparer.is_ready(id(9)));
     }
 
     /// A disk that is so full that no name can change has room for a removal, which gives some back.
