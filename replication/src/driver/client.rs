@@ -227,6 +227,10 @@ impl Feeding {
 
     /// Asks the planner what else there is, and does it.
     async fn look_elsewhere(&mut self, upstream: Option<Coverage>, why: &str) -> Result<Next> {
+        if self.stopping() {
+            // An archive that does not answer takes its time.
+            return Ok(Next::Again);
+        }
         if self.archive.is_none() && self.backups.is_none() {
             self.lacking = None;
             return Ok(Next::Wait(why.to_owned()));

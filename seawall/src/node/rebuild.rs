@@ -14,12 +14,14 @@ use seawall_replication::feed::BackupOffer;
 use super::database::Database;
 use super::error::{Error, Result};
 use super::primary::Feeding;
-use super::{Inner, Part, State, builder};
+use super::{Inner, Part, State, builder, has_control};
 
 /// Restores the backup beside the data directory, then exchanges the two. A crash before the exchange leaves the old data,
 /// one after it the new.
 pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
     let _rebuilding = inner.begin_rebuild(&offer.id).await?;
+    // A node that lost its database in an exchange has its data under the names that are removed here.
+    let before = inner.db()?;
     let data = &inner.options.data_dir;
     let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
     remove(&fresh)?;
@@ -29,7 +31,6 @@ pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &Backu
         operation: "install a base backup",
         actual: format!("offered {}, which is no backup's id", offer.id),
     })?);
-    let before = inner.db()?;
     let options = RestoreOptions { check: false, node: Some(before.node()), ..RestoreOptions::default() };
     let restore = async {
         let plan = archive.plan_restore(&target, None).await?;
@@ -73,9 +74,9 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
         let io = |error| seawall_wal::Error::io("exchange", &data, error);
         std::fs::rename(&data, &replaced).map_err(io)?;
         std::fs::rename(&fresh, &data).map_err(io)?;
-        if let Some(parent) = data.parent() {
-            std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
-        }
+        // Of a name without a folder the parent is empty.
+        let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
         Ok(builder(&options).create(Create::Never).open_as(OpenAs::Standby).open()?)
     };
     let stopped = |_| Error::WrongState { operation: "install a base backup", actual: String::from("stopping") };
@@ -93,11 +94,19 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
 pub(super) fn finish_exchange(data: &Path) -> Result<()> {
     let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
     let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
-    if old.exists() && !data.exists() {
+    if has_control(&old) && !has_control(data) {
+        // Somebody may have made the folder again. It is removed only if it is empty.
+        if data.exists() {
+            std::fs::remove_dir(data).map_err(io)?;
+        }
         std::fs::rename(&old, data).map_err(io)?;
     }
-    remove(&fresh)?;
-    remove(&old)
+    // Where there are no data, what lies beside is not ours to judge.
+    if has_control(data) {
+        remove(&fresh)?;
+        remove(&old)?;
+    }
+    Ok(())
 }
 
 fn sibling(data: &Path, what: &str) -> PathBuf {
@@ -238,6 +247,8 @@ mod tests {
         assert!(standby.stop(PATIENCE).unwrap().is_nothing());
         assert!(!options.data_dir.exists(), "the exchange ended in the middle");
 
+        // Whoever makes the folder again is not in their way.
+        std::fs::create_dir(&options.data_dir).unwrap();
         let as_primary = Node::start(NodeOptions { role: Role::Primary, ..options.clone() }).unwrap_err();
         assert!(matches!(as_primary, Error::WrongData { .. }), "no empty database takes their place: {as_primary}");
         let standby = Node::start(options).unwrap();

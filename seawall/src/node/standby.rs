@@ -113,6 +113,8 @@ impl Follower {
         let mut archive: Option<Archive> = None;
         let mut archive_retry = Instant::now();
         let mut streaming_at = Instant::now();
+        // Upstreams left since one of them, or something else, led on.
+        let mut left = 0;
         loop {
             let database = inner.database.read().clone();
             let cluster = match database {
@@ -148,13 +150,14 @@ impl Follower {
             }
             self.unless_ending(tokio::time::sleep(MAINTENANCE)).await?;
             let state = self.slot.lock().as_ref().map(|client| client.status().borrow().state.clone());
+            let mut is_trying = false;
             match state {
                 Some(ClientState::Streaming | ClientState::FromArchive) => {
-                    streaming_at = Instant::now();
+                    (streaming_at, left) = (Instant::now(), 0);
                     inner.set_state(State::Running, "");
                 }
                 Some(ClientState::BaseBackup { id }) => {
-                    streaming_at = Instant::now();
+                    (streaming_at, left) = (Instant::now(), 0);
                     inner.set_state(
                         State::Running,
                         &format!("it is being rebuilt from base backup {id}; old data are shown"),
@@ -164,9 +167,12 @@ impl Follower {
                     inner.set_state(State::Running, &why);
                 }
                 Some(ClientState::Waiting { why, .. }) => inner.set_state(State::Running, &why),
-                _ => {}
+                _ => is_trying = true,
             }
-            if self.upstreams.len() > 1 && streaming_at.elapsed() >= PATIENCE {
+            // Where all of them were left once, each gets the time it takes to give up and to look at archive and base backups.
+            let may_leave = left < self.upstreams.len() || !is_trying;
+            if self.upstreams.len() > 1 && streaming_at.elapsed() >= PATIENCE && may_leave {
+                left += 1;
                 let next = (self.index.load(Ordering::Relaxed) + 1) % self.upstreams.len() as u64;
                 tracing::info!(upstream = self.upstreams[next as usize], "trying the next upstream");
                 self.index.store(next, Ordering::Relaxed);
