@@ -22,12 +22,26 @@ pub(super) struct Seen {
     pub(super) archive_lag_seconds: Samples,
     /// The largest `end - flush` of the required standby, bytes.
     pub(super) required_lag_bytes_max: u64,
-    /// When the pause that is on began.
-    paused_since: Option<Instant>,
-    /// The longest pause.
-    pub(super) pause_max: Duration,
-    /// Reason and subject of the last pause.
-    pub(super) pause_reason: Option<(String, String)>,
+    /// When the pause that is on began, and why: reason and subject.
+    paused: Option<(Instant, Cause)>,
+    /// The longest pause of each cause. On a busy machine the archive may fall behind beside the standby.
+    pauses: BTreeMap<Cause, Duration>,
+}
+
+/// Reason and subject of a pause.
+type Cause = (String, String);
+
+impl Seen {
+    /// The longest pause, whatever its cause.
+    pub(super) fn pause_max(&self) -> Duration {
+        self.pauses.values().max().copied().unwrap_or_default()
+    }
+
+    /// The longest pause because of `subject`, and its reason.
+    pub(super) fn pause_because_of(&self, subject: &str) -> Option<(Duration, &Cause)> {
+        let of_subject = self.pauses.iter().filter(|((_, whose), _)| whose.contains(subject));
+        of_subject.map(|(cause, time)| (*time, cause)).max()
+    }
 }
 
 /// The watcher's thread.
@@ -84,12 +98,15 @@ fn sample(api: &Api, required: &str, seen: &Mutex<Seen>) {
     }
     match status.throttle.mode {
         ThrottleMode::Paused => {
-            let since = *seen.paused_since.get_or_insert_with(Instant::now);
-            seen.pause_max = seen.pause_max.max(since.elapsed());
-            if let (Some(reason), Some(subject)) = (status.throttle.reason, status.throttle.subject) {
-                seen.pause_reason = Some((reason, subject));
-            }
+            let cause = (status.throttle.reason.unwrap_or_default(), status.throttle.subject.unwrap_or_default());
+            let since = match &seen.paused {
+                Some((since, before)) if *before == cause => *since,
+                _ => Instant::now(),
+            };
+            seen.paused = Some((since, cause.clone()));
+            let longest = seen.pauses.entry(cause).or_default();
+            *longest = since.elapsed().max(*longest);
         }
-        ThrottleMode::Free | ThrottleMode::Limited => seen.paused_since = None,
+        ThrottleMode::Free | ThrottleMode::Limited => seen.paused = None,
     }
 }
