@@ -369,7 +369,7 @@ impl Preparer {
 
     /// Makes spares of what was retired, and removes what is too much. One after the other, each name gone for good before the
     /// next one goes: so a segment that is missing between others is damage, and never what a crash left of this. What cannot
-    /// be let go of now stays, with all behind it; nobody waits for it. What is wanted comes first, once there is a spare for it.
+    /// be let go of now stays, with all behind it; nobody waits for it. What is waited for comes first, once there is a spare for it.
     fn let_go(&self) {
         loop {
             let (path, room) = {
@@ -378,7 +378,7 @@ impl Preparer {
                     state.retired.make_contiguous().reverse();
                 }
                 // After a failure they may be the room that is missing.
-                let is_wanted_first = state.wanted.is_some() && !state.spares.is_empty() && state.failure.is_none();
+                let is_wanted_first = state.waiting > 0 && !state.spares.is_empty() && state.failure.is_none();
                 if state.closed || is_wanted_first {
                     return;
                 }
@@ -563,17 +563,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_comes_before_what_is_let_go_of_and_needs_one_spare() {
+    fn what_is_waited_for_comes_before_what_is_let_go_of_and_needs_one_spare() {
         let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
         disk.create_dir_all(dir).unwrap();
         let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
         let id = |number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) };
         (0..8).for_each(|number| drop(preparer.take(id(number), false).unwrap()));
         (0..8).for_each(|number| preparer.retire(dir.join(id(number).file_name())));
+        preparer.state.lock().waiting = 1;
         preparer.take(id(8), false).unwrap();
         let left = || disk.list(dir).unwrap().iter().filter(|name| SegmentId::from_file_name(name).is_some()).count();
         assert_eq!(left(), 8, "one was let go of, and one made of it");
         preparer.want(id(9));
+        let spare = preparer.zero_written().unwrap();
+        preparer.state.lock().spares.push(spare);
         preparer.state.lock().failure = Some((now(), Error::Closed));
         preparer.step().unwrap();
         assert_eq!(left(), 2, "all of them when that failed");
