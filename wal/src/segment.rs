@@ -507,6 +507,29 @@ mod tests {
     use super::*;
     use crate::storage::{Fault, FaultyOperation, FaultyStorage, JournalEntry, MemoryDisk};
 
+    const DIR: &str = "/log";
+
+    /// A folder, what can go wrong with it, and a preparer for it.
+    fn folder() -> (MemoryDisk, FaultyStorage, Preparer) {
+        let disk = MemoryDisk::new();
+        disk.create_dir_all(Path::new(DIR)).unwrap();
+        let faulty = FaultyStorage::new(Arc::new(disk.clone()));
+        let preparer = preparer_on(&faulty);
+        (disk, faulty, preparer)
+    }
+
+    fn preparer_on(storage: &FaultyStorage) -> Preparer {
+        Preparer::new(Arc::new(storage.clone()), DIR.into(), SegmentSize::MIN).unwrap()
+    }
+
+    fn id(number: u64) -> SegmentId {
+        SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) }
+    }
+
+    fn path_of(id: SegmentId) -> PathBuf {
+        Path::new(DIR).join(id.file_name())
+    }
+
     #[test]
     fn a_segment_is_known_by_its_name_only_in_its_exact_form() {
         let id = SegmentId { number: SegmentNumber(2), timeline: TimelineId(1) };
@@ -522,19 +545,16 @@ mod tests {
     /// written to, so that what was acknowledged from then on was in a file without a name.
     #[test]
     fn who_asks_too_late_for_a_segment_leaves_it_alone() {
-        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
-        disk.create_dir_all(dir).unwrap();
-        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
-        let id = SegmentId { number: SegmentNumber(0), timeline: TimelineId(1) };
+        let (disk, _, preparer) = folder();
+        let (id, next) = (id(0), id(1));
         let begun = preparer.take(id, false).unwrap();
         begun.file.write_at(b"log", 0).unwrap();
         preparer.await_ready(id, now(), now()).expect("it does not wait for what it need not have");
         preparer.step().unwrap();
         let mut found = [0; 3];
-        let named = disk.open(&dir.join(id.file_name()), Access::Read).unwrap();
+        let named = disk.open(&path_of(id), Access::Read).unwrap();
         named.read_at(&mut found, 0).unwrap();
         assert_eq!(&found, b"log");
-        let next = SegmentId { number: SegmentNumber(1), ..id };
         assert_eq!(preparer.take(next, false).unwrap().id, next, "and the next one is had all the same");
     }
 
@@ -542,14 +562,11 @@ mod tests {
     /// name; once it was begun, the failed try was made up for, and the segment that was written to was wiped.
     #[test]
     fn what_could_not_be_let_go_of_stays_once_its_name_is_needed_again() {
-        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
-        disk.create_dir_all(dir).unwrap();
-        let [id, next] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
-        let path = dir.join(id.file_name());
-        let faulty = FaultyStorage::new(Arc::new(disk.clone()));
-        let preparer = || Preparer::new(Arc::new(faulty.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
-        preparer().take(id, false).unwrap();
-        let preparer = preparer();
+        let (disk, faulty, before) = folder();
+        let (id, next) = (id(0), id(1));
+        let path = path_of(id);
+        before.take(id, false).unwrap();
+        let preparer = preparer_on(&faulty);
         preparer.retire(path.clone());
         for operation in [FaultyOperation::Rename, FaultyOperation::Remove] {
             faulty.fail_under(&path, operation, 0, Fault::Error(libc::EIO));
@@ -564,15 +581,14 @@ mod tests {
 
     #[test]
     fn what_is_waited_for_comes_before_what_is_let_go_of_and_needs_one_spare() {
-        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
-        disk.create_dir_all(dir).unwrap();
-        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
-        let id = |number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) };
+        let (disk, _, preparer) = folder();
         (0..8).for_each(|number| drop(preparer.take(id(number), false).unwrap()));
-        (0..8).for_each(|number| preparer.retire(dir.join(id(number).file_name())));
+        (0..8).for_each(|number| preparer.retire(path_of(id(number))));
         preparer.state.lock().waiting = 1;
         preparer.take(id(8), false).unwrap();
-        let left = || disk.list(dir).unwrap().iter().filter(|name| SegmentId::from_file_name(name).is_some()).count();
+        let left = || {
+            disk.list(Path::new(DIR)).unwrap().iter().filter(|name| SegmentId::from_file_name(name).is_some()).count()
+        };
         assert_eq!(left(), 8, "one was let go of, and one made of it");
         preparer.want(id(9));
         let spare = preparer.zero_written().unwrap();
@@ -586,12 +602,9 @@ mod tests {
     /// A disk that is so full that no name can change has room for a removal, which gives some back.
     #[test]
     fn what_cannot_be_renamed_is_removed() {
-        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
-        disk.create_dir_all(dir).unwrap();
-        let faulty = FaultyStorage::new(Arc::new(disk.clone()));
-        let preparer = Preparer::new(Arc::new(faulty.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
-        let [id, next] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
-        let path = dir.join(id.file_name());
+        let (disk, faulty, preparer) = folder();
+        let (id, next) = (id(0), id(1));
+        let path = path_of(id);
         preparer.take(id, false).unwrap();
         faulty.fail_under(&path, FaultyOperation::Rename, 0, Fault::Error(libc::ENOSPC));
         preparer.retire(path.clone());
@@ -601,13 +614,11 @@ mod tests {
 
     #[test]
     fn a_recycled_segment_has_lost_its_name_for_good_before_it_gets_another_one() {
-        let (disk, dir) = (MemoryDisk::new(), Path::new("/log"));
-        disk.create_dir_all(dir).unwrap();
-        let preparer = Preparer::new(Arc::new(disk.clone()), dir.to_owned(), SegmentSize::MIN).unwrap();
-        let [old, new] = [0, 1].map(|number| SegmentId { number: SegmentNumber(number), timeline: TimelineId(1) });
+        let (disk, _, preparer) = folder();
+        let (old, new) = (id(0), id(1));
         preparer.take(old, false).unwrap();
         disk.keep_journal();
-        preparer.retire(dir.join(old.file_name()));
+        preparer.retire(path_of(old));
         preparer.take(new, false).unwrap();
         let of_folder = |entry: &JournalEntry| match entry {
             JournalEntry::Rename(..) => Some("rename"),
