@@ -258,6 +258,24 @@ mod tests {
         primary.stop(PATIENCE).unwrap();
     }
 
+    #[test]
+    fn a_start_removes_what_a_rebuild_left_only_where_there_are_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let [fresh, old] = [sibling(&data, "rebuild"), sibling(&data, "replaced")];
+        let control = |folder: &Path| folder.join(seawall_engine::control::CONTROL_NAME);
+        for made in [&data, &fresh, &old] {
+            std::fs::create_dir(made).unwrap();
+        }
+        std::fs::write(control(&old), "control").unwrap();
+        std::fs::write(data.join("note"), "somebody's").unwrap();
+        finish_exchange(&data).expect_err("it is neither data nor empty");
+        assert!(control(&old).exists() && fresh.exists() && data.join("note").exists());
+        std::fs::remove_file(data.join("note")).unwrap();
+        finish_exchange(&data).unwrap();
+        assert_eq!((control(&data).exists(), fresh.exists(), old.exists()), (true, false, false));
+    }
+
     #[cfg(feature = "cli")]
     #[test]
     fn whoever_asks_while_data_are_exchanged_is_told_so_at_once() {

@@ -125,7 +125,7 @@ impl Follower {
                 }
                 Database::Gone(_) => {
                     // What it follows with is closed.
-                    self.slot.lock().take();
+                    self.stop_client().await;
                     return None;
                 }
             };

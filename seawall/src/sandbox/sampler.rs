@@ -32,7 +32,7 @@ pub(super) struct Seen {
 type Cause = (String, String);
 
 impl Seen {
-    /// The longest pause, whatever its cause.
+    /// The longest pause of one cause, whichever.
     pub(super) fn pause_max(&self) -> Duration {
         self.pauses.values().max().copied().unwrap_or_default()
     }
