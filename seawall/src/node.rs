@@ -238,7 +238,12 @@ impl Node {
 
     /// Makes a base backup. Blocks.
     pub fn create_backup(&self, options: &BackupOptions) -> Result<BackupReport> {
-        let archive = self.archive("make a base backup")?;
+        let operation = "make a base backup";
+        let archive = self.archive(operation)?;
+        if let (State::Fenced, why) = self.state() {
+            // The archive would wait for log that it does not get.
+            return Err(Error::WrongState { operation, actual: format!("superseded ({why})") });
+        }
         let report = self.inner.runtime.block_on(archive.create_backup(&self.inner.db()?, options))?;
         *self.inner.last_backup.lock() = Some(report.manifest.clone());
         Ok(report)
@@ -292,8 +297,7 @@ impl Inner {
             Role::Primary => {
                 let fresh = !has_control(&self.options.data_dir);
                 let db = repair::open(self, builder(&self.options)).await?;
-                self.adopt_database(Database::Open(db.clone()));
-                *self.opening.lock() = started.elapsed();
+                self.adopt_opened(&db, started)?;
                 match db.role() {
                     DataRole::Normal => {
                         let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
@@ -318,8 +322,7 @@ impl Inner {
             }
             Role::Standby { upstreams } => {
                 let db = standby::open(self, upstreams).await?;
-                self.adopt_database(Database::Open(db.clone()));
-                *self.opening.lock() = started.elapsed();
+                self.adopt_opened(&db, started)?;
                 let feeding = Feeding::start(self, &db, false).await?;
                 self.adopt_feeding(&feeding, false);
                 let following = Standby::start(self, upstreams.clone()).await;
@@ -329,6 +332,14 @@ impl Inner {
         }
         self.runtime.spawn(repair::watch(self.clone()));
         self.runtime.spawn(ending::watch(self.clone()));
+        Ok(())
+    }
+
+    /// The database is open, and nobody else can have it.
+    fn adopt_opened(&self, db: &Db, started: Instant) -> Result<()> {
+        *self.opening.lock() = started.elapsed();
+        rebuild::remove_leftovers(&self.options.data_dir)?;
+        self.adopt_database(Database::Open(db.clone()));
         Ok(())
     }
 

@@ -270,6 +270,8 @@ fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_f
     primary.db().unwrap().existing_keyspace("numbers").unwrap().insert(key(2000), "lost").unwrap();
     wait("the old primary is fenced", || primary.state().0 == State::Fenced);
     assert!(primary.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").is_err());
+    let no_backup = primary.create_backup(&BackupOptions::default()).unwrap_err().to_string();
+    assert!(no_backup.contains("superseded"), "at once, and not when it has waited long enough: {no_backup}");
     wait("the new one archives", || archived(&restored));
 
     // Once more to the same moment, now that there is a newer timeline: that one is ended, and a third begins.

@@ -2,6 +2,7 @@
 //! Until it is whole the old data are open and read. The exchange itself either ends with the new data open, or ends the node:
 //! there is no third state, and a restart finds the old data or the new.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +21,9 @@ use super::{Inner, Part, State, builder, has_control};
 /// one after it the new.
 pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &BackupOffer) -> Result<Db> {
     let _rebuilding = inner.begin_rebuild(&offer.id).await?;
-    // A node that lost its database in an exchange has its data under the names that are removed here.
-    let before = inner.db()?;
+    let before = make_room(inner)?;
     let data = &inner.options.data_dir;
     let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
-    remove(&fresh)?;
-    remove(&old)?;
     tracing::warn!(backup = offer.id, "this standby is rebuilt from a base backup");
     let target: RestoreTarget = RestoreTarget::Backup(offer.id.parse().map_err(|_| Error::WrongState {
         operation: "install a base backup",
@@ -51,6 +49,15 @@ pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &Backu
     put_in_place(inner, &offer.id, fresh, old).await
 }
 
+/// The database that is to be exchanged, when there is nothing where the new data go, and then the old ones.
+fn make_room(inner: &Inner) -> Result<Db> {
+    // A node that lost its database in an exchange has its data under the names that are removed here.
+    let before = inner.db()?;
+    check_own_folder(&inner.options.data_dir)?;
+    remove_leftovers(&inner.options.data_dir)?;
+    Ok(before)
+}
+
 /// Either the new data are open afterwards, or the node has failed.
 async fn put_in_place(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf) -> Result<Db> {
     exchange(inner, backup, fresh, old).await.inspect_err(|error| {
@@ -74,9 +81,7 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
         let io = |error| seawall_wal::Error::io("exchange", &data, error);
         std::fs::rename(&data, &replaced).map_err(io)?;
         std::fs::rename(&fresh, &data).map_err(io)?;
-        // Of a name without a folder the parent is empty.
-        let parent = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(io)?;
+        std::fs::File::open(parent(&data)).and_then(|parent| parent.sync_all()).map_err(io)?;
         Ok(builder(&options).create(Create::Never).open_as(OpenAs::Standby).open()?)
     };
     let stopped = |_| Error::WrongState { operation: "install a base backup", actual: String::from("stopping") };
@@ -92,7 +97,7 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
 /// After a crash in the middle of an exchange the old data may be under the other name. Whatever a node starts as: one that
 /// was a standby may be started as a primary, which would make an empty database where none is.
 pub(super) fn finish_exchange(data: &Path) -> Result<()> {
-    let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
+    let old = sibling(data, "replaced");
     let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
     if has_control(&old) && !has_control(data) {
         // Somebody may have made the folder again. It is removed only if it is empty.
@@ -101,12 +106,33 @@ pub(super) fn finish_exchange(data: &Path) -> Result<()> {
         }
         std::fs::rename(&old, data).map_err(io)?;
     }
-    // Where there are no data, what lies beside is not ours to judge.
-    if has_control(data) {
-        remove(&fresh)?;
-        remove(&old)?;
-    }
     Ok(())
+}
+
+/// Removes what a rebuild that was not finished left beside the data. Only for whoever has them open: until then another
+/// process may be rebuilding them.
+pub(super) fn remove_leftovers(data: &Path) -> Result<()> {
+    ["rebuild", "replaced"].iter().try_for_each(|what| remove(&sibling(data, what)))
+}
+
+/// What is mounted cannot be renamed, of a link only the link can, and the folder above may lie on another disk.
+fn check_own_folder(data: &Path) -> Result<()> {
+    let io = |error| seawall_wal::Error::io("look at", data, error);
+    let (own, above) = (std::fs::symlink_metadata(data).map_err(io)?, std::fs::metadata(parent(data)).map_err(io)?);
+    if own.is_dir() && own.dev() == above.dev() {
+        return Ok(());
+    }
+    let actual = format!(
+        "keeping its data in {}, which is mounted or a link, and they are exchanged by renaming; move them into a folder below it, \
+         and set node.data_dir to that",
+        data.display()
+    );
+    Err(Error::WrongState { operation: "install a base backup", actual })
+}
+
+/// Of a name without a folder the path has none.
+fn parent(data: &Path) -> &Path {
+    data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn sibling(data: &Path, what: &str) -> PathBuf {
@@ -243,6 +269,7 @@ mod tests {
         }
         let refused = standby.db().unwrap_err();
         assert!(matches!(&refused, Error::NoDatabase { why } if *why == words), "{refused}");
+        make_room(&standby.inner).expect_err("the only data there are would be removed");
         let options = standby.options().clone();
         assert!(standby.stop(PATIENCE).unwrap().is_nothing());
         assert!(!options.data_dir.exists(), "the exchange ended in the middle");
@@ -259,21 +286,50 @@ mod tests {
     }
 
     #[test]
-    fn a_start_removes_what_a_rebuild_left_only_where_there_are_data() {
+    fn what_somebody_put_where_the_data_were_keeps_the_data_where_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let [fresh, old] = [sibling(&data, "rebuild"), sibling(&data, "replaced")];
+        let old = sibling(&data, "replaced");
         let control = |folder: &Path| folder.join(seawall_engine::control::CONTROL_NAME);
-        for made in [&data, &fresh, &old] {
+        for made in [&data, &old] {
             std::fs::create_dir(made).unwrap();
         }
         std::fs::write(control(&old), "control").unwrap();
         std::fs::write(data.join("note"), "somebody's").unwrap();
         finish_exchange(&data).expect_err("it is neither data nor empty");
-        assert!(control(&old).exists() && fresh.exists() && data.join("note").exists());
+        assert!(control(&old).exists() && data.join("note").exists());
         std::fs::remove_file(data.join("note")).unwrap();
         finish_exchange(&data).unwrap();
-        assert_eq!((control(&data).exists(), fresh.exists(), old.exists()), (true, false, false));
+        assert_eq!((control(&data).exists(), old.exists()), (true, false));
+    }
+
+    #[test]
+    fn what_a_rebuild_left_is_removed_by_who_has_the_data_and_not_by_who_tries_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let left = ["rebuild", "replaced"].map(|what| sibling(&data, what));
+        let options = NodeOptions::new("n1".parse().unwrap(), data);
+        let node = Node::start(options.clone()).unwrap();
+        left.iter().for_each(|left| std::fs::create_dir(left).unwrap());
+        Node::start(options.clone()).expect_err("the data are in use");
+        assert!(left.iter().all(|left| left.exists()), "they may be those of a rebuild that goes on");
+        node.stop(PATIENCE).unwrap();
+        let node = Node::start(options).unwrap();
+        assert!(!left.iter().any(|left| left.exists()));
+        node.stop(PATIENCE).unwrap();
+    }
+
+    #[test]
+    fn data_that_cannot_be_renamed_are_not_exchanged_and_words_say_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        check_own_folder(folder.path()).unwrap();
+        assert_eq!(parent(Path::new("data")), Path::new("."));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(".", &link).unwrap();
+        for path in [Path::new("/proc"), &link] {
+            let refused = check_own_folder(path).unwrap_err().to_string();
+            assert!(refused.contains(path.to_str().unwrap()) && refused.contains("set node.data_dir"), "{refused}");
+        }
     }
 
     #[cfg(feature = "cli")]

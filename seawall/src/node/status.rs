@@ -123,6 +123,18 @@ impl HttpNode for Node {
         Ok(BackupSummary { uploaded_bytes: report.bytes_sent, ..backup_summary(&report.manifest) })
     }
 
+    fn told(&self, failure: Failure) -> Failure {
+        match self.state() {
+            (State::Fenced, why) if failure.kind == Kind::ReadOnly => {
+                Failure::new(Kind::Fenced, format!("this node was superseded, so it only reads: {why}")).hint(
+                    "ask the node that took over; this one becomes its standby with node.role = \"standby\" and \
+                     replication.upstream, and a restart",
+                )
+            }
+            _ => failure,
+        }
+    }
+
     fn backups(&self) -> Result<Vec<BackupSummary>, Failure> {
         let archive = self.archive("list base backups")?;
         let backups = self.runtime().block_on(archive.backups()).map_err(super::Error::from)?;
