@@ -30,7 +30,7 @@ pub(crate) enum BlockKind {
     Leaf = 6,
 }
 
-/// Frames `raw` for the place `offset`, compressed if asked to and if that saves an eighth.
+/// Frames `raw` for the place `offset`, compressed if asked to and if that saves an eighth. Says also how it was stored.
 pub(crate) fn seal(
     kind: BlockKind,
     keyspace: KeyspaceId,
@@ -38,7 +38,7 @@ pub(crate) fn seal(
     raw: &[u8],
     count: u32,
     codec: Codec,
-) -> Vec<u8> {
+) -> (Vec<u8>, Codec) {
     let compressed = match codec {
         Codec::None => None,
         Codec::Zstd => zstd::bulk::compress(raw, ZSTD_LEVEL).ok(),
@@ -59,7 +59,7 @@ pub(crate) fn seal(
     block.put(stored);
     let crc = checksum(offset, keyspace, &block[4..]);
     block[..4].copy_from_slice(&crc.to_le_bytes());
-    block
+    (block, codec)
 }
 
 fn checksum(offset: u64, keyspace: KeyspaceId, bytes: &[u8]) -> u32 {
@@ -84,6 +84,14 @@ impl Block {
         match self {
             Self::Mapped(map, range) => &map[range.clone()],
             Self::Held(bytes, skip) => &bytes[*skip..],
+        }
+    }
+
+    /// Whether its raw bytes are the file's.
+    pub(super) fn is_as_stored(&self) -> bool {
+        match self {
+            Self::Mapped(..) => true,
+            Self::Held(_, skip) => *skip == FRAME_LEN,
         }
     }
 

@@ -326,7 +326,7 @@ fn a_block_whose_checksum_was_made_for_nonsense_is_refused_or_consistent() {
             count = random.random();
         }
         let codec = if random.random_bool(0.5) { Codec::Zstd } else { Codec::None };
-        let sealed = block::seal(BlockKind::Data, KeyspaceId(1), 0, &raw, count, codec);
+        let (sealed, _) = block::seal(BlockKind::Data, KeyspaceId(1), 0, &raw, count, codec);
         let map = Arc::new(seawall_wal::storage::Mapping::Owned(sealed));
         let (block, count) = block::open(&map, KeyspaceId(1), BlockKind::Data, 0, None).unwrap();
         match sorted::check(block.bytes(), count, &[]) {
@@ -644,4 +644,51 @@ fn blocks_that_are_not_in_memory_are_read_together_once_and_then_kept() {
         // What is stored as it is takes no memory of ours.
         assert_eq!(store.cache_stats().bytes > 0, placement == Placement::Below);
     }
+}
+
+#[test]
+fn values_that_do_not_compress_lie_in_blocks_of_a_page_and_all_others_in_large_ones() {
+    const VALUE_LEN: u32 = 320;
+    let word = |key: &str, n: u32| filter_hash(&[key.as_bytes(), &n.to_le_bytes()].concat()).to_le_bytes();
+    let random = |key: &str| (0..VALUE_LEN / 8).flat_map(|n| word(key, n)).collect();
+    let stored = |count: u32, is_random: &dyn Fn(u32) -> bool| -> Vec<Stored> {
+        let keys = (0..count).map(|number| (number, format!("{number:05}")));
+        keys.map(|(number, key)| {
+            let value = if is_random(number) { random(&key) } else { vec![7; VALUE_LEN as usize] };
+            (key.into_bytes(), Lsn::new(5), Some(value))
+        })
+        .collect()
+    };
+    // Blocks that are not compressed, all of them, and bytes of the former that are no longer than a page.
+    let written = |stored: &[Stored]| {
+        let disk = MemoryDisk::new();
+        let of_disk = store(&disk);
+        let table = write(&of_disk, stored, Placement::Below);
+        let mut counts = (0, table.blocks_len(), 0);
+        for number in 0..table.blocks_len() {
+            let place = table.numbered(number).unwrap().unwrap();
+            let is_plain = table.block(&place).unwrap().is_as_stored();
+            counts.0 += usize::from(is_plain);
+            counts.2 += if is_plain && place.len <= 4096 { place.len } else { 0 };
+        }
+        assert_eq!(scan(&table).unwrap(), stored);
+        assert_eq!(
+            of_disk.cache_stats().bytes > 0,
+            counts.0 < counts.1,
+            "what is stored as it is takes none of the cache"
+        );
+        counts
+    };
+    let bytes = |count: u32| (count * (VALUE_LEN + 15)) as usize;
+    let (plain, blocks, small) = written(&stored(3_000, &|_| true));
+    assert_eq!(plain, blocks);
+    assert!(small > bytes(3_000) * 4 / 5, "{small} bytes in small blocks");
+    let (plain, blocks, _) = written(&stored(3_000, &|_| false));
+    assert!(plain == 0 && blocks <= bytes(3_000) / (15 << 10), "{plain} of {blocks}");
+    // A few among others, as 30 KiB in each 300: most is compressed all the same.
+    let (plain, blocks, small) = written(&stored(9_000, &|number| number % 900 < 90));
+    assert!(blocks > plain && small < bytes(9_000) / 4, "{plain} of {blocks}, {small} bytes in small blocks");
+    // Up to somewhere: soon all is.
+    let (plain, blocks, _) = written(&stored(9_000, &|number| number < 3_000));
+    assert!(plain <= bytes(3_000) / 3_500 + 64 && blocks - plain > 100, "{plain} of {blocks}");
 }

@@ -33,8 +33,45 @@ const fn target(codec: Codec) -> usize {
 
 /// What one page fault and one read bring.
 const PAGE: usize = 4096;
+/// After a block that did not become smaller so many are not compressed before one is again: first, and, twice as many each
+/// time, at most.
+const PLAIN_MIN: u32 = 4;
+const PLAIN_MAX: u32 = 64;
 /// Zeros before a block that begins at a page at most.
 const PADDING_MAX: u64 = 256;
+
+/// How the next data block is stored. Values that do not become smaller gain nothing from large blocks, and cost four times the
+/// reading.
+struct Plan {
+    /// Of the table.
+    codec: Codec,
+    /// So many blocks are not compressed.
+    plain: u32,
+    /// How many were not after the last one that did not become smaller; 0 when one did.
+    plain_before: u32,
+}
+
+impl Plan {
+    fn new(codec: Codec) -> Self {
+        Self { codec, plain: 0, plain_before: 0 }
+    }
+
+    fn codec(&self) -> Codec {
+        if self.plain > 0 { Codec::None } else { self.codec }
+    }
+
+    /// After a block that was to be stored as planned.
+    fn note(&mut self, stored: Codec) {
+        if self.plain > 0 {
+            self.plain -= 1;
+        } else if stored == self.codec {
+            self.plain_before = 0;
+        } else {
+            self.plain = (2 * self.plain_before).clamp(PLAIN_MIN, PLAIN_MAX);
+            self.plain_before = self.plain;
+        }
+    }
+}
 
 /// A table in the making, with the blob files that belong to it. Dropped unfinished, it removes its files.
 pub(crate) struct TableWriter {
@@ -42,6 +79,7 @@ pub(crate) struct TableWriter {
     references: References,
     keyspace: KeyspaceId,
     placement: Placement,
+    plan: Plan,
     data: SortedBuilder,
     /// Where the last data block lies, once it is closed; the index learns of it when it is known what follows.
     closed: Option<(u64, u32)>,
@@ -101,6 +139,7 @@ impl TableWriter {
             references: References::new(storage, path, keyspace, policy),
             keyspace,
             placement,
+            plan: Plan::new(placement.codec()),
             data: SortedBuilder::new(DATA_RUN),
             closed: None,
             index: IndexBuilder::new(),
@@ -137,7 +176,7 @@ impl TableWriter {
             },
         };
         let growth = SortedBuilder::growth(entry.key, form);
-        if !self.data.is_empty() && FRAME_LEN + self.data.len() + growth > target(self.placement.codec()) {
+        if !self.data.is_empty() && FRAME_LEN + self.data.len() + growth > target(self.plan.codec()) {
             self.close_block()?;
         }
         self.note_in_index(Some(entry.key));
@@ -314,12 +353,15 @@ impl TableWriter {
     }
 
     fn write_block(&mut self, kind: BlockKind, raw: &[u8], count: u32) -> Result<(u64, u32)> {
-        let codec = if kind == BlockKind::Data { self.placement.codec() } else { Codec::None };
+        let codec = if kind == BlockKind::Data { self.plan.codec() } else { Codec::None };
         if codec == Codec::None && matches!(kind, BlockKind::Data | BlockKind::Leaf) {
             self.pad_to_page(FRAME_LEN + raw.len());
         }
         let offset = self.file.position();
-        let block = block::seal(kind, self.keyspace, offset, raw, count, codec);
+        let (block, stored) = block::seal(kind, self.keyspace, offset, raw, count, codec);
+        if kind == BlockKind::Data {
+            self.plan.note(stored);
+        }
         self.file.put(&block)?;
         Ok((offset, len_u32(block.len())))
     }
