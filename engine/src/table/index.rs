@@ -51,7 +51,7 @@ pub(super) struct Index {
     footer: Footer,
     root: block::Block,
     leaves: Checked,
-    /// Data blocks that were checked and are not compressed, so that they can be used where they are mapped.
+    /// Data blocks that were checked.
     pub(super) blocks: Checked,
 }
 

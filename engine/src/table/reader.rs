@@ -199,12 +199,14 @@ impl Table {
     /// Looks at the entries of a data block where they are.
     #[inline]
     fn in_block<T>(&self, place: &BlockPlace, look: impl FnOnce(Sorted<'_>) -> T) -> Result<T> {
-        if self.index()?.blocks.has(place.number) {
-            let raw = &self.map[raw_range(place)];
-            ask_for_keys(raw);
-            return Ok(look(Sorted::new(raw)));
+        match self.footer.codec {
+            Codec::None if self.index()?.blocks.has(place.number) => {
+                let raw = &self.map[raw_range(place)];
+                ask_for_keys(raw);
+                Ok(look(Sorted::new(raw)))
+            }
+            _ => Ok(look(Sorted::new(self.block(place)?.bytes()))),
         }
-        Ok(look(Sorted::new(self.block(place)?.bytes())))
     }
 
     /// Its range deletes by start, newer ones of the same start first. They may lie over each other.
@@ -267,11 +269,11 @@ impl Table {
 
     /// A data block that was checked and can be used at once.
     pub(super) fn kept(&self, place: &BlockPlace) -> Result<Option<Block>> {
-        if self.index()?.blocks.has(place.number) {
-            return Ok(Some(Block::Mapped(Arc::clone(&self.map), raw_range(place))));
-        }
         Ok(match self.footer.codec {
-            Codec::None => None,
+            Codec::None => {
+                let checked = self.index()?.blocks.has(place.number);
+                checked.then(|| Block::Mapped(Arc::clone(&self.map), raw_range(place)))
+            }
             Codec::Zstd => self.cache.get(self.id, place.offset),
         })
     }
@@ -339,8 +341,8 @@ impl Table {
             return Err(corrupt("it is not the block its index describes"));
         }
         match self.footer.codec {
-            _ if block.is_as_stored() => index.blocks.set(place.number),
-            Codec::None => return Err(corrupt("it is compressed")),
+            Codec::None if !block.is_as_stored() => return Err(corrupt("it is compressed")),
+            Codec::None => index.blocks.set(place.number),
             Codec::Zstd => self.cache.insert(self.id, place.offset, block.clone()),
         }
         Ok(block)

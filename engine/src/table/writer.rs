@@ -33,27 +33,27 @@ const fn target(codec: Codec) -> usize {
 
 /// What one page fault and one read bring.
 const PAGE: usize = 4096;
-/// After a block that did not become smaller so many are not compressed before one is again: first, and, twice as many each
-/// time, at most.
-const PLAIN_MIN: u32 = 4;
-const PLAIN_MAX: u32 = 64;
 /// Zeros before a block that begins at a page at most.
 const PADDING_MAX: u64 = 256;
+/// Blocks that are not compressed after two in a row that did not become smaller, and, twice as many after each further one,
+/// at most.
+const PLAIN_MIN: u32 = 4;
+const PLAIN_MAX: u32 = 64;
 
 /// How the next data block is stored. Values that do not become smaller gain nothing from large blocks, and cost four times the
 /// reading.
 struct Plan {
     /// Of the table.
     codec: Codec,
-    /// So many blocks are not compressed.
+    /// So many blocks are not compressed before one is again.
     plain: u32,
-    /// How many were not after the last one that did not become smaller; 0 when one did.
-    plain_before: u32,
+    /// Blocks in a row that did not become smaller, of those that could.
+    failures: u32,
 }
 
 impl Plan {
     fn new(codec: Codec) -> Self {
-        Self { codec, plain: 0, plain_before: 0 }
+        Self { codec, plain: 0, failures: 0 }
     }
 
     fn codec(&self) -> Codec {
@@ -65,10 +65,13 @@ impl Plan {
         if self.plain > 0 {
             self.plain -= 1;
         } else if stored == self.codec {
-            self.plain_before = 0;
+            self.failures = 0;
         } else {
-            self.plain = (2 * self.plain_before).clamp(PLAIN_MIN, PLAIN_MAX);
-            self.plain_before = self.plain;
+            self.failures += 1;
+            self.plain = match self.failures {
+                1 => 0,
+                more => (PLAIN_MIN << (more - 2).min(8)).min(PLAIN_MAX),
+            };
         }
     }
 }
