@@ -293,11 +293,14 @@ impl Inner {
     async fn start(self: &Arc<Self>) -> Result<()> {
         let started = Instant::now();
         rebuild::finish_exchange(&self.options.data_dir)?;
+        let fresh = !has_control(&self.options.data_dir);
+        if fresh {
+            self.check_not_inside_another()?;
+        }
         match &self.options.role {
             Role::Primary => {
-                let fresh = !has_control(&self.options.data_dir);
                 let db = repair::open(self, builder(&self.options)).await?;
-                self.adopt_opened(&db, started)?;
+                self.adopt_opened(&db, fresh, started)?;
                 match db.role() {
                     DataRole::Normal => {
                         let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
@@ -322,7 +325,7 @@ impl Inner {
             }
             Role::Standby { upstreams } => {
                 let db = standby::open(self, upstreams).await?;
-                self.adopt_opened(&db, started)?;
+                self.adopt_opened(&db, fresh, started)?;
                 let feeding = Feeding::start(self, &db, false).await?;
                 self.adopt_feeding(&feeding, false);
                 let following = Standby::start(self, upstreams.clone()).await;
@@ -335,10 +338,25 @@ impl Inner {
         Ok(())
     }
 
-    /// The database is open, and nobody else can have it.
-    fn adopt_opened(&self, db: &Db, started: Instant) -> Result<()> {
+    /// A database is not made in the folder of another one: the settings most likely mean that one.
+    fn check_not_inside_another(&self) -> Result<()> {
+        match self.options.data_dir.parent() {
+            Some(above) if has_control(above) => Err(Error::WrongData {
+                path: above.to_owned(),
+                found: "a database",
+                wanted: "the folder of another one",
+                advice: "set node.data_dir to it, or move it to where that is",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The database is open, so that nobody else can have it, and was just made if it is `fresh`.
+    fn adopt_opened(&self, db: &Db, fresh: bool, started: Instant) -> Result<()> {
         *self.opening.lock() = started.elapsed();
-        rebuild::remove_leftovers(&self.options.data_dir)?;
+        if !fresh {
+            rebuild::remove_leftovers(&self.options.data_dir)?;
+        }
         self.adopt_database(Database::Open(db.clone()));
         Ok(())
     }

@@ -77,11 +77,12 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
     let (data, replaced, options) = (inner.options.data_dir.clone(), old.clone(), inner.options.clone());
     let work = move || -> Result<Db> {
         before.open()?.close()?;
-        drop(before);
         let io = |error| seawall_wal::Error::io("exchange", &data, error);
         std::fs::rename(&data, &replaced).map_err(io)?;
         std::fs::rename(&fresh, &data).map_err(io)?;
-        std::fs::File::open(parent(&data)).and_then(|parent| parent.sync_all()).map_err(io)?;
+        // Until here it keeps other processes out.
+        drop(before);
+        sync_names(&data).map_err(io)?;
         Ok(builder(&options).create(Create::Never).open_as(OpenAs::Standby).open()?)
     };
     let stopped = |_| Error::WrongState { operation: "install a base backup", actual: String::from("stopping") };
@@ -109,22 +110,36 @@ pub(super) fn finish_exchange(data: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a rebuild that was not finished left beside the data. Only for whoever has them open: until then another
-/// process may be rebuilding them.
+/// Removes what a rebuild that was not finished left beside the data. Only for whoever has them open, since another process
+/// may be rebuilding them, and found them where they are: beside a database that was just made may lie what it should have been.
 pub(super) fn remove_leftovers(data: &Path) -> Result<()> {
-    ["rebuild", "replaced"].iter().try_for_each(|what| remove(&sibling(data, what)))
+    let left = ["rebuild", "replaced"].map(|what| sibling(data, what));
+    if left.iter().any(|left| left.exists()) {
+        // The exchange may not be durable yet.
+        sync_names(data).map_err(|error| seawall_wal::Error::io("sync the folder of", data, error))?;
+    }
+    left.iter().try_for_each(|left| remove(left))
+}
+
+/// Makes the names beside the data, and their own, survive power loss.
+fn sync_names(data: &Path) -> std::io::Result<()> {
+    std::fs::File::open(parent(data))?.sync_all()
 }
 
 /// What is mounted cannot be renamed, of a link only the link can, and the folder above may lie on another disk.
 fn check_own_folder(data: &Path) -> Result<()> {
     let io = |error| seawall_wal::Error::io("look at", data, error);
-    let (own, above) = (std::fs::symlink_metadata(data).map_err(io)?, std::fs::metadata(parent(data)).map_err(io)?);
-    if own.is_dir() && own.dev() == above.dev() {
-        return Ok(());
+    let above = std::fs::metadata(parent(data)).map_err(io)?;
+    // With its own name, which `.` is not, and behind which no slash leads through a link.
+    if let Some(name) = data.file_name() {
+        let own = std::fs::symlink_metadata(parent(data).join(name)).map_err(io)?;
+        if own.is_dir() && own.dev() == above.dev() {
+            return Ok(());
+        }
     }
     let actual = format!(
-        "keeping its data in {}, which is mounted or a link, and they are exchanged by renaming; move them into a folder below it, \
-         and set node.data_dir to that",
+        "keeping its data in {}, which is mounted, a link or a path that ends without a name, and they are exchanged by renaming; \
+         move them into a folder below it, and set node.data_dir to that",
         data.display()
     );
     Err(Error::WrongState { operation: "install a base backup", actual })
@@ -312,11 +327,18 @@ mod tests {
         let node = Node::start(options.clone()).unwrap();
         left.iter().for_each(|left| std::fs::create_dir(left).unwrap());
         Node::start(options.clone()).expect_err("the data are in use");
+        let inside = NodeOptions { data_dir: options.data_dir.join("data"), ..options.clone() };
+        let refused = Node::start(inside).unwrap_err().to_string();
+        assert!(refused.contains("holds a database") && refused.contains("node.data_dir"), "{refused}");
         assert!(left.iter().all(|left| left.exists()), "they may be those of a rebuild that goes on");
         node.stop(PATIENCE).unwrap();
-        let node = Node::start(options).unwrap();
+        let node = Node::start(options.clone()).unwrap();
         assert!(!left.iter().any(|left| left.exists()));
         node.stop(PATIENCE).unwrap();
+        std::fs::remove_dir_all(&options.data_dir).unwrap();
+        left.iter().for_each(|left| std::fs::create_dir(left).unwrap());
+        Node::start(options).unwrap().stop(PATIENCE).unwrap();
+        assert!(left.iter().all(|left| left.exists()), "beside a database that was just made");
     }
 
     #[test]
@@ -326,7 +348,8 @@ mod tests {
         assert_eq!(parent(Path::new("data")), Path::new("."));
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(".", &link).unwrap();
-        for path in [Path::new("/proc"), &link] {
+        for path in [Path::new("/proc"), &link, &folder.path().join("link/"), Path::new("."), &folder.path().join("..")]
+        {
             let refused = check_own_folder(path).unwrap_err().to_string();
             assert!(refused.contains(path.to_str().unwrap()) && refused.contains("set node.data_dir"), "{refused}");
         }

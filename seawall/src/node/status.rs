@@ -127,8 +127,8 @@ impl HttpNode for Node {
         match self.state() {
             (State::Fenced, why) if failure.kind == Kind::ReadOnly => {
                 Failure::new(Kind::Fenced, format!("this node was superseded, so it only reads: {why}")).hint(
-                    "ask the node that took over; this one becomes its standby with node.role = \"standby\" and \
-                     replication.upstream, and a restart",
+                    "ask the node that took over; keep this one's data until it is clear that nothing in them is needed, then \
+                     start it as a standby or rebuild it",
                 )
             }
             _ => failure,
