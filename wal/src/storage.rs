@@ -5,6 +5,7 @@ mod aligned;
 mod disk;
 #[cfg(any(test, feature = "simulated"))]
 mod faulty;
+mod lock;
 #[cfg(any(test, feature = "simulated"))]
 mod memory;
 #[cfg(any(test, feature = "simulated"))]
@@ -24,6 +25,7 @@ pub use aligned::AlignedBuffer;
 pub use disk::{Disk, IoPath};
 #[cfg(any(test, feature = "simulated"))]
 pub use faulty::{Fault, FaultyStorage, Operation as FaultyOperation};
+pub use lock::FileLock;
 #[cfg(any(test, feature = "simulated"))]
 pub use memory::{CrashChoice, JournalEntry, MemoryDisk};
 #[cfg(any(test, feature = "simulated"))]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use rustix::fs::{FlockOperation, flock};
+use seawall_wal::storage::FileLock;
 
 use super::{
     Condition, Etag, Fetched, LIST_PAGE_MAX, ListPage, ListedObject, ObjectInfo, Operation, PutOutcome, Repository,
@@ -230,21 +230,13 @@ impl Inner {
         }
     }
 
-    fn lock(&self) -> Result<File, Failure> {
+    fn lock(&self) -> Result<FileLock, Failure> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(self.root.join(LOCK))?;
         let started = Instant::now();
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(file),
-                Err(rustix::io::Errno::WOULDBLOCK) if started.elapsed() < LOCK_WAIT_MAX => {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(RepositoryErrorKind::Timeout { after: started.elapsed() }.into());
-                }
-                Err(errno) => return Err(io::Error::from(errno).into()),
-            }
-        }
+        FileLock::within(file, LOCK_WAIT_MAX).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => RepositoryErrorKind::Timeout { after: started.elapsed() }.into(),
+            _ => error.into(),
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
+use seawall_wal::storage::FileLock;
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &[u8] = b"seawall-s3 1\n";
@@ -100,7 +101,7 @@ pub(super) struct Objects {
     dir: PathBuf,
     buckets: Mutex<Buckets>,
     /// Held for as long as this lives.
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl Objects {
@@ -119,7 +120,11 @@ impl Objects {
             }
             Err(error) => return Err(failed(error)),
         }
-        let lock = lock(dir).map_err(failed)?.ok_or_else(|| OpenError::Locked { dir: dir.to_owned() })?;
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"));
+        let lock = lock.and_then(FileLock::try_new).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => OpenError::Locked { dir: dir.to_owned() },
+            _ => failed(error),
+        })?;
         let _ = fs::remove_dir_all(dir.join("incoming"));
         fs::create_dir_all(dir.join("incoming")).map_err(failed)?;
         fs::create_dir_all(dir.join("buckets")).map_err(failed)?;
@@ -282,15 +287,6 @@ fn file_name(key: &str) -> String {
 fn is_bucket_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
     (3..=63).contains(&name.len()) && name.bytes().all(allowed) && !name.starts_with('.')
-}
-
-fn lock(dir: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("lock"))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(file)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(errno.into()),
-    }
 }
 
 fn append_about(path: &Path, about: &About) -> io::Result<()> {

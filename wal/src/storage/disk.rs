@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Access, File, Mapping, Storage};
+use super::{Access, File, FileLock, Mapping, Storage};
 #[cfg(target_os = "linux")]
 use super::{
     AfterWrite, DurableWrite, ReadRequest, WriteRequest,
@@ -145,11 +145,7 @@ impl Storage for Disk {
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>> {
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(path.join("LOCK"))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Box::new(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        }
+        Ok(Box::new(FileLock::try_new(file)?))
     }
 
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
