@@ -23,7 +23,7 @@ pub(super) async fn rebuild(inner: &Arc<Inner>, archive: &Archive, offer: &Backu
     let _rebuilding = inner.begin_rebuild(&offer.id).await?;
     let before = make_room(inner)?;
     let data = &inner.options.data_dir;
-    let [fresh, old] = [sibling(data, "rebuild"), sibling(data, "replaced")];
+    let [fresh, old] = siblings(data);
     tracing::warn!(backup = offer.id, "this standby is rebuilt from a base backup");
     let target: RestoreTarget = RestoreTarget::Backup(offer.id.parse().map_err(|_| Error::WrongState {
         operation: "install a base backup",
@@ -98,7 +98,7 @@ async fn exchange(inner: &Arc<Inner>, backup: &str, fresh: PathBuf, old: PathBuf
 /// After a crash in the middle of an exchange the old data may be under the other name. Whatever a node starts as: one that
 /// was a standby may be started as a primary, which would make an empty database where none is.
 pub(super) fn finish_exchange(data: &Path) -> Result<()> {
-    let old = sibling(data, "replaced");
+    let [_, old] = siblings(data);
     let io = |error: std::io::Error| seawall_wal::Error::io("finish the exchange of", data, error);
     if has_control(&old) && !has_control(data) {
         // Somebody may have made the folder again. It is removed only if it is empty.
@@ -113,7 +113,7 @@ pub(super) fn finish_exchange(data: &Path) -> Result<()> {
 /// Removes what a rebuild that was not finished left beside the data. Only for whoever has them open, since another process
 /// may be rebuilding them, and found them where they are: beside a database that was just made may lie what it should have been.
 pub(super) fn remove_leftovers(data: &Path) -> Result<()> {
-    let left = ["rebuild", "replaced"].map(|what| sibling(data, what));
+    let left = siblings(data);
     if left.iter().any(|left| left.exists()) {
         // The exchange may not be durable yet.
         sync_names(data).map_err(|error| seawall_wal::Error::io("sync the folder of", data, error))?;
@@ -150,11 +150,13 @@ fn parent(data: &Path) -> &Path {
     data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-fn sibling(data: &Path, what: &str) -> PathBuf {
-    let mut name = data.file_name().unwrap_or_default().to_owned();
-    name.push(".");
-    name.push(what);
-    data.with_file_name(name)
+/// Where the new data are made, and where the old ones go.
+fn siblings(data: &Path) -> [PathBuf; 2] {
+    [".rebuild", ".replaced"].map(|ending| {
+        let mut name = data.file_name().unwrap_or_default().to_owned();
+        name.push(ending);
+        data.with_file_name(name)
+    })
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -265,9 +267,9 @@ mod tests {
     }
 
     /// Exchanges the data for those in a folder, as after a download.
-    fn exchange_for(inner: Arc<Inner>, fresh: &str) -> impl Future<Output = Result<Db>> + use<> {
+    fn exchange_for(inner: Arc<Inner>) -> impl Future<Output = Result<Db>> + use<> {
         let data = inner.options.data_dir.clone();
-        let [fresh, old] = [sibling(&data, fresh), sibling(&data, "replaced")];
+        let [fresh, old] = siblings(&data);
         async move { put_in_place(&inner, "b1", fresh, old).await }
     }
 
@@ -276,7 +278,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (primary, standby) = pair(folder.path());
         // What was downloaded is gone again.
-        let error = standby.runtime().block_on(exchange_for(standby.inner.clone(), "rebuild")).unwrap_err();
+        let error = standby.runtime().block_on(exchange_for(standby.inner.clone())).unwrap_err();
         let (state, words) = standby.state();
         assert_eq!(state, State::Failed);
         for part in ["base backup b1", &error.to_string(), "restart this node"] {
@@ -304,7 +306,7 @@ mod tests {
     fn what_somebody_put_where_the_data_were_keeps_the_data_where_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let old = sibling(&data, "replaced");
+        let [_, old] = siblings(&data);
         let control = |folder: &Path| folder.join(seawall_engine::control::CONTROL_NAME);
         for made in [&data, &old] {
             std::fs::create_dir(made).unwrap();
@@ -322,7 +324,7 @@ mod tests {
     fn what_a_rebuild_left_is_removed_by_who_has_the_data_and_not_by_who_tries_to() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
-        let left = ["rebuild", "replaced"].map(|what| sibling(&data, what));
+        let left = siblings(&data);
         let options = NodeOptions::new("n1".parse().unwrap(), data);
         let node = Node::start(options.clone()).unwrap();
         left.iter().for_each(|left| std::fs::create_dir(left).unwrap());
@@ -365,7 +367,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (primary, standby) = pair(folder.path());
         let standing_still = standby.inner.part.blocking_lock();
-        let exchanging = standby.runtime().spawn(exchange_for(standby.inner.clone(), "rebuild"));
+        let exchanging = standby.runtime().spawn(exchange_for(standby.inner.clone()));
         wait("the exchange has begun", || standby.db().is_err());
         let words = "it is being rebuilt from base backup b1; try again in a moment";
         assert_eq!(standby.state(), (State::Starting, words.to_owned()));
