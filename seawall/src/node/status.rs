@@ -375,3 +375,26 @@ fn repository_kind(error: &seawall_backup::repository::RepositoryError) -> Kind 
         Kind::Failed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::NodeOptions;
+
+    #[test]
+    fn who_is_refused_by_a_superseded_node_is_told_who_took_over_and_of_other_failures_what_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let node = Node::start(NodeOptions::new("n1".parse().unwrap(), folder.path().join("data"))).unwrap();
+        let told = |kind| node.told(Failure::new(kind, "as it was"));
+        assert_eq!(told(Kind::ReadOnly).message, "as it was", "it is read-only for another reason");
+        node.inner.set_state(State::Fenced, "timeline 2 took over");
+        let refused = told(Kind::ReadOnly);
+        assert_eq!(refused.kind, Kind::Fenced);
+        assert!(refused.message.contains("timeline 2 took over"), "{}", refused.message);
+        assert_eq!(
+            (told(Kind::NotFound).kind, told(Kind::NotFound).message),
+            (Kind::NotFound, String::from("as it was"))
+        );
+        node.stop(Duration::from_secs(30)).unwrap();
+    }
+}
