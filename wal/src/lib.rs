@@ -51,7 +51,7 @@ pub use panic::caught;
 pub use reader::LogReader;
 pub use recovery::Recovery;
 pub use repair::{Damage, LogPlace, Repaired};
-pub use schedule::{ask_for_short_turns, give_way};
+pub use schedule::{ask_for_short_turns, end_turn, give_way, has_short_turns};
 pub use sealed::SealedSegments;
 pub use segment::SegmentId;
 pub use source::{FenceOutcome, LogBytes, LogConsumer, SegmentSource, TimelineAuthority, TimelineClaim};

@@ -2,6 +2,29 @@
 //! device; behind busy threads with turns of milliseconds every commit would wait for the end of theirs. And a place behind
 //! others for threads whose work can wait.
 
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+std::thread_local! {
+    /// Of the calling thread, if it asked for short turns and got them.
+    static TURN: Cell<Option<Turn>> = const { Cell::new(None) };
+}
+
+/// A thread's turn, as it counts it itself.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// It has not been at work for so long before.
+    look: Instant,
+    /// The processor time it had had when it began.
+    began: Duration,
+}
+
+/// How long a thread works before it ends its turn. That costs what is left of a turn of the kernel's, if others want the
+/// processor too: half of one on average.
+const OWN_TURN: Duration = Duration::from_micros(250);
+
 /// The shortest turn the kernel grants.
 #[cfg(target_os = "linux")]
 const TURN_NANOS: u64 = 100_000;
@@ -21,10 +44,14 @@ pub fn ask_for_short_turns() {
     if got != 0 || attributes.sched_policy != libc::SCHED_OTHER as u32 {
         return;
     }
+    // A kernel that knows of no turns says nothing about them, and takes whatever it is asked for.
+    let knows = attributes.sched_runtime != 0;
     attributes.size = size;
     attributes.sched_runtime = TURN_NANOS;
     // SAFETY: the kernel reads `size` bytes of the structure, which lives throughout the call.
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, THIS_THREAD, &raw const attributes, NO_FLAGS) };
+    // The model checker's threads are one thread, and its own to schedule.
+    TURN.set((set == 0 && knows && !cfg!(shuttle)).then(Turn::begin));
     if set != 0 {
         tracing::debug!(error = %std::io::Error::last_os_error(), "the flusher runs with ordinary turns");
     }
@@ -33,6 +60,40 @@ pub fn ask_for_short_turns() {
 /// Nothing to ask for here.
 #[cfg(not(target_os = "linux"))]
 pub fn ask_for_short_turns() {}
+
+impl Turn {
+    fn begin() -> Self {
+        Self { look: Instant::now() + OWN_TURN, began: processor_time() }
+    }
+}
+
+/// Time the calling thread was on a processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
+/// Whether the calling thread has short turns.
+pub fn has_short_turns() -> bool {
+    TURN.get().is_some()
+}
+
+/// Lets whoever waits for this processor have it, if the calling thread has short turns and has worked for a quarter of a
+/// millisecond. The kernel looks at the end of a turn, however short, only when somebody wakes and at its tick, up to four
+/// milliseconds later. So who works for long calls this every now and then; it takes a look at the clock. A thread that has
+/// ordinary turns keeps them. True if the turn was ended.
+pub fn end_turn() -> bool {
+    let Some(turn) = TURN.get().filter(|turn| Instant::now() >= turn.look) else { return false };
+    // It may have been off the processor meanwhile, which was turn enough for others.
+    let worked = processor_time().saturating_sub(turn.began);
+    let ended = worked >= OWN_TURN;
+    if ended {
+        std::thread::yield_now();
+        TURN.set(Some(Turn::begin()));
+    } else {
+        TURN.set(Some(Turn { look: Instant::now() + (OWN_TURN - worked), ..turn }));
+    }
+    ended
+}
 
 /// How nice a thread is that works behind everybody's back: it gets a tenth of a processor that others want whole.
 #[cfg(target_os = "linux")]
@@ -88,10 +149,23 @@ mod tests {
                 (attributes.sched_policy, attributes.sched_nice, attributes.sched_runtime)
             }
         };
+        assert!(!end_turn(), "a thread that did not ask has none");
         std::thread::spawn(move || {
             let (policy, nice, before) = of_this_thread();
+            assert!(!has_short_turns());
             ask_for_short_turns();
             let after = of_this_thread();
+            assert_eq!(has_short_turns(), after.2 == TURN_NANOS);
+            let works_for = |time: Duration| {
+                let began = processor_time();
+                while processor_time() - began < time {}
+            };
+            assert!(!end_turn(), "it has just begun");
+            works_for(OWN_TURN);
+            assert_eq!(end_turn(), has_short_turns());
+            assert!(!end_turn(), "the next has just begun");
+            std::thread::sleep(2 * OWN_TURN);
+            assert!(!end_turn(), "others had the processor");
             assert_eq!((after.0, after.1), (policy, nice));
             // A kernel before 6.12 says nothing about turns.
             assert!(before == 0 || after.2 == TURN_NANOS, "{before} ns before, {} ns after", after.2);

@@ -18,8 +18,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// Shorter ones add up.
 const PAUSE_MIN: Duration = Duration::from_micros(500);
 
-/// Bytes between two looks at the pace: a fraction of a millisecond of work. Whoever waits for the processor that a
-/// background thread has may wait until it pauses, or until the kernel's next tick, which can be four milliseconds away.
+/// Bytes between two looks at the pace: a fraction of a millisecond of work.
 pub(crate) const STEP_BYTES: u64 = 64 << 10;
 
 /// The bucket that one kind of background writes takes from.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use seawall_wal::sync::atomic::{AtomicBool, Ordering};
 use seawall_wal::sync::thread;
+use seawall_wal::{ask_for_short_turns, has_short_turns};
 
 use super::pace::STEP_BYTES;
 use super::survival::{Outside, Survival};
@@ -68,11 +69,19 @@ impl Rewrite<'_> {
         let outcomes: Vec<_> = if cuts.is_empty() {
             parts.map(|(from, until)| self.part(range_deletes, from, until, &failed)).collect()
         } else {
+            let short_turns = has_short_turns();
             thread::scope(|scope| {
                 let failed = &failed;
                 let (from, until) = parts.next().expect("there is a first part");
                 let others: Vec<_> = parts
-                    .map(|(from, until)| scope.spawn(move || self.part(range_deletes, from, until, failed)))
+                    .map(|(from, until)| {
+                        scope.spawn(move || {
+                            if short_turns {
+                                ask_for_short_turns();
+                            }
+                            self.part(range_deletes, from, until, failed)
+                        })
+                    })
                     .collect();
                 let first = self.part(range_deletes, from, until, failed);
                 let join = |part: thread::ScopedJoinHandle<'_, _>| {

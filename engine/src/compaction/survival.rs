@@ -1,7 +1,7 @@
 //! What a merge keeps of the versions of a key: what a reader at or above the floor can still need, and nothing twice. At the
 //! floor operands become part of the value they change, and of values that have ended there nothing is left, or their end.
 
-use seawall_wal::{Lsn, Timestamp};
+use seawall_wal::{Lsn, Timestamp, end_turn};
 
 use crate::error::Result;
 use crate::marks::{Moment, second_of};
@@ -40,7 +40,12 @@ pub(crate) struct Survival<'a> {
     waiting_bytes: usize,
     /// Whether operands of the key at or below the floor went on as they are.
     let_go: bool,
+    /// Versions since the thread's turn was last looked at: whole stretches of them may be dropped.
+    since_turn: u32,
 }
+
+/// Versions between two such looks.
+const TURN_VERSIONS: u32 = 128;
 
 #[derive(Debug)]
 struct Operand {
@@ -72,11 +77,17 @@ impl<'a> Survival<'a> {
             waiting: Vec::new(),
             waiting_bytes: 0,
             let_go: false,
+            since_turn: 0,
         }
     }
 
     /// Takes the next version.
     pub(crate) fn take(&mut self, entry: EntryRef<'_>, mut keep: impl FnMut(EntryRef<'_>) -> Result<()>) -> Result<()> {
+        self.since_turn += 1;
+        if self.since_turn >= TURN_VERSIONS {
+            self.since_turn = 0;
+            end_turn();
+        }
         if self.key != entry.key {
             self.finish(&mut keep)?;
             self.key.clear();

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use seawall_wal::end_turn;
 use seawall_wal::storage::{Access, File, Storage, write_all_at};
 
 use super::FileHash;
@@ -48,6 +49,7 @@ impl NewFile {
     fn write(&mut self) -> Result<()> {
         self.digest.update(&self.buffer);
         write_all_at(&*self.file, &self.buffer, self.written).map_err(at("write", &self.temporary.path))?;
+        end_turn();
         // A step at a time, so that no flush of the log waits behind a whole file.
         self.file.hand_over(self.written, self.buffer.len() as u64);
         self.written += self.buffer.len() as u64;

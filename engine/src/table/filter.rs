@@ -6,7 +6,7 @@ mod fuse;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use self::fuse::Fuse;
+use self::fuse::{Fuse, SEEDS};
 use super::Placement;
 use crate::codec::Put;
 
@@ -14,6 +14,9 @@ use crate::codec::Put;
 const HEADER_LEN: usize = 64 - super::block::FRAME_LEN;
 /// The filter begins at a multiple of this in the file.
 pub(super) const ALIGNMENT: u64 = 64;
+
+/// Keys between two looks at whether somebody waits for the processor.
+const TURN_KEYS: usize = 2048;
 
 const BLOOM: u8 = 1;
 const FUSE: u8 = 2;
@@ -27,10 +30,14 @@ pub(crate) fn hash(key: &[u8]) -> u64 {
 pub(super) fn build(hashes: &mut Vec<u64>, placement: Placement) -> (Vec<u8>, u32) {
     let mut raw = Vec::new();
     if placement == Placement::Below {
-        // Keys that hash to the same are one to the filter.
-        hashes.sort_unstable();
-        hashes.dedup();
-        if let Some((fuse, bytes)) = Fuse::build(hashes) {
+        let built = Fuse::build(hashes, 0..1).or_else(|| {
+            // Keys that hash to the same are one to the filter, and leave each other no place.
+            let given = hashes.len();
+            hashes.sort_unstable();
+            hashes.dedup();
+            Fuse::build(hashes, u64::from(hashes.len() == given)..SEEDS)
+        });
+        if let Some((fuse, bytes)) = built {
             raw.put_u8(FUSE);
             raw.put(&[0; 3]);
             fuse.store(&mut raw);
@@ -112,6 +119,13 @@ mod tests {
     fn hashes_that_are_the_same_are_one() {
         let (raw, count) = build(&mut vec![7; 1000], Placement::Below);
         assert!(Filter::check(&raw, count).unwrap().may_contain(&raw, 7));
+    }
+
+    #[test]
+    fn the_order_of_hashes_and_how_often_they_come_change_nothing() {
+        let once = hashes(0..10_000);
+        let mut twice: Vec<u64> = once.iter().rev().chain(&once[..3]).copied().collect();
+        assert_eq!(build(&mut twice, Placement::Below), build(&mut once.clone(), Placement::Below));
     }
 
     #[test]

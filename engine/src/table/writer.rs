@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use seawall_wal::storage::Storage;
-use seawall_wal::{Lsn, Timestamp};
+use seawall_wal::{Lsn, Timestamp, end_turn};
 
 use super::block::{self, BlockKind, FRAME_LEN};
 use super::content::{Content, EntryRef, Form};
@@ -342,6 +342,7 @@ impl TableWriter {
         let (raw, count) = self.data.take();
         self.closed = Some(self.write_block(BlockKind::Data, &raw, count)?);
         self.blocks += 1;
+        end_turn();
         Ok(())
     }
 

@@ -1,6 +1,10 @@
 //! A blocked Bloom filter: one cache line per question, at 10 bits per key about one wrong "perhaps" in a hundred. Made
 //! quickly, for tables that are soon merged into others.
 
+use seawall_wal::end_turn;
+
+use super::TURN_KEYS;
+
 const BLOCK_LEN: usize = 64;
 const BITS_PER_KEY: usize = 10;
 const BITS_SET: u32 = 7;
@@ -10,9 +14,12 @@ const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 pub(super) fn build(hashes: &[u64]) -> (Vec<u8>, usize) {
     let blocks = (hashes.len() * BITS_PER_KEY).div_ceil(BLOCK_LEN * 8).max(1);
     let mut bytes = vec![0; blocks * BLOCK_LEN];
-    for hash in hashes {
-        let block = &mut bytes[block_of(*hash, blocks) * BLOCK_LEN..][..BLOCK_LEN];
-        bits_of(*hash).for_each(|bit| block[bit / 8] |= 1 << (bit % 8));
+    for hashes in hashes.chunks(TURN_KEYS) {
+        for hash in hashes {
+            let block = &mut bytes[block_of(*hash, blocks) * BLOCK_LEN..][..BLOCK_LEN];
+            bits_of(*hash).for_each(|bit| block[bit / 8] |= 1 << (bit % 8));
+        }
+        end_turn();
     }
     (bytes, blocks)
 }

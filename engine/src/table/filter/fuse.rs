@@ -5,13 +5,18 @@
 //! one key has are taken away with that key, again and again; in the reverse order each key then has a place of its own
 //! to set.
 
+use std::ops::Range;
+
+use seawall_wal::end_turn;
+
+use super::TURN_KEYS;
 use crate::codec::{Put, Reader};
 
 /// Segments a key lies in.
 const ARITY: u32 = 3;
 const SEGMENT_LEN_MAX: u32 = 1 << 18;
 /// Places are too full of some keys under one seed; under this many none has ever been found that are.
-const SEEDS: u64 = 100;
+pub(super) const SEEDS: u64 = 100;
 
 /// Where the places of a key are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,11 +29,11 @@ pub(in crate::table) struct Fuse {
 }
 
 impl Fuse {
-    /// The filter of keys with these hashes, no two the same, and its bytes. `None` if no seed will do.
-    pub(super) fn build(hashes: &[u64]) -> Option<(Self, Vec<u8>)> {
+    /// The filter of keys with these hashes and its bytes. `None` if none of these seeds will do, or two hashes are the same.
+    pub(super) fn build(hashes: &[u64], seeds: Range<u64>) -> Option<(Self, Vec<u8>)> {
         let shape = Self::shape(hashes.len());
         // The seeds are always the same: the same table is the same file.
-        (0..SEEDS).map(|number| Self { seed: mix(number + 1), ..shape }).find_map(|fuse| {
+        seeds.map(|number| Self { seed: mix(number + 1), ..shape }).find_map(|fuse| {
             let bytes = fuse.assign(hashes)?;
             Some((fuse, bytes))
         })
@@ -71,11 +76,14 @@ impl Fuse {
         // How many keys have a place, and all their hashes xored: for a single one that is its hash.
         let mut counts = vec![0_u32; self.places_len()];
         let mut xored = vec![0_u64; self.places_len()];
-        for hash in hashes {
-            for place in self.places(*hash).0 {
-                counts[place] += 1;
-                xored[place] ^= hash;
+        for hashes in hashes.chunks(TURN_KEYS) {
+            for hash in hashes {
+                for place in self.places(*hash).0 {
+                    counts[place] += 1;
+                    xored[place] ^= hash;
+                }
             }
+            end_turn();
         }
         let mut alone: Vec<usize> = (0..counts.len()).filter(|place| counts[*place] == 1).collect();
         let mut taken = Vec::with_capacity(hashes.len());
@@ -85,6 +93,9 @@ impl Fuse {
             }
             let hash = xored[place];
             taken.push((hash, place));
+            if taken.len().is_multiple_of(TURN_KEYS) {
+                end_turn();
+            }
             for other in self.places(hash).0 {
                 counts[other] -= 1;
                 xored[other] ^= hash;
@@ -97,10 +108,13 @@ impl Fuse {
             return None;
         }
         let mut bytes = vec![0; self.places_len()];
-        for (hash, own) in taken.into_iter().rev() {
-            let (places, fingerprint) = self.places(hash);
-            // Its own place is still zero: keys that come later were taken before, from places this one does not have alone.
-            bytes[own] = places.iter().fold(fingerprint, |left, place| left ^ bytes[*place]);
+        for taken in taken.rchunks(TURN_KEYS) {
+            for (hash, own) in taken.iter().rev() {
+                let (places, fingerprint) = self.places(*hash);
+                // Its own place is still zero: keys that come later were taken before, from places this one does not have alone.
+                bytes[*own] = places.iter().fold(fingerprint, |left, place| left ^ bytes[*place]);
+            }
+            end_turn();
         }
         Some(bytes)
     }
@@ -140,7 +154,7 @@ mod tests {
     #[test]
     fn it_takes_about_nine_bits_for_each_of_many_keys() {
         let hashes: Vec<u64> = (0..500_000).map(mix).collect();
-        let (fuse, bytes) = Fuse::build(&hashes).unwrap();
+        let (fuse, bytes) = Fuse::build(&hashes, 0..SEEDS).unwrap();
         assert!(hashes.iter().all(|hash| fuse.may_contain(&bytes, *hash)));
         let bits = bytes.len() as f64 * 8.0 / hashes.len() as f64;
         assert!((9.0..9.5).contains(&bits), "{bits}");
