@@ -43,14 +43,25 @@ impl Drop for FileLock {
 
 #[cfg(test)]
 mod tests {
+    use tempfile::TempDir;
+
     use super::*;
+
+    fn open(folder: &TempDir) -> File {
+        File::create(folder.path().join("LOCK")).unwrap()
+    }
+
+    /// A folder with a lock that is held.
+    fn locked() -> (TempDir, FileLock) {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FileLock::try_new(open(&folder)).unwrap();
+        (folder, lock)
+    }
 
     #[test]
     fn it_is_let_go_of_though_a_child_that_is_being_started_has_a_copy_of_the_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("LOCK");
-        let open = || File::create(&path).unwrap();
-        let lock = FileLock::try_new(open()).unwrap();
+        let (folder, lock) = locked();
+        let open = || open(&folder);
         assert_eq!(FileLock::try_new(open()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let as_in_a_child = lock.0.try_clone().unwrap();
         drop(lock);
@@ -60,10 +71,8 @@ mod tests {
 
     #[test]
     fn who_is_patient_gets_it_when_it_is_let_go_of() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("LOCK");
-        let open = || File::create(&path).unwrap();
-        let lock = FileLock::try_new(open()).unwrap();
+        let (folder, lock) = locked();
+        let open = || open(&folder);
         let patience = Duration::from_millis(20);
         let started = Instant::now();
         assert_eq!(FileLock::within(open(), patience).unwrap_err().kind(), io::ErrorKind::WouldBlock);
