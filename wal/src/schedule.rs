@@ -22,7 +22,7 @@ struct Turn {
 }
 
 /// How long a thread works before it ends its turn. That costs what is left of a turn of the kernel's, if others want the
-/// processor too: half of one on average.
+/// processor too.
 const OWN_TURN: Duration = Duration::from_micros(250);
 
 /// The shortest turn the kernel grants.
