@@ -1,6 +1,7 @@
 //! Reading many keys at one LSN: memtables first; what is not there sorted, so that each block is visited once, and then the
 //! tables level by level.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -8,11 +9,14 @@ use crate::format::KeyspaceId;
 use crate::marks::Moment;
 use crate::mutant::{Mutant, planted};
 use crate::resolve::{Resolver, Value};
-use crate::table::{BlockPlace, Content, Table, filter_hash};
+use crate::table::{Block, BlockPlace, Content, Table, filter_hash};
 use crate::version::{Levels, View};
 
-/// Blocks that are read together, and held until their keys are answered: as many as a disk gains from.
-const BLOCKS_MAX: usize = 32;
+/// Blocks of a table that the disk is asked for at a time: as many as it gains from.
+const BLOCKS_ASKED: usize = 32;
+/// Blocks that are waited for together, and held until their keys are answered, while the others are on their way.
+const BLOCKS_TOGETHER: usize = 8;
+const _: () = assert!(BLOCKS_ASKED.is_multiple_of(BLOCKS_TOGETHER));
 
 /// A key whose value does not follow yet from what was found.
 struct Wanted<'a> {
@@ -48,8 +52,7 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
     let none = Levels::default();
     let levels = view.tables.levels(keyspace).map_or(&none, |levels| levels);
     for table in levels.level(0) {
-        let places = places(table, at, &wanted)?;
-        wanted = look(table, at, wanted, places, &mut answers)?;
+        wanted = Share::of(table, at, wanted)?.look(at, &mut answers)?;
     }
     for (_, tables) in levels.iter().skip(1) {
         let mut shares = Vec::new();
@@ -60,17 +63,13 @@ pub(crate) fn multi_get(view: &View, keyspace: KeyspaceId, at: Moment, keys: &[&
             let behind = rest.split_off(behind);
             let share = std::mem::replace(&mut rest, behind);
             if !share.is_empty() {
-                let places = places(table, at, &share)?;
-                shares.push((table, share, places));
+                shares.push(Share::of(table, at, share)?);
             }
         }
         // One table is read after the other; what the later ones need is on its way meanwhile.
-        for (table, _, places) in shares.iter().skip(1) {
-            table.ask_for_blocks(places.iter().flatten().take(BLOCKS_MAX))?;
-        }
         let mut left = Vec::new();
-        for (table, share, places) in shares {
-            left.extend(look(table, at, share, places, &mut answers)?);
+        for share in shares {
+            left.extend(share.look(at, &mut answers)?);
         }
         left.extend(rest);
         wanted = left;
@@ -106,41 +105,57 @@ impl<'a> Answers<'a> {
     }
 }
 
-/// The blocks of a table that may say something of some keys.
-fn places(table: &Table, at: Moment, wanted: &[Wanted<'_>]) -> Result<Vec<Option<BlockPlace>>> {
-    wanted.iter().map(|wanted| table.block_of(wanted.key, wanted.hash, at.lsn)).collect()
+/// Keys, in order, of which a table may say something.
+struct Share<'a, 'b> {
+    table: &'b Arc<Table>,
+    wanted: Vec<Wanted<'a>>,
+    /// The block of each.
+    places: Vec<Option<BlockPlace>>,
+    /// No two the same.
+    blocks: Vec<BlockPlace>,
+    /// Of the first ones, those that are in memory; the disk was asked for the others.
+    found: VecDeque<Option<Block>>,
 }
 
-/// Looks for keys in one table, in the blocks given. Gives back those for which older versions matter, in order.
-fn look<'a>(
-    table: &Arc<Table>,
-    at: Moment,
-    wanted: Vec<Wanted<'a>>,
-    places: Vec<Option<BlockPlace>>,
-    answers: &mut Answers<'a>,
-) -> Result<Vec<Wanted<'a>>> {
-    let mut distinct: Vec<BlockPlace> = places.iter().flatten().copied().collect();
-    distinct.dedup();
-    let mut left = Vec::new();
-    let mut wanted = wanted.into_iter().zip(places).peekable();
-    for chunk in distinct.chunks(BLOCKS_MAX) {
-        let blocks = table.blocks(chunk)?;
-        let last = chunk[chunk.len() - 1].number();
-        let is_here = |place: &Option<BlockPlace>| place.is_none_or(|place| place.number() <= last);
-        while let Some((mut wanted, place)) = wanted.next_if(|(_, place)| is_here(place)) {
-            let Some(place) = place else {
-                left.push(wanted);
-                continue;
-            };
-            let block = &blocks[chunk.partition_point(|other| other.number() < place.number())];
-            let Wanted { key, resolver, .. } = &mut wanted;
-            let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
-            match table.versions_from(&place, block, key, at.lsn, take)? {
-                true => answers.take(wanted, at)?,
-                false => left.push(wanted),
+impl<'a, 'b> Share<'a, 'b> {
+    /// Asks the disk for the first blocks.
+    fn of(table: &'b Arc<Table>, at: Moment, wanted: Vec<Wanted<'a>>) -> Result<Self> {
+        let place = |wanted: &Wanted<'_>| table.block_of(wanted.key, wanted.hash, at.lsn);
+        let places = wanted.iter().map(place).collect::<Result<Vec<_>>>()?;
+        let mut blocks: Vec<BlockPlace> = places.iter().flatten().copied().collect();
+        blocks.dedup();
+        let found = table.find_blocks(&blocks[..blocks.len().min(BLOCKS_ASKED)])?.into();
+        Ok(Self { table, wanted, places, blocks, found })
+    }
+
+    /// Gives back the keys for which older versions matter, in order.
+    fn look(self, at: Moment, answers: &mut Answers<'a>) -> Result<Vec<Wanted<'a>>> {
+        let Self { table, wanted, places, blocks, mut found } = self;
+        let mut left = Vec::new();
+        let mut wanted = wanted.into_iter().zip(places).peekable();
+        let mut ahead = blocks.chunks(BLOCKS_TOGETHER).skip(BLOCKS_ASKED / BLOCKS_TOGETHER);
+        for together in blocks.chunks(BLOCKS_TOGETHER) {
+            let read = table.blocks(together, found.drain(..together.len()).collect())?;
+            if let Some(ahead) = ahead.next() {
+                found.extend(table.find_blocks(ahead)?);
+            }
+            let last = together[together.len() - 1].number();
+            let is_here = |place: &Option<BlockPlace>| place.is_none_or(|place| place.number() <= last);
+            while let Some((mut wanted, place)) = wanted.next_if(|(_, place)| is_here(place)) {
+                let Some(place) = place else {
+                    left.push(wanted);
+                    continue;
+                };
+                let block = &read[together.partition_point(|other| other.number() < place.number())];
+                let Wanted { key, resolver, .. } = &mut wanted;
+                let take = |lsn, content: Content<'_>| resolver.take(lsn, content);
+                match table.versions_from(&place, block, key, at.lsn, take)? {
+                    true => answers.take(wanted, at)?,
+                    false => left.push(wanted),
+                }
             }
         }
+        left.extend(wanted.map(|(wanted, _)| wanted));
+        Ok(left)
     }
-    left.extend(wanted.map(|(wanted, _)| wanted));
-    Ok(left)
 }

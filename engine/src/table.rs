@@ -24,6 +24,7 @@ use seawall_wal::{Lsn, Timestamp};
 
 use crate::file::FileHash;
 
+pub(crate) use block::Block;
 pub(crate) use checked::Checked;
 pub(crate) use content::{Content, EntryRef, Large};
 pub(crate) use cursor::TableCursor;

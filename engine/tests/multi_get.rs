@@ -90,9 +90,9 @@ fn cold_blocks_are_read_together_once_and_then_kept() {
     let counts = || (storage.count(FaultyOperation::Open), storage.count(FaultyOperation::Read));
     let (opened, read) = counts();
     let values = keys.multi_get(&names).unwrap();
-    // Blocks of two values each, 32 of them together at most.
+    // Blocks of two values each, eight of them together at most.
     let (opened, read) = (counts().0 - opened, counts().1 - read);
-    assert!(opened == 7 && read == 200, "{opened} {read}");
+    assert!(opened == 25 && read == 200, "{opened} {read}");
     assert!(values.iter().all(|value| value.as_ref().is_some_and(|value| value.len() == 1600)));
     let before = counts();
     assert_eq!(keys.multi_get(&names).unwrap(), values);

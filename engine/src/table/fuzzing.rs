@@ -133,7 +133,8 @@ impl TableFiles {
         backward.reverse();
         assert_eq!(forward, backward, "a walk forward and one backward differ");
         let places = (0..table.blocks_len()).filter_map(|number| table.numbered(number).transpose());
-        table.blocks(&places.collect::<Result<Vec<_>>>()?)?;
+        let places = places.collect::<Result<Vec<_>>>()?;
+        table.blocks(&places, table.find_blocks(&places)?)?;
         for (key, lsn, ..) in &forward {
             let found = table.versions(key, hash(key), *lsn, |found, _| found == *lsn)?;
             assert!(found || !filter_is_sound, "a get does not find what a walk does");

@@ -283,14 +283,16 @@ impl Table {
         self.map.will_need(range.start as usize..range.end as usize);
     }
 
-    /// Says that these data blocks are read soon, as far as they are not in memory.
-    pub(crate) fn ask_for_blocks<'a>(&self, places: impl Iterator<Item = &'a BlockPlace>) -> Result<()> {
-        for place in places {
-            if !self.kept(place)?.is_some_and(|block| block.is_in_memory()) {
+    /// Those of these data blocks that are in memory and were checked. The disk is asked for the others.
+    pub(crate) fn find_blocks(&self, places: &[BlockPlace]) -> Result<Vec<Option<Block>>> {
+        let find = |place: &BlockPlace| {
+            let kept = self.kept(place)?.filter(Block::is_in_memory);
+            if kept.is_none() {
                 self.will_need(place.offset..place.offset + place.len as u64);
             }
-        }
-        Ok(())
+            Ok(kept)
+        };
+        places.iter().map(find).collect()
     }
 
     /// Asks for what gets need beside data blocks: about a fortieth of the file, which would else come page by page.
@@ -298,18 +300,12 @@ impl Table {
         self.will_need(self.footer.filter_at..self.meta.size);
     }
 
-    /// Data blocks, no two the same. Those that are not in memory are read together, past the map, so that a cold disk is
-    /// asked for all of them at once.
-    pub(crate) fn blocks(&self, places: &[BlockPlace]) -> Result<Vec<Block>> {
-        let mut blocks = Vec::with_capacity(places.len());
-        let mut missing = Vec::new();
-        for (index, place) in places.iter().enumerate() {
-            let kept = self.kept(place)?.filter(Block::is_in_memory);
-            if kept.is_none() && place.len <= READ_LEN_MAX {
-                missing.push(index);
-            }
-            blocks.push(kept);
-        }
+    /// Data blocks, no two the same, of which these were [found](Self::find_blocks) before. The others are read together,
+    /// past the map, so that a cold disk is asked for all of them at once.
+    pub(crate) fn blocks(&self, places: &[BlockPlace], mut found: Vec<Option<Block>>) -> Result<Vec<Block>> {
+        assert_eq!(places.len(), found.len(), "each was looked for");
+        let is_missing = |index: &usize| found[*index].is_none() && places[*index].len <= READ_LEN_MAX;
+        let missing: Vec<usize> = (0..places.len()).filter(is_missing).collect();
         // One read is no faster than a page fault.
         if missing.len() > 1 {
             let mut buffers: Vec<_> = missing.iter().map(|index| vec![0; places[*index].len]).collect();
@@ -323,10 +319,10 @@ impl Table {
             file.read_many(&mut reads).map_err(at("read", &self.path))?;
             for (index, bytes) in missing.into_iter().zip(buffers) {
                 let opened = block::open_read(bytes, self.keyspace, BlockKind::Data, places[index].offset);
-                blocks[index] = Some(self.admit(&places[index], opened)?);
+                found[index] = Some(self.admit(&places[index], opened)?);
             }
         }
-        let all = blocks.into_iter().zip(places);
+        let all = found.into_iter().zip(places);
         all.map(|(block, place)| block.map_or_else(|| self.block(place), Ok)).collect()
     }
 

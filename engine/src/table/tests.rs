@@ -635,10 +635,10 @@ fn blocks_that_are_not_in_memory_are_read_together_once_and_then_kept() {
         let places: Vec<_> = (0..table.blocks_len()).map(|number| table.numbered(number).unwrap().unwrap()).collect();
         let counts = || (storage.count(FaultyOperation::Open), storage.count(FaultyOperation::Read));
         let before = counts();
-        assert_eq!(table.blocks(&places).unwrap().len(), places.len());
+        assert_eq!(table.blocks(&places, table.find_blocks(&places).unwrap()).unwrap().len(), places.len());
         assert_eq!(counts(), (before.0 + 1, before.1 + places.len() as u64), "{placement:?}");
         let before = counts();
-        assert_eq!(table.blocks(&places).unwrap().len(), places.len());
+        assert_eq!(table.blocks(&places, table.find_blocks(&places).unwrap()).unwrap().len(), places.len());
         scan(&table).unwrap();
         assert_eq!(counts(), before, "{placement:?}");
         // What is stored as it is takes no memory of ours.
