@@ -120,7 +120,7 @@ impl Archive {
     /// check refuses, and what a process left that died while it restored, stay.
     pub async fn restore(&self, plan: &RestorePlan, path: &Path, options: &RestoreOptions) -> Result<RestoreReport> {
         if options.storage.is_none() {
-            refuse_full(path)?;
+            check_empty(path)?;
         }
         let started = Instant::now();
         let meter = Arc::new(Meter::new(plan, options));
@@ -292,9 +292,12 @@ async fn check(
     digest.await
 }
 
-/// A directory may hold what a restore that failed leaves: its lock and two folders, of which the engine sees that they
-/// are empty.
-fn refuse_full(path: &Path) -> Result<()> {
+/// Whether something can be restored into `path`: it is empty, or not there, or holds no more than what a restore that failed
+/// leaves, its lock and two folders, of which the engine sees that they are empty.
+///
+/// # Errors
+/// [`Error::NotEmpty`], and [`Error::Io`] for what is no directory.
+pub fn check_empty(path: &Path) -> Result<()> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

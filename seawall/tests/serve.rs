@@ -149,6 +149,10 @@ fn what_goes_in_over_http_comes_out_of_directory_archive_and_restore() {
     assert_eq!(json(&["backup", "verify", "--content", "--set", &archive])["sound"], true);
     let plan = ok(&["restore", "--dry-run", text(&path("restored")), "--set", &archive]);
     assert!(plan.starts_with("plan: restore latest from file://") && !path("restored").exists(), "{plan}");
+    for (taken, why) in [("data", "is not empty"), ("data/control", "Not a directory")] {
+        let (_, error) = fails(&["restore", "--dry-run", text(&path(taken)), "--set", &archive]);
+        assert!(error["message"].as_str().unwrap().contains(why), "{error}");
+    }
     let restored = json(&["restore", "--to", "newest-backup", text(&path("restored")), "--set", &archive]);
     assert_eq!((&restored["digest"], &restored["equals_backup"]), (&digest["digest"], &true.into()));
     let (code, error) = fails(&["put", "a", "1", "--data-dir", text(&path("restored"))]);

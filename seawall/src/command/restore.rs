@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use parking_lot::Mutex;
 use seawall_backup::Archive;
-use seawall_backup::restore::{RestoreOptions, RestorePlan, RestoreProgress, RestoreTarget};
+use seawall_backup::restore::{RestoreOptions, RestorePlan, RestoreProgress, RestoreTarget, check_empty};
 use seawall_engine::{Create, Db};
 use seawall_wal::ClusterId;
 use serde::Serialize;
@@ -34,6 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, context: &Context) -> Result<(), Failure> {
+    check_empty(&arguments.target).map_err(Error::from)?;
     let config = context.settings()?.config;
     let runtime = super::runtime()?;
     let archive = runtime.block_on(super::open_archive(&config))?;
