@@ -151,7 +151,7 @@ pub enum Error {
     },
     /// This node's log and the cluster's differ; following needs a rewind or a rebuild.
     #[error(
-        "this node's log goes on after {common} where the cluster's history forked; rewind it or rebuild it from a base backup"
+        "this node's log goes on after {common} where the cluster's history forked; keep its data, and start it with an empty data directory"
     )]
     Diverged {
         /// The last common position.

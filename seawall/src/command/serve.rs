@@ -135,20 +135,16 @@ fn serve(config: &Config, assume_primary: bool) -> Result<(), Failure> {
     let remaining = node.stop(drain)?;
     if state == State::Fenced {
         // What it holds beyond the fork is nobody's history, and is sent nowhere.
-        return Err(Failure::new(Kind::Fenced, format!("stopped; this node was fenced: {detail}")).hint(
-            "keep its data until it is clear that nothing in it is needed, then start it as a standby or rebuild it",
-        ));
+        return Err(Failure::new(Kind::Fenced, format!("stopped; this node was fenced: {detail}"))
+            .hint("keep its data until nobody needs what only they have"));
     }
     if remaining.is_nothing() {
         let handed_on = if is_primary { "; everything flushed has reached whoever was to get it" } else { "" };
         tracing::info!("stopped{handed_on}");
         return Ok(());
     }
-    Err(Failure::new(
-        Kind::Partial,
-        format!("stopped, but within {drain:?} not everything could be handed on: {remaining}"),
-    )
-    .hint("nothing is lost: it is in this node's log and is sent when the node is started again"))
+    Err(Failure::new(Kind::Partial, format!("stopped; not everything was handed on: {remaining}"))
+        .hint("nothing is lost: it is in this node's log and is sent when the node is started again"))
 }
 
 /// The last request may still hold the node for a moment.
