@@ -1,7 +1,7 @@
 //! What all handles of an open database share: state, log, files and hooks, and the few operations that tie them
 //! together. Its one lock of order, `order`, gives records their places; they are applied in that order after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::mutant::{Mutant, planted};
 use crate::options::{Background, LogRetention};
 use crate::pending::{Applier, Pending, PendingCommit};
 use crate::race;
+use crate::role::Refusal;
 use crate::state::State;
 use crate::version::View;
 use crate::worker::Bell;
@@ -52,10 +53,8 @@ pub(crate) struct Hooks {
     pub(crate) admission: Option<Arc<dyn Admission>>,
     /// Where writes go, for [`Error::ReadOnly`].
     pub(crate) primary: Option<String>,
-    /// Writes are refused although the log could take them.
-    pub(crate) writes_held: bool,
-    /// Why this node takes no writes, if that is because of damage.
-    pub(crate) damaged: Option<Arc<str>>,
+    /// Why writes are refused although the log could take them, in words.
+    pub(crate) refusals: BTreeMap<Refusal, Arc<str>>,
 }
 
 pub(crate) struct Core {
@@ -322,21 +321,20 @@ impl Core {
             return Err(Error::Closed);
         }
         let hooks = self.hooks.read();
-        match &hooks.damaged {
-            _ if self.log.mode() == LogMode::Receive => {
-                return Err(Error::ReadOnly { primary: hooks.primary.clone() });
-            }
-            Some(why) => return Err(Error::Damaged { why: Arc::clone(why) }),
-            None if hooks.writes_held => return Err(Error::ReadOnly { primary: hooks.primary.clone() }),
-            None => {}
+        if self.log.mode() == LogMode::Receive {
+            return Err(Error::ReadOnly { primary: hooks.primary.clone() });
         }
-        Ok(hooks.admission.clone())
+        match hooks.refusals.first_key_value() {
+            Some((&reason, why)) => Err(Error::Refused { reason, why: Arc::clone(why) }),
+            None => Ok(hooks.admission.clone()),
+        }
     }
 
     /// What commits are answered now, if none is let in and there is no use in waiting.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        let damaged = self.hooks.read().damaged.clone().filter(|_| self.log.mode() == LogMode::Append);
-        self.poisoned().or_else(|| damaged.map(|why| Error::Damaged { why })).or_else(|| self.gate.refusal())
+        let (reason, appends) = (Refusal::Damaged, self.log.mode() == LogMode::Append);
+        let damaged = self.hooks.read().refusals.get(&reason).filter(|_| appends).map(Arc::clone);
+        self.poisoned().or_else(|| damaged.map(|why| Error::Refused { reason, why })).or_else(|| self.gate.refusal())
     }
 
     /// Stops taking writes until reopened.

@@ -13,6 +13,7 @@ use crate::operator::MergeOperator;
 
 use crate::level::{Backpressure, CommitLevel};
 use crate::repair::Tried;
+use crate::role::Refusal;
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -222,13 +223,15 @@ pub enum Error {
         /// Its name.
         name: String,
     },
-    /// This node found damage that it cannot repair, and takes no writes because of it.
+    /// This node could take writes, and was told to refuse them ([`Db::refuse_writes`](crate::Db::refuse_writes)).
     #[error("this node takes no writes: {why}")]
-    Damaged {
-        /// What is damaged, and what to do.
+    Refused {
+        /// The gravest reason.
+        reason: Refusal,
+        /// What is the matter, and what to do.
         why: Arc<str>,
     },
-    /// This node takes no writes.
+    /// This node follows another one, or is a copy; it takes no writes.
     #[error("this node is read-only{}", match primary { Some(primary) => format!("; write to the primary, {primary}"), None => String::from("; promote it first, or write to its primary") })]
     ReadOnly {
         /// The primary, if it is known.

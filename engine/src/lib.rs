@@ -84,6 +84,7 @@ pub use operator::MergeOperator;
 pub use options::{Background, Builder, Create, LogRetention, OpenAs};
 pub use range::Range;
 pub use repair::{Copies, Damage, How, Repaired, Tried};
+pub use role::Refusal;
 pub use snapshot::Snapshot;
 pub use stats::{BlobStats, LevelStats, Stats, WaitCounts};
 #[cfg(feature = "testing")]

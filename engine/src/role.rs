@@ -10,6 +10,21 @@ use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::payload::Promotion;
 
+/// Why a node refuses writes that its log could take; the gravest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// Another node took over.
+    Superseded,
+    /// It found damage that it cannot repair.
+    Damaged,
+    /// Something else that it needs has failed for good, such as its archive.
+    Failed,
+    /// It is on its way down.
+    Stopping,
+    /// It is not known yet whether another node took over.
+    Unconfirmed,
+}
+
 impl Db {
     /// What the node may do.
     pub fn role(&self) -> Role {
@@ -36,18 +51,18 @@ impl Db {
         self.core().hooks.write().primary = primary;
     }
 
-    /// Refuses writes, or takes them again, without a change of role: while it is unknown whether a newer timeline exists.
-    /// When this returns from refusing, no commit is between being let in and being in the log.
-    pub fn hold_writes(&self, hold: bool) {
+    /// Refuses writes without a change of role, and tells those who write why, as [`Error::Refused`].
+    /// [`take_writes`](Self::take_writes) undoes this reason and no other. When this returns, no commit is between being let
+    /// in and being in the log.
+    pub fn refuse_writes(&self, reason: Refusal, why: &str) {
         let _order = self.core().order.lock();
-        self.core().hooks.write().writes_held = hold;
+        self.core().hooks.write().refusals.insert(reason, why.into());
     }
 
-    /// Refuses writes because of damage, and says so to those who write; or takes them again, as far as the node's role and
-    /// [`hold_writes`](Self::hold_writes) let it: neither undoes the other.
-    pub fn refuse_writes_as_damaged(&self, why: Option<&str>) {
+    /// Takes writes again, as far as that reason is concerned.
+    pub fn take_writes(&self, reason: Refusal) {
         let _order = self.core().order.lock();
-        self.core().hooks.write().damaged = why.map(Into::into);
+        self.core().hooks.write().refusals.remove(&reason);
     }
 
     /// Receives log of the node that is followed: checks it, writes it at the same place, applies it. Waits while memory

@@ -10,7 +10,9 @@ use common::{Entries, PATH, all, crashed_keeping_all, crashed_somehow, inline};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use seawall_engine::mutant::{Mutant, with_mutant};
-use seawall_engine::{Copies, Damage, Db, Error, FileHash, FileKind, How, LogRetention, Repaired, TableSource};
+use seawall_engine::{
+    Copies, Damage, Db, Error, FileHash, FileKind, How, LogRetention, Refusal, Repaired, TableSource,
+};
 use seawall_wal::storage::{Access, Fault, FaultyOperation, FaultyStorage, MemoryDisk, Storage, read_file};
 use seawall_wal::{LogBytes, Lsn, SegmentNumber, SegmentSize, SegmentSource, TimelineHistory, TimelineId};
 
@@ -372,20 +374,24 @@ fn a_full_disk_and_a_segment_being_written_do_not_say_that_no_copy_helps() {
 }
 
 #[test]
-fn writes_refused_because_of_damage_hear_that_and_are_not_let_in_by_who_held_them_for_something_else() {
+fn writes_refused_for_two_reasons_hear_the_graver_and_are_let_in_when_neither_holds() {
     let (disk, _) = filled();
     let db = inline(&disk).open().unwrap();
     let keys = db.keyspace("k").unwrap();
-    db.refuse_writes_as_damaged(Some("table 17 is damaged; restore this node"));
-    db.hold_writes(true);
-    db.hold_writes(false);
+    db.refuse_writes(Refusal::Damaged, "table 17 is damaged; restore this node");
+    db.refuse_writes(Refusal::Unconfirmed, "asking");
+    db.take_writes(Refusal::Unconfirmed);
     let refused = keys.insert("a", "b").unwrap_err();
     assert_eq!(refused.to_string(), "this node takes no writes: table 17 is damaged; restore this node");
     assert_eq!(db.stats().writes_refused.unwrap().to_string(), refused.to_string());
-    db.hold_writes(true);
-    db.refuse_writes_as_damaged(None);
-    assert!(matches!(keys.insert("a", "b"), Err(Error::ReadOnly { .. })), "the other one still holds them");
-    db.hold_writes(false);
+    db.refuse_writes(Refusal::Unconfirmed, "asking");
+    assert_eq!(keys.insert("a", "b").unwrap_err().to_string(), refused.to_string());
+    db.take_writes(Refusal::Damaged);
+    assert!(matches!(keys.insert("a", "b"), Err(Error::Refused { reason: Refusal::Unconfirmed, .. })));
+    db.refuse_writes(Refusal::Superseded, "timeline 2 took over");
+    db.take_writes(Refusal::Unconfirmed);
+    assert_eq!(keys.insert("a", "b").unwrap_err().to_string(), "this node takes no writes: timeline 2 took over");
+    db.take_writes(Refusal::Superseded);
     keys.insert("a", "b").unwrap();
     assert!(db.stats().writes_refused.is_none());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{PATH, all, inline};
 use seawall_engine::manifest::Manifest;
-use seawall_engine::{Db, Error, Installation, LogRetention, OpenAs, Role};
+use seawall_engine::{Db, Error, Installation, LogRetention, OpenAs, Refusal, Role};
 use seawall_wal::storage::{MemoryDisk, Storage};
 use seawall_wal::{Lsn, TimelineId, TimelineNonce};
 
@@ -227,9 +227,10 @@ fn a_running_primary_steps_down_and_writes_can_be_held() {
     let db = inline(&disk).open().unwrap();
     let keys = db.keyspace("k").unwrap();
     keys.insert("a", "1").unwrap();
-    db.hold_writes(true);
-    assert!(matches!(keys.insert("a", "2"), Err(Error::ReadOnly { .. })));
-    db.hold_writes(false);
+    db.refuse_writes(Refusal::Stopping, "it is being stopped");
+    assert!(matches!(keys.insert("a", "2"), Err(Error::Refused { reason: Refusal::Stopping, .. })));
+    assert!(!db.takes_writes());
+    db.take_writes(Refusal::Stopping);
     keys.insert("a", "2").unwrap();
     db.become_standby().unwrap();
     assert!(matches!(keys.insert("a", "3"), Err(Error::ReadOnly { .. })));

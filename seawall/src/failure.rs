@@ -189,7 +189,7 @@ const STUCK_RETRY_SECONDS: f64 = 2.0;
 
 impl From<seawall_engine::Error> for Failure {
     fn from(error: seawall_engine::Error) -> Self {
-        use seawall_engine::Error as E;
+        use seawall_engine::{Error as E, Refusal};
         let kind = match &error {
             E::Locked { .. } => Kind::Locked,
             E::NotFound { .. } | E::UnknownKeyspace { .. } => Kind::NotFound,
@@ -199,9 +199,13 @@ impl From<seawall_engine::Error> for Failure {
             }
             // Who has a copy may be starting as well: whoever watches over this process may start it again.
             error if error.is_for_want_of_an_answer() => Kind::Unreachable,
-            E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } | E::Damaged { .. } => {
-                Kind::VerificationFailed
-            }
+            E::CorruptPayload { .. } | E::Irreparable { .. } | E::NoCopy { .. } => Kind::VerificationFailed,
+            E::Refused { reason, .. } => match reason {
+                Refusal::Superseded => Kind::Fenced,
+                Refusal::Damaged => Kind::VerificationFailed,
+                Refusal::Stopping => Kind::Unavailable,
+                Refusal::Failed | Refusal::Unconfirmed => Kind::ReadOnly,
+            },
             E::TooLarge { .. } | E::TooMany { .. } | E::TooManyRanges { .. } => Kind::TooLarge,
             E::Conflict { .. } => Kind::Conflict,
             E::EmptyKey | E::EmptyName | E::Unsorted { .. } | E::LevelUnavailable { .. } => Kind::Usage,
@@ -226,6 +230,11 @@ impl From<seawall_engine::Error> for Failure {
         };
         let mut failure = Self::new(kind, chain(&error));
         match &error {
+            E::Refused { reason: Refusal::Superseded, .. } => {
+                failure.hint = Some(String::from(
+                    "ask the node that took over; keep this one's data until nobody needs what only they have",
+                ));
+            }
             E::Locked { .. } => {
                 failure.hint = Some(String::from("a running node can be asked over HTTP: add --url"));
             }
@@ -315,6 +324,20 @@ mod tests {
         let why = seawall_replication::Malformed::Value("checksum");
         let slots = crate::node::Error::from(seawall_replication::Error::SlotFile { path, why });
         assert_eq!([Failure::from(lost), Failure::from(slots)].map(|failure| failure.kind.exit_code()), [12, 12]);
+    }
+
+    #[test]
+    fn writes_that_a_node_refuses_say_why_and_whom_to_ask() {
+        use seawall_engine::Refusal as R;
+        let told = |reason| {
+            Failure::from(seawall_engine::Error::Refused { reason, why: std::sync::Arc::from("timeline 2 took over") })
+        };
+        let reasons = [R::Superseded, R::Damaged, R::Failed, R::Stopping, R::Unconfirmed];
+        let kinds = [Kind::Fenced, Kind::VerificationFailed, Kind::ReadOnly, Kind::Unavailable, Kind::ReadOnly];
+        assert_eq!(reasons.map(|reason| told(reason).kind), kinds);
+        let refused = told(R::Superseded);
+        assert_eq!(refused.message, "this node takes no writes: timeline 2 took over");
+        assert!(refused.hint.is_some_and(|hint| hint.contains("ask the node that took over")));
     }
 
     #[test]

@@ -44,9 +44,4 @@ pub trait HttpNode: Send + Sync + 'static {
 
     /// The base backups in its archive, oldest first.
     fn backups(&self) -> Result<Vec<BackupSummary>, Failure>;
-
-    /// What who asked is told of a failure of this node: it may know a better reason.
-    fn told(&self, failure: Failure) -> Failure {
-        failure
-    }
 }

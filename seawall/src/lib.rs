@@ -15,8 +15,8 @@ pub use bytes::Bytes;
 pub use seawall_engine::{
     Admission, Background, Backpressure, Batch, BlobStats, Builder, BulkLoad, CacheStats, Commit, CommitLevel,
     CommitTicket, Confirmations, Create, Db, Error, Keyspace, KeyspaceDigest, KeyspaceId, LevelStats, LogRetention,
-    MergeOperator, OpenAs, Permit, PinnedCheckpoint, Range, Result, Role, Snapshot, StateDigest, StateFile, Stats,
-    Transaction, TransactionRange, Tuning, WaitCounts,
+    MergeOperator, OpenAs, Permit, PinnedCheckpoint, Range, Refusal, Result, Role, Snapshot, StateDigest, StateFile,
+    Stats, Transaction, TransactionRange, Tuning, WaitCounts,
 };
 pub use seawall_wal::storage::IoPath;
 pub use seawall_wal::{

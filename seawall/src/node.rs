@@ -29,7 +29,7 @@ use parking_lot::{Mutex, RwLock};
 use seawall_backup::backup::{BackupOptions, BackupReport};
 use seawall_backup::format::documents::BackupManifest;
 use seawall_backup::{Archive, Archiver, ArchiverStatus};
-use seawall_engine::{Builder, Db, LogRetention, Role as DataRole};
+use seawall_engine::{Builder, Db, LogRetention, Refusal, Role as DataRole};
 use seawall_replication::driver::{ClientStatus, Registry, StandbyReport, ThrottleReport};
 use seawall_wal::Lsn;
 use tokio::runtime::Runtime;
@@ -490,7 +490,7 @@ impl Inner {
 
     /// Another node took over: nothing is written here any more, and nobody is fed from here.
     fn fence(self: &Arc<Self>, db: &Db, why: &str) {
-        db.hold_writes(true);
+        db.refuse_writes(Refusal::Superseded, why);
         tracing::error!(why, "this node has been superseded and is read-only from now on");
         self.set_state(State::Fenced, why);
         let inner = self.clone();
@@ -506,9 +506,16 @@ impl Inner {
     /// Nothing can be archived any more, and nobody took over: what would be written could be restored from nowhere. Standbys
     /// are fed on.
     fn fail_archiving(&self, db: &Db, why: &str) {
-        db.hold_writes(true);
+        let why = format!("archiving has ended: {why}");
+        db.refuse_writes(Refusal::Failed, &why);
         tracing::error!(why, "nothing can be archived any more; this node takes no more writes");
-        self.set_state(State::Failed, &format!("archiving has ended: {why}"));
+        self.set_state(State::Failed, &why);
+    }
+
+    /// Whether another node was promoted must be answered before this one writes.
+    fn wait_for_confirmation(&self, db: &Db, why: &str) {
+        db.refuse_writes(Refusal::Unconfirmed, why);
+        self.set_state(State::ReadOnly, why);
     }
 
     fn where_writes_go(&self) -> String {

@@ -8,7 +8,7 @@ use seawall::backup::backup::BackupOptions;
 use seawall::backup::repository::RepositoryConfig;
 use seawall::backup::restore::{RestoreOptions, RestoreTarget};
 use seawall::node::{ArchiveOptions, Node, NodeOptions, PromoteOptions, Role, State};
-use seawall::{Error, SegmentSize, TimelineId, Tuning};
+use seawall::{Error, Refusal, SegmentSize, TimelineId, Tuning};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -224,7 +224,8 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
     wait("the old primary knows", || old.state().0 == State::Fenced);
     assert!(old.state().1.contains("timeline 2 took over at"), "{}", old.state().1);
     let refused = old.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y").unwrap_err();
-    assert!(matches!(refused, Error::ReadOnly { .. }), "{refused}");
+    assert!(matches!(refused, Error::Refused { reason: Refusal::Superseded, .. }), "{refused}");
+    assert!(refused.to_string().contains(&old.state().1), "{refused}");
     assert_eq!(numbers(&old).len(), 50, "it still reads");
     old.stop(PATIENCE).unwrap();
     let follows = {
@@ -235,6 +236,39 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
     assert_eq!(digest(&follows), digest(&standby));
     follows.stop(PATIENCE).unwrap();
     standby.stop(PATIENCE).unwrap();
+}
+
+#[test]
+fn a_restarted_primary_names_the_standbys_it_waits_for_and_writes_when_one_has_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = |name: &str| NodeOptions { archive: None, ..options(folder.path(), name) };
+    let standby = |upstream: &Node| {
+        let upstreams = vec![upstream.replication_address().unwrap().to_string()];
+        Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options("standby") }).unwrap()
+    };
+    let primary = Node::start(options("primary")).unwrap();
+    fill(&primary, 0, 10);
+    let follows = standby(&primary);
+    wait("the standby has it all", || follows.db().unwrap().visible() >= primary.db().unwrap().visible());
+    follows.stop(PATIENCE).unwrap();
+    primary.stop(PATIENCE).unwrap();
+
+    let primary = Node::start(options("primary")).unwrap();
+    let numbers = primary.db().unwrap().existing_keyspace("numbers").unwrap();
+    wait("it says what it waits for", || {
+        let refused = numbers.insert("x", "y").unwrap_err();
+        assert!(matches!(refused, Error::Refused { reason: Refusal::Unconfirmed, .. }), "{refused}");
+        refused.to_string().contains("1 of its standbys (standby) must connect first")
+            && refused.to_string().contains("start it with --assume-primary")
+    });
+    assert_eq!(primary.state().0, State::ReadOnly);
+    assert!(primary.state().1.contains("(standby) must connect first"), "{}", primary.state().1);
+    let follows = standby(&primary);
+    wait("it writes", || primary.state() == (State::Running, String::new()));
+    fill(&primary, 10, 20);
+    drop(numbers);
+    follows.stop(PATIENCE).unwrap();
+    primary.stop(PATIENCE).unwrap();
 }
 
 #[test]

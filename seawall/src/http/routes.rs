@@ -165,7 +165,7 @@ impl Work<'_> {
         let (node, held) = (self.router.node.clone(), (job, self.paid));
         let done = tokio::task::spawn_blocking(move || {
             let _held = held;
-            work(&*node).map_err(|failure| node.told(failure))
+            work(&*node)
         });
         done.await.unwrap_or_else(|_| Err(Failure::new(Kind::Failed, "the request met a bug; the node's log has more")))
     }
@@ -237,7 +237,7 @@ impl Work<'_> {
             let progress = &mut |event| drop(events.send_replace(event));
             let last = match node.create_backup(&request, progress) {
                 Ok(summary) => BackupEvent::Summary(summary),
-                Err(failure) => BackupEvent::Error(Problem::from(&node.told(failure))),
+                Err(failure) => BackupEvent::Error(Problem::from(&failure)),
             };
             events.send_replace(last);
         });

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState};
-use seawall_engine::{CommitLevel, Confirmations as _, Db};
+use seawall_engine::{CommitLevel, Confirmations as _, Db, Refusal};
 use seawall_replication::driver::{NodeAdmission, NodeConfirmations, Registry, RegistryConfig, ReplicationServer};
-use seawall_replication::driver::{ServerConfig, SlotFile};
+use seawall_replication::driver::{ServerConfig, SlotFile, StandbyReport};
 use seawall_replication::slot::SlotCaps;
 use seawall_replication::standing::{Return, on_return};
 use seawall_wal::retention::{RetentionFacts, decide};
@@ -93,8 +93,7 @@ impl Primary {
         db.set_confirmations(Some(Arc::new(NodeConfirmations::new(registry.clone()))));
         db.set_primary(None);
         if !confirmed {
-            db.hold_writes(true);
-            inner.set_state(State::ReadOnly, "asking whether a newer timeline exists");
+            inner.wait_for_confirmation(db, "it is not known yet whether another node was promoted; asking");
         }
         let tasks = vec![
             tokio::spawn(take_up_writing(inner.clone(), db.clone(), registry.clone(), confirmed)),
@@ -133,18 +132,17 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
                 }
                 Err(error) if is_final(&error) => {
                     tracing::error!(%error, "the archive cannot be used");
-                    db.hold_writes(true);
-                    inner.set_state(State::Failed, &error.to_string());
+                    let why = format!("the archive cannot be used: {error}");
+                    db.refuse_writes(Refusal::Failed, &why);
+                    inner.set_state(State::Failed, &why);
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the archive cannot be reached; trying again");
                     *inner.archive_error.lock() = Some(error.to_string());
                     if !confirmed {
-                        inner.set_state(
-                            State::ReadOnly,
-                            &format!("the archive must say whether a newer timeline exists: {error}"),
-                        );
+                        let why = format!("the archive must say whether another node was promoted: {error}");
+                        inner.wait_for_confirmation(&db, &why);
                     }
                     tokio::time::sleep(RETRY).await;
                 }
@@ -162,23 +160,16 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
             None => confirmed = true,
         }
     }
-    while !confirmed {
+    if !confirmed {
         // Without an archive the standbys know: one that has heard of a newer timeline says so when it connects.
         let needed = inner.options.synchronous.as_ref().map_or(1, |policy| policy.names().len().div_ceil(2));
-        let report = registry.report();
-        let connected = report.iter().filter(|standby| standby.is_connected()).count();
-        confirmed = report.is_empty() || connected >= needed.min(report.len());
-        if confirmed {
-            break;
+        while let Some(why) = unconfirmed(&registry.report(), needed) {
+            inner.wait_for_confirmation(&db, &why);
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let detail = format!("{connected} of {needed} standbys have confirmed that no newer timeline exists");
-        inner.set_state(State::ReadOnly, &detail);
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    if !matches!(inner.state().0, State::Fenced | State::Failed) {
-        db.hold_writes(false);
-        inner.set_state(State::Running, "");
-    }
+    db.take_writes(Refusal::Unconfirmed);
+    inner.set_state(State::Running, "");
     if let Some(archive) = archive {
         inner.look_for_backups(&archive).await;
         archive_the_log(&inner, &db, &registry, archive).await;
@@ -242,6 +233,18 @@ async fn watch_for_successor(inner: Arc<Inner>, db: Db, registry: Arc<Registry>)
     }
 }
 
+/// What is waited for until `needed` of the standbys, or all that there are, have connected.
+fn unconfirmed(standbys: &[StandbyReport], needed: usize) -> Option<String> {
+    let (connected, missing): (Vec<_>, Vec<_>) = standbys.iter().partition(|standby| standby.is_connected());
+    let lacking = needed.min(standbys.len()).checked_sub(connected.len()).filter(|lacking| *lacking > 0)?;
+    let names: Vec<&str> = missing.iter().map(|standby| standby.name.as_str()).collect();
+    Some(format!(
+        "it is not known whether another node was promoted: {lacking} of its standbys ({}) must connect first; if that \
+         cannot be and none was promoted, start it with --assume-primary",
+        names.join(", ")
+    ))
+}
+
 /// Why `newest` means that this node is no longer primary, if it does.
 fn superseded_by(db: &Db, newest: &TimelineHistory) -> Option<String> {
     let (ours, end) = (db.history(), db.log().end());
@@ -253,7 +256,8 @@ fn superseded_by(db: &Db, newest: &TimelineHistory) -> Option<String> {
             current.id, current.fork.lsn
         )),
         Return::Rewind { fork } => Some(format!(
-            "timeline {} took over at {}; this node's log goes on to {} on its own: rebuild it as a standby",
+            "timeline {} took over at {}; this node's log goes on to {} on its own: with an empty data \
+             directory it can be its standby",
             current.id, fork.lsn, end.lsn
         )),
         Return::WrongCluster => Some("the archive's timelines are of another cluster".to_owned()),

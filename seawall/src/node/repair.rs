@@ -6,7 +6,7 @@ mod archive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use seawall_engine::{Builder, Copies, Damage, Db, FileHash, TableSource};
+use seawall_engine::{Builder, Copies, Damage, Db, FileHash, Refusal, TableSource};
 use seawall_replication::driver::{PeerSource, ReplicationServer, ServerConfig};
 use seawall_wal::{ClusterId, SegmentSize, SegmentSource};
 
@@ -177,18 +177,19 @@ impl StoppedWrites {
         let before = inner.condition.read().clone();
         // First the state: who asks whether writes may go on sees it.
         inner.set_state(State::Failed, &words);
-        db.refuse_writes_as_damaged(Some(&words));
+        db.refuse_writes(Refusal::Damaged, &words);
         Self { before, words }
     }
 
     /// Nothing is damaged any more. What else may have happened to the node meanwhile stays as it is.
     fn undo(self, inner: &Inner, db: &Db) {
-        db.refuse_writes_as_damaged(None);
+        db.take_writes(Refusal::Damaged);
         let mut known = inner.condition.write();
-        // One that was still finding out whether it may write has not gone on with that: it is to be started again.
-        if *known == (Condition { state: State::Failed, words: self.words }) && self.before.state == State::Running {
+        if *known == (Condition { state: State::Failed, words: self.words }) {
             tracing::warn!("everything that was damaged is repaired; this node goes on");
-            *known = self.before;
+            // One that was still finding out whether it may write may have found out.
+            *known =
+                if db.takes_writes() { Condition { state: State::Running, words: String::new() } } else { self.before };
         }
     }
 }

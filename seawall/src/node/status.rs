@@ -123,18 +123,6 @@ impl HttpNode for Node {
         Ok(BackupSummary { uploaded_bytes: report.bytes_sent, ..backup_summary(&report.manifest) })
     }
 
-    fn told(&self, failure: Failure) -> Failure {
-        match self.state() {
-            (State::Fenced, why) if failure.kind == Kind::ReadOnly => {
-                Failure::new(Kind::Fenced, format!("this node was superseded, so it only reads: {why}")).hint(
-                    "ask the node that took over; keep this one's data until it is clear that nothing in them is needed, then \
-                     start it as a standby or rebuild it",
-                )
-            }
-            _ => failure,
-        }
-    }
-
     fn backups(&self) -> Result<Vec<BackupSummary>, Failure> {
         let archive = self.archive("list base backups")?;
         let backups = self.runtime().block_on(archive.backups()).map_err(super::Error::from)?;
@@ -373,28 +361,5 @@ fn repository_kind(error: &seawall_backup::repository::RepositoryError) -> Kind 
         Kind::Unreachable
     } else {
         Kind::Failed
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::node::NodeOptions;
-
-    #[test]
-    fn who_is_refused_by_a_superseded_node_is_told_who_took_over_and_of_other_failures_what_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let node = Node::start(NodeOptions::new("n1".parse().unwrap(), folder.path().join("data"))).unwrap();
-        let told = |kind| node.told(Failure::new(kind, "as it was"));
-        assert_eq!(told(Kind::ReadOnly).message, "as it was", "it is read-only for another reason");
-        node.inner.set_state(State::Fenced, "timeline 2 took over");
-        let refused = told(Kind::ReadOnly);
-        assert_eq!(refused.kind, Kind::Fenced);
-        assert!(refused.message.contains("timeline 2 took over"), "{}", refused.message);
-        assert_eq!(
-            (told(Kind::NotFound).kind, told(Kind::NotFound).message),
-            (Kind::NotFound, String::from("as it was"))
-        );
-        node.stop(Duration::from_secs(30)).unwrap();
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use seawall_engine::Refusal;
+
 use super::database::Database;
 use super::error::Result;
 use super::{Inner, Part, Seen, State};
@@ -44,7 +46,7 @@ impl Inner {
         match part {
             Part::Primary(mut primary) => {
                 let db = primary.db.clone();
-                db.hold_writes(true);
+                db.refuse_writes(Refusal::Stopping, "it is being stopped");
                 let flushing = db.clone();
                 let flushed = tokio::task::spawn_blocking(move || flushing.sync()).await;
                 if let Ok(Err(error)) = flushed {

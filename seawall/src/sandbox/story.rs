@@ -347,8 +347,8 @@ impl<'a> Story<'a> {
             Ok(written) => format!("it acknowledged a write at {}", written.lsn),
             Err(failure) => format!("{:?}: {} ({failure})", status.state, status.state_detail.unwrap_or_default()),
         };
-        let told = if status.state == NodeState::Fenced { Kind::Fenced } else { Kind::ReadOnly };
-        let fenced = refused.is_err_and(|failure| failure.kind == told);
+        let kind = if status.state == NodeState::Fenced { Kind::Fenced } else { Kind::ReadOnly };
+        let fenced = refused.is_err_and(|failure| failure.kind == kind);
         self.report.check("old_primary_refuses_writes", fenced, detail);
         Ok(())
     }
