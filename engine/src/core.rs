@@ -332,9 +332,12 @@ impl Core {
 
     /// What commits are answered now, if none is let in and there is no use in waiting.
     pub(crate) fn refusal(&self) -> Option<Error> {
-        let (reason, appends) = (Refusal::Damaged, self.log.mode() == LogMode::Append);
-        let damaged = self.hooks.read().refusals.get(&reason).filter(|_| appends).map(Arc::clone);
-        self.poisoned().or_else(|| damaged.map(|why| Error::Refused { reason, why })).or_else(|| self.gate.refusal())
+        let hooks = self.hooks.read();
+        let refused = hooks.refusals.first_key_value().filter(|(reason, _)| {
+            self.log.mode() == LogMode::Append && !matches!(reason, Refusal::Stopping | Refusal::Unconfirmed)
+        });
+        let refused = refused.map(|(&reason, why)| Error::Refused { reason, why: Arc::clone(why) });
+        self.poisoned().or(refused).or_else(|| self.gate.refusal())
     }
 
     /// Stops taking writes until reopened.

@@ -121,7 +121,9 @@ impl Db {
             Some(keyspace) => keyspace,
             None => match self.create_keyspace(name) {
                 Ok(keyspace) => keyspace,
-                Err(Error::ReadOnly { .. }) => return Err(Error::UnknownKeyspace { name: name.to_owned() }),
+                Err(Error::ReadOnly { .. } | Error::Refused { .. }) => {
+                    return Err(Error::UnknownKeyspace { name: name.to_owned() });
+                }
                 Err(error) => return Err(error),
             },
         };

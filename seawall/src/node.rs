@@ -240,10 +240,8 @@ impl Node {
     pub fn create_backup(&self, options: &BackupOptions) -> Result<BackupReport> {
         let operation = "make a base backup";
         let archive = self.archive(operation)?;
-        if let (State::Fenced, why) = self.state() {
-            // The archive would wait for log that it does not get.
-            return Err(Error::WrongState { operation, actual: format!("superseded ({why})") });
-        }
+        // The archive would wait for log that it does not get.
+        self.inner.check_not_superseded(operation)?;
         let report = self.inner.runtime.block_on(archive.create_backup(&self.inner.db()?, options))?;
         *self.inner.last_backup.lock() = Some(report.manifest.clone());
         Ok(report)
@@ -300,11 +298,15 @@ impl Inner {
         match &self.options.role {
             Role::Primary => {
                 let db = repair::open(self, builder(&self.options)).await?;
+                let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
+                let confirmed = fresh || self.options.assume_primary || alone;
+                if !confirmed && db.role() == DataRole::Normal {
+                    // Before anybody can have the database.
+                    self.wait_for_confirmation(&db, "it is not known yet whether another node was promoted; asking");
+                }
                 self.adopt_opened(&db, fresh, started)?;
                 match db.role() {
                     DataRole::Normal => {
-                        let alone = self.options.replication_listen.is_none() && self.options.archive.is_none();
-                        let confirmed = fresh || self.options.assume_primary || alone;
                         let primary = Primary::start(self, &db, confirmed).await?;
                         self.adopt_feeding(&primary.feeding, true);
                         self.become_part(Part::Primary(primary)).await;
@@ -383,7 +385,10 @@ impl Inner {
                 )));
             }
             match &*part {
-                Part::Primary(_) => return Err(wrong("the primary already")),
+                Part::Primary(_) => {
+                    self.check_not_superseded("be promoted")?;
+                    return Err(wrong("the primary already"));
+                }
                 Part::Starting => return Err(wrong("starting")),
                 Part::Changing => return Err(wrong("changing its role already")),
                 Part::Stopped => return Err(wrong("stopping")),
@@ -510,6 +515,13 @@ impl Inner {
         db.refuse_writes(Refusal::Failed, &why);
         tracing::error!(why, "nothing can be archived any more; this node takes no more writes");
         self.set_state(State::Failed, &why);
+    }
+
+    fn check_not_superseded(&self, operation: &'static str) -> Result<()> {
+        match self.state() {
+            (State::Fenced, why) => Err(Error::Superseded { operation, why }),
+            _ => Ok(()),
+        }
     }
 
     /// Whether another node was promoted must be answered before this one writes.

@@ -227,6 +227,11 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
     assert!(matches!(refused, Error::Refused { reason: Refusal::Superseded, .. }), "{refused}");
     assert!(refused.to_string().contains(&old.state().1), "{refused}");
     assert_eq!(numbers(&old).len(), 50, "it still reads");
+    let refused = old.promote(PromoteOptions::default()).unwrap_err().to_string();
+    assert!(
+        refused.starts_with("this node was superseded, so it cannot be promoted: timeline 2 took over"),
+        "{refused}"
+    );
     old.stop(PATIENCE).unwrap();
     let follows = {
         let upstreams = vec![standby.replication_address().unwrap().to_string()];
@@ -253,7 +258,20 @@ fn a_restarted_primary_names_the_standbys_it_waits_for_and_writes_when_one_has_c
     follows.stop(PATIENCE).unwrap();
     primary.stop(PATIENCE).unwrap();
 
-    let primary = Node::start(options("primary")).unwrap();
+    let primary = Node::new(options("primary")).unwrap();
+    let early = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            loop {
+                match primary.db() {
+                    Ok(db) => return db.existing_keyspace("numbers").unwrap().insert("x", "y"),
+                    Err(_) => std::thread::yield_now(),
+                }
+            }
+        });
+        primary.open().unwrap();
+        writing.join().unwrap()
+    });
+    assert!(matches!(early, Err(Error::Refused { reason: Refusal::Unconfirmed, .. })), "at once: {early:?}");
     let numbers = primary.db().unwrap().existing_keyspace("numbers").unwrap();
     wait("it says what it waits for", || {
         let refused = numbers.insert("x", "y").unwrap_err();

@@ -304,6 +304,10 @@ impl Table {
     /// past the map, so that a cold disk is asked for all of them at once.
     pub(crate) fn blocks(&self, places: &[BlockPlace], mut found: Vec<Option<Block>>) -> Result<Vec<Block>> {
         assert_eq!(places.len(), found.len(), "each was looked for");
+        for (place, found) in places.iter().zip(&mut found).filter(|(_, found)| found.is_none()) {
+            // One that was checked once may have come back meanwhile.
+            *found = self.kept(place)?.filter(Block::is_in_memory);
+        }
         let is_missing = |index: &usize| found[*index].is_none() && places[*index].len <= READ_LEN_MAX;
         let missing: Vec<usize> = (0..places.len()).filter(is_missing).collect();
         // One read is no faster than a page fault.

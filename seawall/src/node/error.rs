@@ -72,6 +72,14 @@ pub enum Error {
         /// What it is.
         actual: String,
     },
+    /// Another node took over, and nothing of this one counts any more.
+    #[error("this node was superseded, so it cannot {operation}: {why}")]
+    Superseded {
+        /// What was asked for.
+        operation: &'static str,
+        /// Who took over, and where.
+        why: String,
+    },
     /// The database is not open.
     #[error("this node has no database now: {why}")]
     NoDatabase {

@@ -85,16 +85,13 @@ impl Feeding {
 }
 
 impl Primary {
-    /// Starts everything around a database that may take writes; whether it takes them now is decided by `confirmed`.
+    /// Starts everything around a database that may take writes; it refuses them unless `confirmed`, until it is.
     pub(super) async fn start(inner: &Arc<Inner>, db: &Db, confirmed: bool) -> Result<Self> {
         let feeding = Feeding::start(inner, db, true).await?;
         let registry = feeding.registry.clone();
         db.set_admission(Some(Arc::new(NodeAdmission::new(registry.clone()))));
         db.set_confirmations(Some(Arc::new(NodeConfirmations::new(registry.clone()))));
         db.set_primary(None);
-        if !confirmed {
-            inner.wait_for_confirmation(db, "it is not known yet whether another node was promoted; asking");
-        }
         let tasks = vec![
             tokio::spawn(take_up_writing(inner.clone(), db.clone(), registry.clone(), confirmed)),
             tokio::spawn(watch_for_successor(inner.clone(), db.clone(), registry.clone())),

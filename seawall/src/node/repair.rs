@@ -175,7 +175,6 @@ impl StoppedWrites {
         );
         tracing::error!(%damage, why, "damage cannot be repaired; this node takes no more writes");
         let before = inner.condition.read().clone();
-        // First the state: who asks whether writes may go on sees it.
         inner.set_state(State::Failed, &words);
         db.refuse_writes(Refusal::Damaged, &words);
         Self { before, words }
@@ -187,9 +186,11 @@ impl StoppedWrites {
         let mut known = inner.condition.write();
         if *known == (Condition { state: State::Failed, words: self.words }) {
             tracing::warn!("everything that was damaged is repaired; this node goes on");
-            // One that was still finding out whether it may write may have found out.
-            *known =
-                if db.takes_writes() { Condition { state: State::Running, words: String::new() } } else { self.before };
+            *known = match self.before.state {
+                // It may have found out meanwhile that it may write.
+                State::ReadOnly if db.takes_writes() => Condition { state: State::Running, words: String::new() },
+                _ => self.before,
+            };
         }
     }
 }

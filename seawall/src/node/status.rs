@@ -319,7 +319,7 @@ impl From<super::Error> for Failure {
                 let E::Engine(error) = error else { unreachable!("it was just matched") };
                 return error.into();
             }
-            E::NotPromoted(R::Superseded { .. }) => Kind::Fenced,
+            E::NotPromoted(R::Superseded { .. }) | E::Superseded { .. } => Kind::Fenced,
             E::NotPromoted(R::Unreachable { .. }) | E::ArchiveSilent { .. } => Kind::Unreachable,
             E::NoDatabase { .. } => Kind::Unavailable,
             E::WrongData { .. } | E::WrongState { .. } => Kind::ReadOnly,
