@@ -293,20 +293,24 @@ async fn check(
 }
 
 /// Whether something can be restored into `path`: it is empty, or not there, or holds no more than what a restore that failed
-/// leaves, its lock and two folders, of which the engine sees that they are empty.
+/// leaves, its lock and two empty folders.
 ///
 /// # Errors
 /// [`Error::NotEmpty`], and [`Error::Io`] for what is no directory.
 pub fn check_empty(path: &Path) -> Result<()> {
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::io("list", path)(error)),
-    };
-    for entry in entries {
-        let name = entry.map_err(Error::io("list", path))?.file_name();
-        if !["LOCK", "wal", "tables"].iter().any(|known| name == *known) {
-            return Err(Error::NotEmpty { path: path.to_owned() });
+    let inside = ["LOCK"].as_slice();
+    let folders = [(path.to_owned(), ["LOCK", "wal", "tables"].as_slice())];
+    for (folder, known) in folders.into_iter().chain(["wal", "tables"].map(|name| (path.join(name), inside))) {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("list", &folder)(error)),
+        };
+        for entry in entries {
+            let name = entry.map_err(Error::io("list", &folder))?.file_name();
+            if !known.iter().any(|known| name == **known) {
+                return Err(Error::NotEmpty { path: path.to_owned() });
+            }
         }
     }
     Ok(())

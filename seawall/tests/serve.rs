@@ -149,7 +149,9 @@ fn what_goes_in_over_http_comes_out_of_directory_archive_and_restore() {
     assert_eq!(json(&["backup", "verify", "--content", "--set", &archive])["sound"], true);
     let plan = ok(&["restore", "--dry-run", text(&path("restored")), "--set", &archive]);
     assert!(plan.starts_with("plan: restore latest from file://") && !path("restored").exists(), "{plan}");
-    for (taken, why) in [("data", "is not empty"), ("data/control", "Not a directory")] {
+    std::fs::create_dir_all(path("begun/tables")).unwrap();
+    std::fs::write(path("begun/tables/1.tmp"), "of a restore that was killed").unwrap();
+    for (taken, why) in [("data", "is not empty"), ("begun", "is not empty"), ("data/control", "Not a directory")] {
         let (_, error) = fails(&["restore", "--dry-run", text(&path(taken)), "--set", &archive]);
         assert!(error["message"].as_str().unwrap().contains(why), "{error}");
     }
