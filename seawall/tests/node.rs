@@ -247,13 +247,13 @@ fn promotion_moves_writes_and_the_old_primary_comes_back_read_only_and_told_why(
 fn a_restarted_primary_names_the_standbys_it_waits_for_and_writes_when_one_has_connected() {
     let folder = tempfile::tempdir().unwrap();
     let options = |name: &str| NodeOptions { archive: None, ..options(folder.path(), name) };
-    let standby = |upstream: &Node| {
+    let standby = |name: &str, upstream: &Node| {
         let upstreams = vec![upstream.replication_address().unwrap().to_string()];
-        Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options("standby") }).unwrap()
+        Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options(name) }).unwrap()
     };
     let primary = Node::start(options("primary")).unwrap();
     fill(&primary, 0, 10);
-    let follows = standby(&primary);
+    let follows = standby("standby", &primary);
     wait("the standby has it all", || follows.db().unwrap().visible() >= primary.db().unwrap().visible());
     follows.stop(PATIENCE).unwrap();
     primary.stop(PATIENCE).unwrap();
@@ -281,7 +281,15 @@ fn a_restarted_primary_names_the_standbys_it_waits_for_and_writes_when_one_has_c
     });
     assert_eq!(primary.state().0, State::ReadOnly);
     assert!(primary.state().1.contains("(standby) must connect first"), "{}", primary.state().1);
-    let follows = standby(&primary);
+    let connected = |name: &str| {
+        primary.standbys().iter().any(|standby| standby.name.to_string() == name && standby.is_connected())
+    };
+    let stranger = standby("stranger", &primary);
+    wait("a new standby is fed", || connected("stranger") && stranger.db().is_ok());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(numbers.insert("x", "y").is_err(), "who has just come knows of no promotion");
+    stranger.stop(PATIENCE).unwrap();
+    let follows = standby("standby", &primary);
     wait("it writes", || primary.state() == (State::Running, String::new()));
     fill(&primary, 10, 20);
     drop(numbers);

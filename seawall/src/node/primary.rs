@@ -8,6 +8,7 @@ use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState};
 use seawall_engine::{CommitLevel, Confirmations as _, Db, Refusal};
 use seawall_replication::driver::{NodeAdmission, NodeConfirmations, Registry, RegistryConfig, ReplicationServer};
 use seawall_replication::driver::{ServerConfig, SlotFile, StandbyReport};
+use seawall_replication::message::StandbyName;
 use seawall_replication::slot::SlotCaps;
 use seawall_replication::standing::{Return, on_return};
 use seawall_wal::retention::{RetentionFacts, decide};
@@ -39,6 +40,8 @@ pub(super) struct Primary {
 pub(super) struct Feeding {
     pub(super) registry: Arc<Registry>,
     pub(super) server: Option<ReplicationServer>,
+    /// Those that it knew when it was opened.
+    known: Vec<StandbyName>,
 }
 
 impl Feeding {
@@ -58,6 +61,7 @@ impl Feeding {
         let owner = Arc::new(db.clone());
         let slots = SlotFile::in_folder(Arc::new(Disk::posix()), db.path());
         let registry = Registry::open(config, owner.clone(), Arc::new(SystemClock), Some(slots))?;
+        let known = registry.report().into_iter().map(|standby| standby.name).collect();
         let server = match inner.options.replication_listen {
             None => None,
             Some(listen) => {
@@ -80,7 +84,7 @@ impl Feeding {
                 }
             }
         };
-        Ok(Self { registry, server })
+        Ok(Self { registry, server, known })
     }
 }
 
@@ -93,7 +97,12 @@ impl Primary {
         db.set_confirmations(Some(Arc::new(NodeConfirmations::new(registry.clone()))));
         db.set_primary(None);
         let tasks = vec![
-            tokio::spawn(take_up_writing(inner.clone(), db.clone(), registry.clone(), confirmed)),
+            tokio::spawn(take_up_writing(
+                inner.clone(),
+                db.clone(),
+                registry.clone(),
+                (!confirmed).then(|| feeding.known.clone()),
+            )),
             tokio::spawn(watch_for_successor(inner.clone(), db.clone(), registry.clone())),
             tokio::spawn(maintain(inner.clone(), db.clone(), registry)),
         ];
@@ -117,7 +126,8 @@ impl Drop for Primary {
 }
 
 /// Opens the archive, finds out whether this node still is the primary, lets it write, and archives.
-async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut confirmed: bool) {
+/// `asked` are those who may know, if it is not known already.
+async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut asked: Option<Vec<StandbyName>>) {
     let mut archive = None;
     if inner.options.archive.is_some() {
         loop {
@@ -137,7 +147,7 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
                 Err(error) => {
                     tracing::warn!(%error, "the archive cannot be reached; trying again");
                     *inner.archive_error.lock() = Some(error.to_string());
-                    if !confirmed {
+                    if asked.is_some() {
                         let why = format!("the archive must say whether another node was promoted: {error}");
                         inner.wait_for_confirmation(&db, &why);
                     }
@@ -147,20 +157,17 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
         }
     }
     if let Some(archive) = &archive {
-        match newest_history(archive).await {
-            Some(newest) => {
-                if let Some(why) = superseded_by(&db, &newest) {
-                    return inner.fence(&db, &why);
-                }
-                confirmed = true;
-            }
-            None => confirmed = true,
+        if let Some(newest) = newest_history(archive).await
+            && let Some(why) = superseded_by(&db, &newest)
+        {
+            return inner.fence(&db, &why);
         }
+        asked = None;
     }
-    if !confirmed {
+    if let Some(known) = asked {
         // Without an archive the standbys know: one that has heard of a newer timeline says so when it connects.
         let needed = inner.options.synchronous.as_ref().map_or(1, |policy| policy.names().len().div_ceil(2));
-        while let Some(why) = unconfirmed(&registry.report(), needed) {
+        while let Some(why) = unconfirmed(&registry.report(), &known, needed) {
             inner.wait_for_confirmation(&db, &why);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -230,10 +237,13 @@ async fn watch_for_successor(inner: Arc<Inner>, db: Db, registry: Arc<Registry>)
     }
 }
 
-/// What is waited for until `needed` of the standbys, or all that there are, have connected.
-fn unconfirmed(standbys: &[StandbyReport], needed: usize) -> Option<String> {
-    let (connected, missing): (Vec<_>, Vec<_>) = standbys.iter().partition(|standby| standby.is_connected());
-    let lacking = needed.min(standbys.len()).checked_sub(connected.len()).filter(|lacking| *lacking > 0)?;
+/// What is waited for until `needed` of the standbys that were `known`, or all of those, have connected. A new one, or one
+/// that came back without what it had, knows nothing.
+fn unconfirmed(standbys: &[StandbyReport], known: &[StandbyName], needed: usize) -> Option<String> {
+    let says = |standby: &StandbyReport| standby.is_connected() && standby.regressions == 0;
+    let of_old = standbys.iter().filter(|standby| known.contains(&standby.name));
+    let (connected, missing): (Vec<_>, Vec<_>) = of_old.partition(|standby| says(standby));
+    let lacking = needed.min(known.len()).checked_sub(connected.len()).filter(|lacking| *lacking > 0)?;
     let names: Vec<&str> = missing.iter().map(|standby| standby.name.as_str()).collect();
     Some(format!(
         "it is not known whether another node was promoted: {lacking} of its standbys ({}) must connect first; if that \
