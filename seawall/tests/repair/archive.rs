@@ -29,6 +29,7 @@ fn stopped(folder: &Path) {
     drop(keyspace);
     node.db().unwrap().flush().unwrap();
     node.db().unwrap().compact().unwrap();
+    wait("there is an archive", || node.archiver().is_some());
     node.create_backup(&BackupOptions::default()).unwrap();
     let keyspace = node.db().unwrap().keyspace("numbers").unwrap();
     for number in KEYS..KEYS + 150 {

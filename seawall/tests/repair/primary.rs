@@ -55,6 +55,7 @@ fn a_primary_whose_archive_lags_behind_damage_stays_primary_and_all_is_archived_
     };
     let node = start();
     fill_to(&node, SIZE / 2);
+    wait("there is an archive", || node.archiver().is_some());
     node.create_backup(&BackupOptions::default()).unwrap();
     node.stop(PATIENCE).unwrap();
     // All the rest is in the log and in tables, and not in the archive, whose folder of log is another's for a while.
