@@ -142,6 +142,10 @@ impl Node {
             Place::Before(key, _) | Place::After(key, _) => key,
             Place::End => return self.count(),
         };
+        if self.is_leaf() {
+            // A leaf is in no cache most often. Which line of its records is wanted is known only when its starts are there.
+            self.touch_records();
+        }
         let count = self.count();
         // A place between `low` and `high` begins with the bytes that are left out.
         let wanted = start_of(key, self.stripped.load(Ordering::Relaxed));
@@ -152,7 +156,8 @@ impl Node {
         }
         while from < to {
             let middle = from.midpoint(to);
-            if self.record(middle).is_none_or(|record| place.is_behind(record)) {
+            let record = self.record(middle).inspect(|record| record.prefetch());
+            if record.is_none_or(|record| place.is_behind(record)) {
                 from = middle + 1;
             } else {
                 to = middle;
@@ -185,7 +190,14 @@ impl Node {
     /// As `touch_starts`, of each line that an insert changes.
     pub(super) fn touch(&self) {
         self.touch_starts();
-        black_box(self.records.iter().step_by(GROUP).filter(|record| record.get().is_some()).count());
+        self.touch_records();
+    }
+
+    fn touch_records(&self) {
+        // What nobody looks at is no business of loom, which would try all orders of it.
+        if cfg!(not(loom)) {
+            black_box(self.records.iter().step_by(GROUP).filter(|record| record.get().is_some()).count());
+        }
     }
 
     /// Looks at the node until it did not change meanwhile; a change takes well under a microsecond, unless the writer is
