@@ -363,7 +363,7 @@ impl Registry {
     }
 
     /// Makes slots durable that moved since they were.
-    fn save_slots(&self) -> Result<()> {
+    pub(super) fn save_slots(&self) -> Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let _turn = self.saving.lock();
         let moved = {

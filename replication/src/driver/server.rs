@@ -145,15 +145,21 @@ impl ReplicationServer {
         self.address
     }
 
-    /// Takes no new standbys, sends every connected one what is flushed by now, and leaves. At the deadline it leaves
-    /// anyway, and says who lacks what.
+    /// Takes no new standbys, sends every connected one what is flushed by now, makes durable how far each is, and leaves.
+    /// At the deadline it leaves anyway, and says who lacks what.
     pub async fn drain(mut self, deadline: Duration) -> std::result::Result<(), Vec<(StandbyName, u64)>> {
         let _ = self.phase.send(Phase::Draining);
-        if timeout(deadline, self.gone.recv()).await.is_ok() {
+        let all_left = timeout(deadline, self.gone.recv()).await.is_ok();
+        let Some(registry) = self.shared.service.registry().cloned() else { return Ok(()) };
+        let saving = registry.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || saving.save_slots()).await {
+            tracing::warn!(%error, "slots could not be saved; at the next start standbys seem to have less than they do");
+        }
+        if all_left {
             return Ok(());
         }
         let lacking = |report: &super::StandbyReport| report.lag.flush.bytes > 0;
-        let reports = self.shared.service.registry().map(|registry| registry.report()).unwrap_or_default().into_iter();
+        let reports = registry.report().into_iter();
         Err(reports.filter(lacking).map(|report| (report.name, report.lag.flush.bytes)).collect())
     }
 }
