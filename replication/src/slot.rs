@@ -1,12 +1,13 @@
 //! Slots: durable promises to keep log reachable for a standby that is away. Here are the promises themselves, their file's
 //! content and what they pin; who writes the file and who recycles segments is decided elsewhere.
 //!
-//! The file: magic `SEAWSLOT`, version u32, count u32, then per slot name (length u16, bytes), restart LSN u64, created LSN
-//! u64, last seen u64 (microseconds since 1970-01-01 UTC); last a CRC-32 of everything before it. Little-endian.
+//! The file: magic `SEAWSLOT`, version u32 = 2, count u32, then per slot name (length u16, bytes), restart LSN u64, created LSN
+//! u64, last seen u64 (microseconds since 1970-01-01 UTC), node 16 bytes (zeros: of none yet; 0xFF: of one that is not known);
+//! last a CRC-32 of everything before it. Little-endian. In version 1, which is read too, there are no nodes: none is known.
 
 use std::time::Duration;
 
-use seawall_wal::{Lsn, Timestamp};
+use seawall_wal::{Lsn, NodeId, Timestamp};
 
 use crate::message::{NAME_LEN_MAX, StandbyName};
 use crate::wire::{Malformed, Reader, Writer};
@@ -15,10 +16,15 @@ use crate::wire::{Malformed, Reader, Writer};
 pub const SLOTS_MAX: usize = 256;
 
 const MAGIC: [u8; 8] = *b"SEAWSLOT";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const VERSION_WITHOUT_NODES: u32 = 1;
+const NODE_LEN: usize = 16;
+const NO_NODE: [u8; NODE_LEN] = [0; NODE_LEN];
+/// Of a slot that was written down without its node. No node has it.
+const NODE_NOT_KNOWN: [u8; NODE_LEN] = [0xFF; NODE_LEN];
 
 /// Bytes a slot file has at most.
-pub const SLOT_FILE_LEN_MAX: usize = 16 + SLOTS_MAX * (2 + NAME_LEN_MAX + 24) + 4;
+pub const SLOT_FILE_LEN_MAX: usize = 16 + SLOTS_MAX * (2 + NAME_LEN_MAX + 24 + NODE_LEN) + 4;
 
 /// One standby's claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct Slot {
     pub created: Lsn,
     /// When it last confirmed anything, by this node's clock.
     pub last_seen: Timestamp,
+    /// The node that was fed under the name last, if one was, by a primary that knew that it was one.
+    pub node: Option<NodeId>,
 }
 
 /// All slots of a node, each name once.
@@ -105,7 +113,7 @@ impl Slots {
             Ok(_) => true,
             Err(_) if self.slots.len() == SLOTS_MAX => false,
             Err(index) => {
-                let slot = Slot { name: name.clone(), restart, created: flush, last_seen: now };
+                let slot = Slot { name: name.clone(), restart, created: flush, last_seen: now, node: None };
                 self.slots.insert(index, slot);
                 true
             }
@@ -128,6 +136,13 @@ impl Slots {
         }
     }
 
+    /// The slot is this node's from now on.
+    pub fn adopt(&mut self, name: &StandbyName, node: NodeId) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == *name) {
+            slot.node = Some(node);
+        }
+    }
+
     /// Forgets a standby. False if there was none of this name.
     pub fn drop_slot(&mut self, name: &StandbyName) -> bool {
         let before = self.slots.len();
@@ -141,6 +156,7 @@ impl Slots {
         out.bytes(&MAGIC).u32(VERSION).u32(self.slots.len().try_into().expect("at most 256 slots"));
         for slot in &self.slots {
             out.text(slot.name.as_str(), NAME_LEN_MAX).lsn(slot.restart).lsn(slot.created).u64(slot.last_seen.0);
+            out.bytes(&slot.node.map_or(NO_NODE, NodeId::to_bytes));
         }
         let crc = crc32fast::hash(&out.0);
         out.u32(crc);
@@ -157,7 +173,8 @@ impl Slots {
         if reader.array("magic")? != MAGIC {
             return Err(Malformed::Value("magic"));
         }
-        if reader.u32("version")? != VERSION {
+        let version = reader.u32("version")?;
+        if version != VERSION && version != VERSION_WITHOUT_NODES {
             return Err(Malformed::Value("version"));
         }
         let count = reader.u32("count")? as usize;
@@ -171,6 +188,11 @@ impl Slots {
                 restart: reader.lsn("restart LSN")?,
                 created: reader.lsn("created LSN")?,
                 last_seen: Timestamp(reader.u64("last seen")?),
+                node: match version {
+                    VERSION_WITHOUT_NODES => Some(NODE_NOT_KNOWN),
+                    _ => Some(reader.array("node")?).filter(|node| *node != NO_NODE),
+                }
+                .map(NodeId::from_bytes),
             });
         }
         reader.end()?;
@@ -190,6 +212,7 @@ mod tests {
         for (name, restart) in [("b", 200), ("a", 100)] {
             assert!(slots.ensure(&StandbyName::new(name).unwrap(), Lsn::new(restart), Lsn::new(500), Timestamp(7)));
         }
+        slots.adopt(&StandbyName::new("b").unwrap(), NodeId::from_bytes(*b"sixteen of bytes"));
         slots
     }
 
@@ -201,7 +224,14 @@ mod tests {
 
     #[test]
     fn a_slot_file_of_version_1_is_still_read() {
-        let file = include_bytes!("../tests/fixtures/v1/slots");
+        let mut without_nodes = slots();
+        without_nodes.slots.iter_mut().for_each(|slot| slot.node = Some(NodeId::from_bytes(NODE_NOT_KNOWN)));
+        assert_eq!(Slots::parse(include_bytes!("../tests/fixtures/v1/slots")), Ok(without_nodes));
+    }
+
+    #[test]
+    fn a_slot_file_of_version_2_is_what_it_was() {
+        let file = include_bytes!("../tests/fixtures/v2/slots");
         assert_eq!(Slots::parse(file), Ok(slots()));
         assert_eq!(slots().encode(), file);
     }

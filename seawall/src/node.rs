@@ -328,7 +328,7 @@ impl Inner {
             Role::Standby { upstreams } => {
                 let db = standby::open(self, upstreams).await?;
                 self.adopt_opened(&db, fresh, started)?;
-                let feeding = Feeding::start(self, &db, false).await?;
+                let feeding = Feeding::start(self, &db, false, true).await?;
                 self.adopt_feeding(&feeding, false);
                 let following = Standby::start(self, upstreams.clone()).await;
                 self.become_part(Part::Standby { following, feeding: Some(feeding) }).await;

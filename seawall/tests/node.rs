@@ -298,6 +298,59 @@ fn a_restarted_primary_names_the_standbys_it_waits_for_and_writes_when_one_has_c
 }
 
 #[test]
+fn a_standby_with_other_data_than_it_had_confirms_nothing_to_a_restarted_primary() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = |name: &str| NodeOptions { archive: None, ..options(folder.path(), name) };
+    let start = || {
+        let primary = Node::start(options("primary")).unwrap();
+        let upstreams = vec![primary.replication_address().unwrap().to_string()];
+        let standby = Node::start(NodeOptions { role: Role::Standby { upstreams }, ..options("standby") }).unwrap();
+        (primary, standby)
+    };
+    let stop = |(primary, standby): (Node, Node)| {
+        standby.stop(PATIENCE).unwrap();
+        primary.stop(PATIENCE).unwrap();
+    };
+    let [data, old, own] = ["standby", "old", "own"].map(|name| folder.path().join(name));
+    for (start_at, end) in [(0, 10), (10, 20)] {
+        let (primary, standby) = start();
+        wait("the primary writes", || primary.state().0 == State::Running);
+        fill(&primary, start_at, end);
+        wait("the standby has it all", || standby.db().unwrap().visible() >= primary.db().unwrap().visible());
+        stop((primary, standby));
+        if end == 10 {
+            assert!(std::process::Command::new("cp").arg("-r").args([&data, &old]).status().unwrap().success());
+        }
+    }
+    std::fs::rename(&data, &own).unwrap();
+
+    for other in [None, Some(&old)] {
+        if let Some(other) = other {
+            std::fs::rename(other, &data).unwrap();
+        }
+        let (primary, standby) = start();
+        wait("it is fed", || {
+            let fed = |db: seawall::Db| db.visible() >= primary.db().unwrap().visible();
+            primary.standbys().iter().any(|standby| standby.is_connected()) && standby.db().is_ok_and(fed)
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let written = primary.db().unwrap().existing_keyspace("numbers").unwrap().insert("x", "y");
+        assert!(
+            matches!(written, Err(Error::Refused { reason: Refusal::Unconfirmed, .. })),
+            "it may have forgotten a promotion (with data: {}): {written:?}",
+            other.is_some()
+        );
+        stop((primary, standby));
+        std::fs::remove_dir_all(&data).unwrap();
+    }
+    std::fs::rename(&own, &data).unwrap();
+    let (primary, standby) = start();
+    wait("with its own it does", || primary.state().0 == State::Running);
+    fill(&primary, 20, 30);
+    stop((primary, standby));
+}
+
+#[test]
 fn a_restored_copy_reads_only_until_it_is_promoted_and_then_the_old_primary_is_fenced() {
     let folder = tempfile::tempdir().unwrap();
     let primary = Node::start(options(folder.path(), "primary")).unwrap();

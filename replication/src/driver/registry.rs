@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::lag::{Lag, LagClock, SAMPLES_DEFAULT};
 use crate::message::{Positions, Refusal, StandbyName, Status};
 use crate::quorum::{QuorumPolicy, QuorumRule, Stage, TooFewNamed, Voter};
-use crate::slot::{Hold, SLOTS_MAX, SlotCaps, Slots};
+use crate::slot::{Hold, SLOTS_MAX, Slot, SlotCaps, Slots};
 use crate::throttle::{ConsumerKind, Limits, Throttle, View};
 use seawall_wal::LogOwner;
 use standby::Standby;
@@ -46,6 +46,9 @@ pub struct RegistryConfig {
     pub slot_caps: SlotCaps,
     /// A commit that gives no deadline waits this long for admission; for ever if not set.
     pub admission_timeout: Option<Duration>,
+    /// Whether a slot becomes that of the node which joins under its name. A primary that does not know yet whether it was
+    /// replaced feeds any node, and remembers those that it fed before: see [`Registry::adopt`].
+    pub adopting: bool,
 }
 
 impl Default for RegistryConfig {
@@ -59,6 +62,7 @@ impl Default for RegistryConfig {
             caught_up_bytes: 16 << 20,
             slot_caps: SlotCaps::default(),
             admission_timeout: None,
+            adopting: true,
         }
     }
 }
@@ -92,6 +96,8 @@ pub(super) struct Inner {
     standbys: BTreeMap<StandbyName, Standby>,
     slots: Slots,
     slots_moved: bool,
+    /// Whether a slot becomes that of the node which joins.
+    adopting: bool,
     connections: u64,
     pub(super) closed: bool,
     /// Commits that wait for admission, first come first served.
@@ -151,6 +157,7 @@ impl Registry {
             standbys,
             slots,
             slots_moved: true,
+            adopting: config.adopting,
             connections: 0,
             closed: false,
             queue: VecDeque::new(),
@@ -162,8 +169,8 @@ impl Registry {
     }
 
     /// A standby introduced itself and may be fed; its log ends at `position`. A connection of the same node that is
-    /// still open is replaced by this one. A slot that is new, or begins earlier than before, is made durable: from now on
-    /// the standby counts on it, whatever becomes of this process. Blocks.
+    /// still open is replaced by this one. A slot that is new, begins earlier than before, or becomes another node's, is made
+    /// durable: from now on the standby counts on it, whatever becomes of this process. Blocks.
     pub fn join(
         &self,
         name: &StandbyName,
@@ -181,11 +188,16 @@ impl Registry {
         {
             return Err(Refusal::NameTaken);
         }
-        let promised = inner.slots.get(name).is_some_and(|slot| slot.restart <= position);
+        let adopting = inner.adopting;
+        let is_promised = |slot: &Slot| slot.restart <= position && (!adopting || slot.node == Some(node));
+        let promised = inner.slots.get(name).is_some_and(is_promised);
         if !inner.slots.ensure(name, position, flush, wall) {
             return Err(Refusal::NoRoom);
         }
         inner.slots.rejoin(name, position, wall);
+        if adopting {
+            inner.slots.adopt(name, node);
+        }
         inner.slots_moved = true;
         inner.connections += 1;
         let id = ConnectionId(inner.connections);
@@ -360,6 +372,27 @@ impl Registry {
         inner.wake_first();
         drop(guard);
         self.save_slots()
+    }
+
+    /// From now on slots become those of the nodes that join, and of those that are connected. Durable on return. Blocks.
+    pub fn adopt(&self) -> Result<()> {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        inner.adopting = true;
+        for (name, standby) in inner.standbys.iter().filter(|(_, standby)| standby.is_connected()) {
+            if let Some(node) = standby.node {
+                inner.slots.adopt(name, node);
+                inner.slots_moved = true;
+            }
+        }
+        drop(guard);
+        self.save_slots()
+    }
+
+    /// The nodes that the slots are for, by name.
+    pub fn followers(&self) -> Vec<(StandbyName, NodeId)> {
+        let inner = self.inner.lock();
+        inner.slots.iter().filter_map(|slot| Some((slot.name.clone(), slot.node?))).collect()
     }
 
     /// Makes slots durable that moved since they were.

@@ -13,7 +13,7 @@ use seawall_replication::slot::SlotCaps;
 use seawall_replication::standing::{Return, on_return};
 use seawall_wal::retention::{RetentionFacts, decide};
 use seawall_wal::storage::{Disk, Storage as _};
-use seawall_wal::{Clock as _, Lsn, SystemClock, TimelineHistory};
+use seawall_wal::{Clock as _, Lsn, NodeId, SystemClock, TimelineHistory};
 
 use super::error::Result;
 use super::{Inner, State};
@@ -40,13 +40,14 @@ pub(super) struct Primary {
 pub(super) struct Feeding {
     pub(super) registry: Arc<Registry>,
     pub(super) server: Option<ReplicationServer>,
-    /// Those that it knew when it was opened.
-    known: Vec<StandbyName>,
+    /// Those that it had fed when it was opened.
+    known: Vec<(StandbyName, NodeId)>,
 }
 
 impl Feeding {
-    /// Opens the table, and the port if there is one. `counting` says whether standbys and archive hold commits back.
-    pub(super) async fn start(inner: &Inner, db: &Db, counting: bool) -> Result<Self> {
+    /// Opens the table, and the port if there is one. `counting` says whether standbys and archive hold commits back,
+    /// `adopting` is [`RegistryConfig`]'s.
+    pub(super) async fn start(inner: &Inner, db: &Db, counting: bool, adopting: bool) -> Result<Self> {
         let options = &inner.options;
         let config = RegistryConfig {
             required: if counting { options.required.clone() } else { Vec::new() },
@@ -56,12 +57,13 @@ impl Feeding {
             leave_after: options.replication_timeout,
             slot_caps: SlotCaps::default(),
             admission_timeout: Some(options.admission_wait),
+            adopting,
             ..RegistryConfig::default()
         };
         let owner = Arc::new(db.clone());
         let slots = SlotFile::in_folder(Arc::new(Disk::posix()), db.path());
         let registry = Registry::open(config, owner.clone(), Arc::new(SystemClock), Some(slots))?;
-        let known = registry.report().into_iter().map(|standby| standby.name).collect();
+        let known = registry.followers();
         let server = match inner.options.replication_listen {
             None => None,
             Some(listen) => {
@@ -91,7 +93,7 @@ impl Feeding {
 impl Primary {
     /// Starts everything around a database that may take writes; it refuses them unless `confirmed`, until it is.
     pub(super) async fn start(inner: &Arc<Inner>, db: &Db, confirmed: bool) -> Result<Self> {
-        let feeding = Feeding::start(inner, db, true).await?;
+        let feeding = Feeding::start(inner, db, true, confirmed).await?;
         let registry = feeding.registry.clone();
         db.set_admission(Some(Arc::new(NodeAdmission::new(registry.clone()))));
         db.set_confirmations(Some(Arc::new(NodeConfirmations::new(registry.clone()))));
@@ -127,7 +129,12 @@ impl Drop for Primary {
 
 /// Opens the archive, finds out whether this node still is the primary, lets it write, and archives.
 /// `asked` are those who may know, if it is not known already.
-async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut asked: Option<Vec<StandbyName>>) {
+async fn take_up_writing(
+    inner: Arc<Inner>,
+    db: Db,
+    registry: Arc<Registry>,
+    mut asked: Option<Vec<(StandbyName, NodeId)>>,
+) {
     let mut archive = None;
     if inner.options.archive.is_some() {
         loop {
@@ -171,6 +178,11 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
             inner.wait_for_confirmation(&db, &why);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+    let adopting = registry.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || adopting.adopt()).await {
+        // It is tried again every second.
+        tracing::warn!(%error, "the slots of the standbys could not be saved yet");
     }
     db.take_writes(Refusal::Unconfirmed);
     inner.set_state(State::Running, "");
@@ -239,12 +251,14 @@ async fn watch_for_successor(inner: Arc<Inner>, db: Db, registry: Arc<Registry>)
 
 /// What is waited for until `needed` of the standbys that were `known`, or all of those, have connected. A new one, or one
 /// that came back without what it had, knows nothing.
-fn unconfirmed(standbys: &[StandbyReport], known: &[StandbyName], needed: usize) -> Option<String> {
-    let says = |standby: &StandbyReport| standby.is_connected() && standby.regressions == 0;
-    let of_old = standbys.iter().filter(|standby| known.contains(&standby.name));
-    let (connected, missing): (Vec<_>, Vec<_>) = of_old.partition(|standby| says(standby));
+fn unconfirmed(standbys: &[StandbyReport], known: &[(StandbyName, NodeId)], needed: usize) -> Option<String> {
+    let says = |(name, node): &&(StandbyName, NodeId)| {
+        let is_it = |standby: &&StandbyReport| standby.name == *name && standby.node == Some(*node);
+        standbys.iter().find(is_it).is_some_and(|standby| standby.is_connected() && standby.regressions == 0)
+    };
+    let (connected, missing): (Vec<_>, Vec<_>) = known.iter().partition(says);
     let lacking = needed.min(known.len()).checked_sub(connected.len()).filter(|lacking| *lacking > 0)?;
-    let names: Vec<&str> = missing.iter().map(|standby| standby.name.as_str()).collect();
+    let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
     Some(format!(
         "it is not known whether another node was promoted: {lacking} of its standbys ({}) must connect first; if that \
          cannot be and none was promoted, start it with --assume-primary",

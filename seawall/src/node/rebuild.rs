@@ -220,7 +220,7 @@ impl Inner {
         if !matches!(*self.part.lock().await, Part::Standby { .. }) {
             return Ok(());
         }
-        let feeding = Feeding::start(self, &self.db()?, false).await?;
+        let feeding = Feeding::start(self, &self.db()?, false, true).await?;
         if let Part::Standby { feeding: slot, .. } = &mut *self.part.lock().await {
             self.adopt_feeding(&feeding, false);
             *slot = Some(feeding);
