@@ -158,7 +158,7 @@ pub enum Error {
         common: Lsn,
     },
     /// A slot file that cannot be used.
-    #[error("the slot file {} cannot be used ({why}); remove it and standbys will take new slots", path.display())]
+    #[error("the slot file {} cannot be used ({why}); remove it and standbys take new slots; but if another node was promoted, start this one as its standby", path.display())]
     SlotFile {
         /// The file.
         path: std::path::PathBuf,

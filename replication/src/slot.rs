@@ -2,8 +2,9 @@
 //! content and what they pin; who writes the file and who recycles segments is decided elsewhere.
 //!
 //! The file: magic `SEAWSLOT`, version u32 = 2, count u32, then per slot name (length u16, bytes), restart LSN u64, created LSN
-//! u64, last seen u64 (microseconds since 1970-01-01 UTC), node 16 bytes (zeros: of none yet; 0xFF: of one that is not known);
-//! last a CRC-32 of everything before it. Little-endian. In version 1, which is read too, there are no nodes: none is known.
+//! u64, last seen u64 (microseconds since 1970-01-01 UTC), who was fed u8 (0 nobody, 1 somebody, 2 a node), that node 16 bytes and
+//! what it confirmed LSN u64 (both 0 unless it is known); last a CRC-32 of everything before it. Little-endian. Version 1, which is
+//! read too, does not say who was fed: somebody.
 
 use std::time::Duration;
 
@@ -18,13 +19,9 @@ pub const SLOTS_MAX: usize = 256;
 const MAGIC: [u8; 8] = *b"SEAWSLOT";
 const VERSION: u32 = 2;
 const VERSION_WITHOUT_NODES: u32 = 1;
-const NODE_LEN: usize = 16;
-const NO_NODE: [u8; NODE_LEN] = [0; NODE_LEN];
-/// Of a slot that was written down without its node. No node has it.
-const NODE_NOT_KNOWN: [u8; NODE_LEN] = [0xFF; NODE_LEN];
 
 /// Bytes a slot file has at most.
-pub const SLOT_FILE_LEN_MAX: usize = 16 + SLOTS_MAX * (2 + NAME_LEN_MAX + 24 + NODE_LEN) + 4;
+pub const SLOT_FILE_LEN_MAX: usize = 16 + SLOTS_MAX * (2 + NAME_LEN_MAX + 24 + 25) + 4;
 
 /// One standby's claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +34,32 @@ pub struct Slot {
     pub created: Lsn,
     /// When it last confirmed anything, by this node's clock.
     pub last_seen: Timestamp,
-    /// The node that was fed under the name last, if one was, by a primary that knew that it was one.
-    pub node: Option<NodeId>,
+    /// Who was fed under the name. While a primary does not know whether it was replaced this may be forgotten, and is never
+    /// learned.
+    pub fed: Fed,
+}
+
+/// Who was fed under a slot's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fed {
+    /// Nobody yet.
+    Nobody,
+    /// Somebody; it is not known who.
+    Somebody,
+    /// This node.
+    Node {
+        /// Which.
+        node: NodeId,
+        /// What it confirmed as flushed.
+        confirmed: Lsn,
+    },
+}
+
+impl Fed {
+    /// Whether a node whose log ends at `position` is the one that was fed, and has all that it confirmed.
+    pub fn is(self, node: NodeId, position: Lsn) -> bool {
+        matches!(self, Self::Node { node: fed, confirmed } if fed == node && confirmed <= position)
+    }
 }
 
 /// All slots of a node, each name once.
@@ -113,7 +134,7 @@ impl Slots {
             Ok(_) => true,
             Err(_) if self.slots.len() == SLOTS_MAX => false,
             Err(index) => {
-                let slot = Slot { name: name.clone(), restart, created: flush, last_seen: now, node: None };
+                let slot = Slot { name: name.clone(), restart, created: flush, last_seen: now, fed: Fed::Nobody };
                 self.slots.insert(index, slot);
                 true
             }
@@ -136,10 +157,10 @@ impl Slots {
         }
     }
 
-    /// The slot is this node's from now on.
-    pub fn adopt(&mut self, name: &StandbyName, node: NodeId) {
+    /// Says who was fed.
+    pub fn set_fed(&mut self, name: &StandbyName, fed: Fed) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.name == *name) {
-            slot.node = Some(node);
+            slot.fed = fed;
         }
     }
 
@@ -156,7 +177,12 @@ impl Slots {
         out.bytes(&MAGIC).u32(VERSION).u32(self.slots.len().try_into().expect("at most 256 slots"));
         for slot in &self.slots {
             out.text(slot.name.as_str(), NAME_LEN_MAX).lsn(slot.restart).lsn(slot.created).u64(slot.last_seen.0);
-            out.bytes(&slot.node.map_or(NO_NODE, NodeId::to_bytes));
+            let (kind, node, confirmed) = match slot.fed {
+                Fed::Nobody => (0, [0; 16], Lsn::ZERO),
+                Fed::Somebody => (1, [0; 16], Lsn::ZERO),
+                Fed::Node { node, confirmed } => (2, node.to_bytes(), confirmed),
+            };
+            out.u8(kind).bytes(&node).lsn(confirmed);
         }
         let crc = crc32fast::hash(&out.0);
         out.u32(crc);
@@ -188,11 +214,10 @@ impl Slots {
                 restart: reader.lsn("restart LSN")?,
                 created: reader.lsn("created LSN")?,
                 last_seen: Timestamp(reader.u64("last seen")?),
-                node: match version {
-                    VERSION_WITHOUT_NODES => Some(NODE_NOT_KNOWN),
-                    _ => Some(reader.array("node")?).filter(|node| *node != NO_NODE),
-                }
-                .map(NodeId::from_bytes),
+                fed: match version {
+                    VERSION_WITHOUT_NODES => Fed::Somebody,
+                    _ => parse_fed(&mut reader)?,
+                },
             });
         }
         reader.end()?;
@@ -200,6 +225,16 @@ impl Slots {
             return Err(Malformed::Value("order of names"));
         }
         Ok(Self { slots })
+    }
+}
+
+fn parse_fed(reader: &mut Reader<'_>) -> Result<Fed, Malformed> {
+    let (kind, node, confirmed) = (reader.u8("who was fed")?, reader.node()?, reader.lsn("confirmed LSN")?);
+    match kind {
+        0 => Ok(Fed::Nobody),
+        1 => Ok(Fed::Somebody),
+        2 => Ok(Fed::Node { node, confirmed }),
+        _ => Err(Malformed::Value("who was fed")),
     }
 }
 
@@ -212,7 +247,8 @@ mod tests {
         for (name, restart) in [("b", 200), ("a", 100)] {
             assert!(slots.ensure(&StandbyName::new(name).unwrap(), Lsn::new(restart), Lsn::new(500), Timestamp(7)));
         }
-        slots.adopt(&StandbyName::new("b").unwrap(), NodeId::from_bytes(*b"sixteen of bytes"));
+        let fed = Fed::Node { node: NodeId::from_bytes(*b"sixteen of bytes"), confirmed: Lsn::new(150) };
+        slots.set_fed(&StandbyName::new("b").unwrap(), fed);
         slots
     }
 
@@ -225,7 +261,7 @@ mod tests {
     #[test]
     fn a_slot_file_of_version_1_is_still_read() {
         let mut without_nodes = slots();
-        without_nodes.slots.iter_mut().for_each(|slot| slot.node = Some(NodeId::from_bytes(NODE_NOT_KNOWN)));
+        without_nodes.slots.iter_mut().for_each(|slot| slot.fed = Fed::Somebody);
         assert_eq!(Slots::parse(include_bytes!("../tests/fixtures/v1/slots")), Ok(without_nodes));
     }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::lag::{Lag, LagClock, SAMPLES_DEFAULT};
 use crate::message::{Positions, Refusal, StandbyName, Status};
 use crate::quorum::{QuorumPolicy, QuorumRule, Stage, TooFewNamed, Voter};
-use crate::slot::{Hold, SLOTS_MAX, Slot, SlotCaps, Slots};
+use crate::slot::{Fed, Hold, SLOTS_MAX, SlotCaps, Slots};
 use crate::throttle::{ConsumerKind, Limits, Throttle, View};
 use seawall_wal::LogOwner;
 use standby::Standby;
@@ -46,8 +46,8 @@ pub struct RegistryConfig {
     pub slot_caps: SlotCaps,
     /// A commit that gives no deadline waits this long for admission; for ever if not set.
     pub admission_timeout: Option<Duration>,
-    /// Whether a slot becomes that of the node which joins under its name. A primary that does not know yet whether it was
-    /// replaced feeds any node, and remembers those that it fed before: see [`Registry::adopt`].
+    /// Whether slots remember who joins. A primary that does not know yet whether it was replaced feeds any node, and
+    /// remembers those that it fed before: see [`Registry::adopt`].
     pub adopting: bool,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Inner {
     standbys: BTreeMap<StandbyName, Standby>,
     slots: Slots,
     slots_moved: bool,
-    /// Whether a slot becomes that of the node which joins.
+    /// Whether slots remember who joins.
     adopting: bool,
     connections: u64,
     pub(super) closed: bool,
@@ -169,7 +169,7 @@ impl Registry {
     }
 
     /// A standby introduced itself and may be fed; its log ends at `position`. A connection of the same node that is
-    /// still open is replaced by this one. A slot that is new, begins earlier than before, or becomes another node's, is made
+    /// still open is replaced by this one. A slot that is new, begins earlier than before, or had fed another, is made
     /// durable: from now on the standby counts on it, whatever becomes of this process. Blocks.
     pub fn join(
         &self,
@@ -188,16 +188,21 @@ impl Registry {
         {
             return Err(Refusal::NameTaken);
         }
-        let adopting = inner.adopting;
-        let is_promised = |slot: &Slot| slot.restart <= position && (!adopting || slot.node == Some(node));
-        let promised = inner.slots.get(name).is_some_and(is_promised);
+        let slot = inner.slots.get(name);
+        let (restart, before) = slot.map_or((Lsn::MAX, Fed::Nobody), |slot| (slot.restart, slot.fed));
+        let fed = match (inner.adopting, before) {
+            (true, _) => Fed::Node { node, confirmed: position },
+            (false, Fed::Nobody) => Fed::Somebody,
+            // It is given back what it lost, and at the next start nobody could tell it from one that lost nothing.
+            (false, _) if before.is(node, Lsn::MAX) && !before.is(node, position) => Fed::Somebody,
+            (false, _) => before,
+        };
+        let promised = restart <= position && (fed == before || inner.adopting && before.is(node, Lsn::MAX));
         if !inner.slots.ensure(name, position, flush, wall) {
             return Err(Refusal::NoRoom);
         }
         inner.slots.rejoin(name, position, wall);
-        if adopting {
-            inner.slots.adopt(name, node);
-        }
+        inner.slots.set_fed(name, fed);
         inner.slots_moved = true;
         inner.connections += 1;
         let id = ConnectionId(inner.connections);
@@ -212,6 +217,7 @@ impl Registry {
             standby.regressions += 1;
         }
         standby.joined(id, node, address, position, now);
+        standby.returned = before.is(node, position);
         // One that is not required and comes back far behind holds nobody up while it catches up.
         standby.counted &=
             standby.required || inner.history.bytes_between(position, flush) <= self.config.caught_up_bytes;
@@ -242,7 +248,7 @@ impl Registry {
         if status.corruption && !moved.corruption_known {
             tracing::error!(standby = %name, "a standby reports damage in its own data");
         }
-        let (positions, required) = (standby.positions, standby.required);
+        let (positions, required, standby_node) = (standby.positions, standby.required, standby.node);
         let lag = inner.clock.lag(positions.flush, &inner.history, now);
         if !standby.counted && self.is_caught_up(lag, inner.throttle.limits()) {
             standby.counted = true;
@@ -251,6 +257,9 @@ impl Registry {
         }
         if moved.flush {
             inner.slots.advance(name, positions.flush, wall);
+            if let (true, Some(node)) = (inner.adopting, standby_node) {
+                inner.slots.set_fed(name, Fed::Node { node, confirmed: positions.flush });
+            }
             inner.slots_moved = true;
             let (throttle, view) = inner.look(&*self.owner);
             throttle.progress(ConsumerKind::Standby, name.as_str(), positions.flush, &view, now);
@@ -374,14 +383,14 @@ impl Registry {
         self.save_slots()
     }
 
-    /// From now on slots become those of the nodes that join, and of those that are connected. Durable on return. Blocks.
+    /// From now on slots remember who joins, and who is connected now. When it succeeds that is durable. Blocks.
     pub fn adopt(&self) -> Result<()> {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         inner.adopting = true;
         for (name, standby) in inner.standbys.iter().filter(|(_, standby)| standby.is_connected()) {
             if let Some(node) = standby.node {
-                inner.slots.adopt(name, node);
+                inner.slots.set_fed(name, Fed::Node { node, confirmed: standby.positions.flush });
                 inner.slots_moved = true;
             }
         }
@@ -389,10 +398,17 @@ impl Registry {
         self.save_slots()
     }
 
-    /// The nodes that the slots are for, by name.
-    pub fn followers(&self) -> Vec<(StandbyName, NodeId)> {
+    /// The names under which somebody was fed, or may have been.
+    pub fn fed(&self) -> Vec<StandbyName> {
         let inner = self.inner.lock();
-        inner.slots.iter().filter_map(|slot| Some((slot.name.clone(), slot.node?))).collect()
+        inner.slots.iter().filter(|slot| slot.fed != Fed::Nobody).map(|slot| slot.name.clone()).collect()
+    }
+
+    /// The standbys that are connected and joined as the node that was fed under their name, with all that it had confirmed.
+    pub fn returned(&self) -> Vec<StandbyName> {
+        let inner = self.inner.lock();
+        let returned = inner.standbys.iter().filter(|(_, standby)| standby.is_connected() && standby.returned);
+        returned.map(|(name, _)| name.clone()).collect()
     }
 
     /// Makes slots durable that moved since they were.

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use seawall_backup::{Archive, Archiver, ArchiverConfig, ArchiverState};
 use seawall_engine::{CommitLevel, Confirmations as _, Db, Refusal};
 use seawall_replication::driver::{NodeAdmission, NodeConfirmations, Registry, RegistryConfig, ReplicationServer};
-use seawall_replication::driver::{ServerConfig, SlotFile, StandbyReport};
+use seawall_replication::driver::{ServerConfig, SlotFile};
 use seawall_replication::message::StandbyName;
 use seawall_replication::slot::SlotCaps;
 use seawall_replication::standing::{Return, on_return};
 use seawall_wal::retention::{RetentionFacts, decide};
 use seawall_wal::storage::{Disk, Storage as _};
-use seawall_wal::{Clock as _, Lsn, NodeId, SystemClock, TimelineHistory};
+use seawall_wal::{Clock as _, Lsn, SystemClock, TimelineHistory};
 
 use super::error::Result;
 use super::{Inner, State};
@@ -40,8 +40,8 @@ pub(super) struct Primary {
 pub(super) struct Feeding {
     pub(super) registry: Arc<Registry>,
     pub(super) server: Option<ReplicationServer>,
-    /// Those that it had fed when it was opened.
-    known: Vec<(StandbyName, NodeId)>,
+    /// Under which somebody was fed, or may have been, before it was opened.
+    known: Vec<StandbyName>,
 }
 
 impl Feeding {
@@ -63,7 +63,7 @@ impl Feeding {
         let owner = Arc::new(db.clone());
         let slots = SlotFile::in_folder(Arc::new(Disk::posix()), db.path());
         let registry = Registry::open(config, owner.clone(), Arc::new(SystemClock), Some(slots))?;
-        let known = registry.followers();
+        let known = registry.fed();
         let server = match inner.options.replication_listen {
             None => None,
             Some(listen) => {
@@ -129,12 +129,7 @@ impl Drop for Primary {
 
 /// Opens the archive, finds out whether this node still is the primary, lets it write, and archives.
 /// `asked` are those who may know, if it is not known already.
-async fn take_up_writing(
-    inner: Arc<Inner>,
-    db: Db,
-    registry: Arc<Registry>,
-    mut asked: Option<Vec<(StandbyName, NodeId)>>,
-) {
+async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut asked: Option<Vec<StandbyName>>) {
     let mut archive = None;
     if inner.options.archive.is_some() {
         loop {
@@ -174,7 +169,7 @@ async fn take_up_writing(
     if let Some(known) = asked {
         // Without an archive the standbys know: one that has heard of a newer timeline says so when it connects.
         let needed = inner.options.synchronous.as_ref().map_or(1, |policy| policy.names().len().div_ceil(2));
-        while let Some(why) = unconfirmed(&registry.report(), &known, needed) {
+        while let Some(why) = unconfirmed(&registry.returned(), &known, needed) {
             inner.wait_for_confirmation(&db, &why);
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -249,19 +244,15 @@ async fn watch_for_successor(inner: Arc<Inner>, db: Db, registry: Arc<Registry>)
     }
 }
 
-/// What is waited for until `needed` of the standbys that were `known`, or all of those, have connected. A new one, or one
+/// What is waited for until `needed` of the standbys that were `known`, or all of those, have `returned`. A new one, or one
 /// that came back without what it had, knows nothing.
-fn unconfirmed(standbys: &[StandbyReport], known: &[(StandbyName, NodeId)], needed: usize) -> Option<String> {
-    let says = |(name, node): &&(StandbyName, NodeId)| {
-        let is_it = |standby: &&StandbyReport| standby.name == *name && standby.node == Some(*node);
-        standbys.iter().find(is_it).is_some_and(|standby| standby.is_connected() && standby.regressions == 0)
-    };
-    let (connected, missing): (Vec<_>, Vec<_>) = known.iter().partition(says);
-    let lacking = needed.min(known.len()).checked_sub(connected.len()).filter(|lacking| *lacking > 0)?;
-    let names: Vec<&str> = missing.iter().map(|(name, _)| name.as_str()).collect();
+fn unconfirmed(returned: &[StandbyName], known: &[StandbyName], needed: usize) -> Option<String> {
+    let (returned, missing): (Vec<_>, Vec<_>) = known.iter().partition(|name| returned.contains(name));
+    let lacking = needed.min(known.len()).checked_sub(returned.len()).filter(|lacking| *lacking > 0)?;
+    let names: Vec<&str> = missing.iter().map(|name| name.as_str()).collect();
     Some(format!(
-        "it is not known whether another node was promoted: {lacking} of its standbys ({}) must connect first; if that \
-         cannot be and none was promoted, start it with --assume-primary",
+        "it is not known whether another node was promoted: {lacking} of its standbys ({}) must connect first, with the \
+         data it had; if that cannot be and none was promoted, start it with --assume-primary",
         names.join(", ")
     ))
 }

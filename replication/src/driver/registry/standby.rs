@@ -45,6 +45,8 @@ pub(super) struct Standby {
     /// How often it came back with less than it had confirmed.
     pub(super) regressions: u64,
     pub(super) last_end: Option<String>,
+    /// Whether it joined as the node that was fed under its name, with all that it had confirmed.
+    pub(super) returned: bool,
 }
 
 /// What a report changed.
@@ -70,6 +72,7 @@ impl Standby {
             connects: 0,
             regressions: 0,
             last_end: None,
+            returned: false,
         }
     }
 
