@@ -230,9 +230,10 @@ impl Slots {
 
 fn parse_fed(reader: &mut Reader<'_>) -> Result<Fed, Malformed> {
     let (kind, node, confirmed) = (reader.u8("who was fed")?, reader.node()?, reader.lsn("confirmed LSN")?);
+    let is_nothing = node.to_bytes() == [0; 16] && confirmed == Lsn::ZERO;
     match kind {
-        0 => Ok(Fed::Nobody),
-        1 => Ok(Fed::Somebody),
+        0 if is_nothing => Ok(Fed::Nobody),
+        1 if is_nothing => Ok(Fed::Somebody),
         2 => Ok(Fed::Node { node, confirmed }),
         _ => Err(Malformed::Value("who was fed")),
     }
@@ -279,6 +280,19 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Slots::parse(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_nobody_is_nothing() {
+        let file = slots().encode();
+        let of_a = 16 + 2 + 1 + 24;
+        for (byte, value) in [(0, 3), (1, 1), (17, 1)] {
+            let mut changed = file[..file.len() - 4].to_vec();
+            changed[of_a + byte] = value;
+            let crc = crc32fast::hash(&changed).to_le_bytes();
+            changed.extend(crc);
+            assert_eq!(Slots::parse(&changed), Err(Malformed::Value("who was fed")), "{byte}");
         }
     }
 
