@@ -20,8 +20,13 @@ const MAGIC: [u8; 8] = *b"SEAWSLOT";
 const VERSION: u32 = 2;
 const VERSION_WITHOUT_NODES: u32 = 1;
 
+const HEAD_LEN: usize = 16;
+const CRC_LEN: usize = 4;
+/// Name length, restart LSN, created LSN and last seen; who was fed, that node and what it confirmed.
+const SLOT_LEN_WITHOUT_NAME: usize = 2 + 3 * 8 + 1 + 16 + 8;
+
 /// Bytes a slot file has at most.
-pub const SLOT_FILE_LEN_MAX: usize = 16 + SLOTS_MAX * (2 + NAME_LEN_MAX + 24 + 25) + 4;
+pub const SLOT_FILE_LEN_MAX: usize = HEAD_LEN + SLOTS_MAX * (SLOT_LEN_WITHOUT_NAME + NAME_LEN_MAX) + CRC_LEN;
 
 /// One standby's claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

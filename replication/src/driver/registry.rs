@@ -46,9 +46,9 @@ pub struct RegistryConfig {
     pub slot_caps: SlotCaps,
     /// A commit that gives no deadline waits this long for admission; for ever if not set.
     pub admission_timeout: Option<Duration>,
-    /// Whether slots remember who joins. A primary that does not know yet whether it was replaced feeds any node, and
-    /// remembers those that it fed before: see [`Registry::adopt`].
-    pub adopting: bool,
+    /// Whether slots learn who joins. A primary that does not know yet whether it was replaced feeds any node, and
+    /// remembers those that it fed before: see [`Registry::learn`].
+    pub learning: bool,
 }
 
 impl Default for RegistryConfig {
@@ -62,7 +62,7 @@ impl Default for RegistryConfig {
             caught_up_bytes: 16 << 20,
             slot_caps: SlotCaps::default(),
             admission_timeout: None,
-            adopting: true,
+            learning: true,
         }
     }
 }
@@ -96,8 +96,8 @@ pub(super) struct Inner {
     standbys: BTreeMap<StandbyName, Standby>,
     slots: Slots,
     slots_moved: bool,
-    /// Whether slots remember who joins.
-    adopting: bool,
+    /// Whether slots learn who joins.
+    learning: bool,
     connections: u64,
     pub(super) closed: bool,
     /// Commits that wait for admission, first come first served.
@@ -157,7 +157,7 @@ impl Registry {
             standbys,
             slots,
             slots_moved: true,
-            adopting: config.adopting,
+            learning: config.learning,
             connections: 0,
             closed: false,
             queue: VecDeque::new(),
@@ -190,14 +190,14 @@ impl Registry {
         }
         let slot = inner.slots.get(name);
         let (restart, before) = slot.map_or((Lsn::MAX, Fed::Nobody), |slot| (slot.restart, slot.fed));
-        let fed = match (inner.adopting, before) {
+        let fed = match (inner.learning, before) {
             (true, _) => Fed::Node { node, confirmed: position },
             (false, Fed::Nobody) => Fed::Somebody,
             // It is given back what it lost, and at the next start nobody could tell it from one that lost nothing.
             (false, _) if before.is(node, Lsn::MAX) && !before.is(node, position) => Fed::Somebody,
             (false, _) => before,
         };
-        let promised = restart <= position && (fed == before || inner.adopting && before.is(node, Lsn::MAX));
+        let promised = restart <= position && (fed == before || inner.learning && before.is(node, Lsn::MAX));
         if !inner.slots.ensure(name, position, flush, wall) {
             return Err(Refusal::NoRoom);
         }
@@ -257,7 +257,7 @@ impl Registry {
         }
         if moved.flush {
             inner.slots.advance(name, positions.flush, wall);
-            if let (true, Some(node)) = (inner.adopting, standby_node) {
+            if let (true, Some(node)) = (inner.learning, standby_node) {
                 inner.slots.set_fed(name, Fed::Node { node, confirmed: positions.flush });
             }
             inner.slots_moved = true;
@@ -383,11 +383,11 @@ impl Registry {
         self.save_slots()
     }
 
-    /// From now on slots remember who joins, and who is connected now. When it succeeds that is durable. Blocks.
-    pub fn adopt(&self) -> Result<()> {
+    /// From now on slots learn who joins, and who is connected now. When it succeeds that is durable. Blocks.
+    pub fn learn(&self) -> Result<()> {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
-        inner.adopting = true;
+        inner.learning = true;
         for (name, standby) in inner.standbys.iter().filter(|(_, standby)| standby.is_connected()) {
             if let Some(node) = standby.node {
                 inner.slots.set_fed(name, Fed::Node { node, confirmed: standby.positions.flush });

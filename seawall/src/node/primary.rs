@@ -46,8 +46,8 @@ pub(super) struct Feeding {
 
 impl Feeding {
     /// Opens the table, and the port if there is one. `counting` says whether standbys and archive hold commits back,
-    /// `adopting` is [`RegistryConfig`]'s.
-    pub(super) async fn start(inner: &Inner, db: &Db, counting: bool, adopting: bool) -> Result<Self> {
+    /// `learning` is [`RegistryConfig`]'s.
+    pub(super) async fn start(inner: &Inner, db: &Db, counting: bool, learning: bool) -> Result<Self> {
         let options = &inner.options;
         let config = RegistryConfig {
             required: if counting { options.required.clone() } else { Vec::new() },
@@ -57,7 +57,7 @@ impl Feeding {
             leave_after: options.replication_timeout,
             slot_caps: SlotCaps::default(),
             admission_timeout: Some(options.admission_wait),
-            adopting,
+            learning,
             ..RegistryConfig::default()
         };
         let owner = Arc::new(db.clone());
@@ -174,8 +174,8 @@ async fn take_up_writing(inner: Arc<Inner>, db: Db, registry: Arc<Registry>, mut
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
-    let adopting = registry.clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || adopting.adopt()).await {
+    let learner = registry.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || learner.learn()).await {
         // It is tried again every second.
         tracing::warn!(%error, "the slots of the standbys could not be saved yet");
     }
